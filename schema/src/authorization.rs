@@ -1,0 +1,61 @@
+//! The `Authorization` header: from bytes to the one token in it (RFC 9110, section 11; RFC 6750,
+//! section 2.1).
+
+use crate::refusal::Refusal;
+
+/// The token in an `Authorization` header's value.
+///
+/// The scheme is compared without case and one or more spaces follow it. What comes back is not
+/// known to be a token yet, not even to be text.
+///
+/// # Errors
+/// `MissingHeader`, `OtherScheme` or `BadHeader`.
+pub fn bearer(value: Option<&[u8]>) -> Result<&[u8], Refusal> {
+    let value = value.unwrap_or_default().trim_ascii();
+    if value.is_empty() {
+        return Err(Refusal::MissingHeader);
+    }
+    let (scheme, rest) = match value.iter().position(u8::is_ascii_whitespace) {
+        Some(end) => value.split_at(end),
+        None => (value, &[][..]),
+    };
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Err(Refusal::OtherScheme);
+    }
+    let token = rest.trim_ascii_start();
+    if token.is_empty() || token.iter().any(u8::is_ascii_whitespace) {
+        return Err(Refusal::BadHeader);
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_of_a_header() {
+        for good in ["Bearer x.y.z", "bearer x.y.z", "BEARER  x.y.z", " Bearer x.y.z "] {
+            assert_eq!(bearer(Some(good.as_bytes())), Ok(&b"x.y.z"[..]), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_refusals_of_a_header() {
+        let cases: &[(Option<&str>, Refusal)] = &[
+            (None, Refusal::MissingHeader),
+            (Some(""), Refusal::MissingHeader),
+            (Some("  "), Refusal::MissingHeader),
+            (Some("Basic abc"), Refusal::OtherScheme),
+            (Some("Bearerx.y.z"), Refusal::OtherScheme),
+            (Some("x.y.z"), Refusal::OtherScheme),
+            (Some("Bearer"), Refusal::BadHeader),
+            (Some("Bearer "), Refusal::BadHeader),
+            (Some("Bearer x y"), Refusal::BadHeader),
+            (Some("Bearer x\ty"), Refusal::BadHeader),
+        ];
+        for (header, refusal) in cases {
+            assert_eq!(bearer(header.map(str::as_bytes)), Err(*refusal), "{header:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `decide()`: whether a token whose signature is good is taken now.
+
+use crate::{denials::Denials, refusal::Refusal, time::Timestamp, token::AccessClaims};
+
+/// The verdict on verified claims: expiry, then type, then revocation.
+///
+/// It is asked on every request, also when the claims come from a cache, so a verdict is never
+/// remembered. `exp` has no leeway (RFC 7519, section 4.1.4 allows some; we give none).
+///
+/// # Errors
+/// `Expired`, `NotAccess` or `Revoked`.
+pub fn decide(claims: &AccessClaims, now: Timestamp, denials: &Denials) -> Result<(), Refusal> {
+    if now.as_secs() >= claims.expires_at {
+        return Err(Refusal::Expired);
+    }
+    if !claims.is_access {
+        return Err(Refusal::NotAccess);
+    }
+    if denials.refuses(claims) {
+        return Err(Refusal::Revoked);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fact::{Fact, FactKind},
+        id::{KeyId, SessionId, TokenId, UserId},
+    };
+
+    fn claims() -> AccessClaims {
+        AccessClaims {
+            user: UserId::from_bytes([1; 16]),
+            session: SessionId::from_bytes([1; 16]),
+            token: TokenId::from_bytes([1; 16]),
+            key: KeyId::from_bytes([1; 16]),
+            version: 0,
+            issued_at: 100,
+            expires_at: 200,
+            is_access: true,
+        }
+    }
+
+    #[test]
+    fn a_token_is_refused_the_moment_it_expires() {
+        let denials = Denials::default();
+        let decide = |ms| decide(&claims(), Timestamp::from_millis(ms), &denials);
+        assert_eq!(decide(199_999), Ok(()));
+        assert_eq!(decide(200_000), Err(Refusal::Expired));
+    }
+
+    #[test]
+    fn expiry_goes_before_type_and_type_before_revocation() {
+        let denials = Denials::default();
+        denials.apply(&Fact {
+            kind: FactKind::SessionRevoked { session: claims().session },
+            until: Timestamp::MAX,
+        });
+        let other = AccessClaims { is_access: false, ..claims() };
+        assert_eq!(decide(&other, Timestamp::from_secs(200), &denials), Err(Refusal::Expired));
+        assert_eq!(decide(&other, Timestamp::from_secs(150), &denials), Err(Refusal::NotAccess));
+        assert_eq!(decide(&claims(), Timestamp::from_secs(150), &denials), Err(Refusal::Revoked));
+    }
+}

@@ -1,0 +1,293 @@
+//! Denials: the facts that refuse, merged, in memory.
+//!
+//! Promises: [`Denials::apply`] may be called by anyone at any time and has taken effect when it
+//! returns; [`Denials::refuses`] takes no lock and waits for nobody; applying the same facts in
+//! any order, any number of times, gives the same answers. A denial is never weakened: the later
+//! `until` and the higher version win.
+//!
+//! Never: it allows nothing, it does not know what exists, and it does no I/O.
+
+use std::{
+    hash::Hash,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use scc::HashIndex;
+
+use crate::{
+    fact::{Fact, FactKind},
+    id::{KeyId, SessionId, TokenId, UserId},
+    time::Timestamp,
+    token::AccessClaims,
+};
+
+/// The facts that refuse.
+#[derive(Debug, Default)]
+pub struct Denials {
+    sessions: Marks<SessionId>,
+    tokens: Marks<TokenId>,
+    users: Marks<UserId>,
+    keys: Marks<KeyId>,
+}
+
+/// How many denials of each kind there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Revoked sessions.
+    pub sessions: usize,
+    /// Revoked tokens.
+    pub tokens: usize,
+    /// Users with a raised version.
+    pub users: usize,
+    /// Retired keys.
+    pub keys: usize,
+}
+
+impl Denials {
+    /// Merges a fact in. It refuses from now on, on every thread.
+    pub fn apply(&self, fact: &Fact) {
+        match fact.kind {
+            FactKind::SessionRevoked { session } => self.sessions.raise(session, 1, fact.until),
+            FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
+            FactKind::UserVersion { user, at_least } => self.users.raise(user, at_least, fact.until),
+            FactKind::KeyRetired { key } => self.keys.raise(key, 1, fact.until),
+            FactKind::PermissionsChanged { .. } => {}
+        }
+    }
+
+    /// Whether something that the token rests on has been taken away.
+    #[must_use]
+    pub fn refuses(&self, claims: &AccessClaims) -> bool {
+        self.sessions.level(&claims.session) > 0
+            || self.users.level(&claims.user) > claims.version
+            || self.tokens.level(&claims.token) > 0
+            || self.keys.level(&claims.key) > 0
+    }
+
+    /// Whether the session is known to be revoked.
+    #[must_use]
+    pub fn refuses_session(&self, session: SessionId) -> bool {
+        self.sessions.level(&session) > 0
+    }
+
+    /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
+    /// nothing was.
+    #[must_use]
+    pub fn user_version(&self, user: UserId) -> u64 {
+        self.users.level(&user)
+    }
+
+    /// Forgets what ended more than `skew` before `now`. Readers and writers go on meanwhile.
+    pub fn forget(&self, now: Timestamp, skew: Duration) {
+        let ended = now.minus(skew);
+        self.sessions.forget(ended);
+        self.tokens.forget(ended);
+        self.users.forget(ended);
+        self.keys.forget(ended);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.sessions.count(),
+            tokens: self.tokens.count(),
+            users: self.users.count(),
+            keys: self.keys.count(),
+        }
+    }
+}
+
+/// One kind of denial: a grow-only level for each key, and how long it matters.
+#[derive(Debug)]
+struct Marks<K: Eq + Hash + 'static> {
+    marks: HashIndex<K, Mark, RandomState>,
+    /// Kept beside the index so that "none at all", the common case, costs one load.
+    count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Mark {
+    level: AtomicU64,
+    until_ms: AtomicU64,
+}
+
+impl Clone for Mark {
+    fn clone(&self) -> Self {
+        let copy = |value: &AtomicU64| AtomicU64::new(value.load(Ordering::Acquire));
+        Self { level: copy(&self.level), until_ms: copy(&self.until_ms) }
+    }
+}
+
+impl<K: Eq + Hash> Default for Marks<K> {
+    fn default() -> Self {
+        Self { marks: HashIndex::with_hasher(RandomState::default()), count: AtomicUsize::new(0) }
+    }
+}
+
+impl<K: Eq + Hash + Clone + 'static> Marks<K> {
+    fn raise(&self, key: K, level: u64, until: Timestamp) {
+        // The count goes up first: a reader that sees zero has read before this began.
+        self.count.fetch_add(1, Ordering::SeqCst);
+        match self.marks.entry_sync(key) {
+            scc::hash_index::Entry::Occupied(entry) => {
+                let mark = entry.get();
+                mark.level.fetch_max(level, Ordering::AcqRel);
+                mark.until_ms.fetch_max(until.as_millis(), Ordering::AcqRel);
+                self.count.fetch_sub(1, Ordering::SeqCst);
+            }
+            scc::hash_index::Entry::Vacant(entry) => {
+                let until_ms = AtomicU64::new(until.as_millis());
+                entry.insert_entry(Mark { level: AtomicU64::new(level), until_ms });
+            }
+        }
+    }
+
+    fn level(&self, key: &K) -> u64 {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        self.marks.peek_with(key, |_, mark| mark.level.load(Ordering::Acquire)).unwrap_or(0)
+    }
+
+    fn forget(&self, ended: Timestamp) {
+        let mut gone = 0;
+        self.marks.retain_sync(|_, mark| {
+            let keep = mark.until_ms.load(Ordering::Acquire) >= ended.as_millis();
+            gone += usize::from(!keep);
+            keep
+        });
+        self.count.fetch_sub(gone, Ordering::SeqCst);
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claims(n: u8, version: u64) -> AccessClaims {
+        AccessClaims {
+            user: UserId::from_bytes([n; 16]),
+            session: SessionId::from_bytes([n; 16]),
+            token: TokenId::from_bytes([n; 16]),
+            key: KeyId::from_bytes([n; 16]),
+            version,
+            issued_at: 0,
+            expires_at: u64::MAX,
+            is_access: true,
+        }
+    }
+
+    fn any_fact() -> impl Strategy<Value = Fact> {
+        let kind = prop_oneof![
+            (0..4_u8).prop_map(|n| FactKind::SessionRevoked { session: SessionId::from_bytes([n; 16]) }),
+            (0..4_u8).prop_map(|n| FactKind::TokenRevoked { token: TokenId::from_bytes([n; 16]) }),
+            (0..4_u8, 0..9_u64).prop_map(|(n, at_least)| FactKind::UserVersion {
+                user: UserId::from_bytes([n; 16]),
+                at_least
+            }),
+            (0..4_u8).prop_map(|n| FactKind::KeyRetired { key: KeyId::from_bytes([n; 16]) }),
+        ];
+        (kind, 0..50_u64).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
+    }
+
+    /// Everything that can be asked of the small world of the tests, now and at later times.
+    fn answers(denials: &Denials) -> Vec<bool> {
+        let mut answers = Vec::new();
+        for now in [0, 10, 20, 40, 60] {
+            denials.forget(Timestamp::from_millis(now), Duration::ZERO);
+            for (n, version) in (0..4).flat_map(|n| (0..9).map(move |v| (n, v))) {
+                answers.push(denials.refuses(&claims(n, version)));
+            }
+        }
+        answers
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_repeated_and_split_is_the_same(
+            (facts, shuffled) in prop::collection::vec(any_fact(), 0..40)
+                .prop_flat_map(|facts| (Just(facts.clone()), Just(facts).prop_shuffle())),
+            again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let (one, other) = (Denials::default(), Denials::default());
+            facts.iter().for_each(|fact| one.apply(fact));
+            shuffled.iter().for_each(|fact| other.apply(fact));
+            if !facts.is_empty() {
+                again.iter().for_each(|i| other.apply(i.get(&facts)));
+            }
+            prop_assert_eq!(one.counts(), other.counts());
+            prop_assert_eq!(answers(&one), answers(&other));
+        }
+    }
+
+    #[test]
+    fn each_kind_refuses_its_own_and_nothing_else() {
+        let until = Timestamp::from_millis(100);
+        for kind in [
+            FactKind::SessionRevoked { session: SessionId::from_bytes([1; 16]) },
+            FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) },
+            FactKind::UserVersion { user: UserId::from_bytes([1; 16]), at_least: 5 },
+            FactKind::KeyRetired { key: KeyId::from_bytes([1; 16]) },
+        ] {
+            let denials = Denials::default();
+            denials.apply(&Fact { kind, until });
+            assert!(denials.refuses(&claims(1, 4)), "{kind:?}");
+            assert!(!denials.refuses(&claims(2, 4)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_refuses_what_is_lower() {
+        let denials = Denials::default();
+        let user = UserId::from_bytes([1; 16]);
+        for at_least in [5, 3] {
+            denials.apply(&Fact { kind: FactKind::UserVersion { user, at_least }, until: Timestamp::MAX });
+        }
+        assert!(denials.refuses(&claims(1, 4)));
+        assert!(!denials.refuses(&claims(1, 5)));
+        assert_eq!(denials.user_version(user), 5);
+    }
+
+    #[test]
+    fn what_ended_is_forgotten_after_the_skew() {
+        let denials = Denials::default();
+        let session = SessionId::from_bytes([1; 16]);
+        let until = Timestamp::from_millis(100);
+        denials.apply(&Fact { kind: FactKind::SessionRevoked { session }, until });
+        denials.forget(Timestamp::from_millis(110), Duration::from_millis(10));
+        assert!(denials.refuses_session(session));
+        denials.forget(Timestamp::from_millis(111), Duration::from_millis(10));
+        assert!(!denials.refuses_session(session));
+        assert_eq!(denials.counts(), Counts::default());
+    }
+
+    #[test]
+    fn writers_on_many_threads_lose_nothing() {
+        let denials = Denials::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let denials = &denials;
+                scope.spawn(move || {
+                    for n in 0..=255_u8 {
+                        let mut id = [n; 16];
+                        id[0] = thread;
+                        let session = SessionId::from_bytes(id);
+                        let fact = Fact { kind: FactKind::SessionRevoked { session }, until: Timestamp::MAX };
+                        denials.apply(&fact);
+                        assert!(denials.refuses_session(session));
+                    }
+                });
+            }
+        });
+        assert_eq!(denials.counts().sessions, 4 * 256);
+    }
+}

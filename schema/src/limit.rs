@@ -1,0 +1,180 @@
+//! Limits of login and registration: pure arithmetic on what a counter remembers.
+//!
+//! Failures are counted in a window that begins with the first; at the allowed number comes a lock
+//! of a minute. After it has ended, each further failure within the window's length locks again,
+//! for twice as long, up to an hour.
+
+use std::{str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
+
+/// The first lock.
+pub const FIRST_LOCK: Duration = Duration::from_secs(60);
+/// The longest lock.
+pub const LONGEST_LOCK: Duration = Duration::from_secs(3600);
+
+/// So many in such a time; `None` where a setting says `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// How many, at least 1.
+    pub count: u32,
+    /// In how long.
+    pub window: Duration,
+}
+
+/// What a counter remembers about one account or address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// In the window.
+    pub count: u32,
+    /// When the window began.
+    pub since: Timestamp,
+    /// How many locks there were in a row.
+    pub locks: u32,
+    /// The end of the last lock; the epoch when there was none.
+    pub locked_until: Timestamp,
+}
+
+impl Failures {
+    /// After one more failure. A failure during a lock changes nothing.
+    #[must_use]
+    pub fn after(previous: Option<Self>, rate: Rate, now: Timestamp) -> Self {
+        let fresh = Self { count: 0, since: now, locks: 0, locked_until: Timestamp::EPOCH };
+        let mut failures = previous.filter(|p| !p.is_over(rate, now)).unwrap_or(fresh);
+        if failures.is_locked(now) {
+            return failures;
+        }
+        if now.since(failures.since) >= rate.window {
+            (failures.count, failures.since) = (0, now);
+        }
+        failures.count = failures.count.saturating_add(1);
+        if failures.count >= rate.count || failures.locks > 0 {
+            let doubled = FIRST_LOCK.saturating_mul(1 << failures.locks.min(6));
+            failures.locks = failures.locks.saturating_add(1);
+            failures.locked_until = now.plus(doubled.min(LONGEST_LOCK));
+        }
+        failures
+    }
+
+    /// Whether it is locked.
+    #[must_use]
+    pub fn is_locked(&self, now: Timestamp) -> bool {
+        now < self.locked_until
+    }
+
+    /// Whether it can be forgotten.
+    #[must_use]
+    pub fn is_over(&self, rate: Rate, now: Timestamp) -> bool {
+        now.since(self.since.max(self.locked_until)) >= rate.window
+    }
+}
+
+/// `10/15m`: so many in such a time.
+impl FromStr for Rate {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "a number, a slash and a duration, as in 10/15m";
+        let (count, window) = text.split_once('/').ok_or(FORM)?;
+        let count = count.parse().map_err(|_| FORM)?;
+        let window = parse_duration(window).ok_or(FORM)?;
+        if count == 0 || window.is_zero() {
+            return Err("more than zero, in more than no time");
+        }
+        Ok(Self { count, window })
+    }
+}
+
+/// A duration as settings have it: `500ms`, `10s`, `15m`, `12h`, `30d`.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => return Some(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.checked_mul(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { count: 10, window: Duration::from_secs(900) };
+
+    fn fail(times: u32, previous: Option<Failures>, now: Timestamp) -> Failures {
+        (0..times).fold(previous, |f, _| Some(Failures::after(f, RATE, now))).unwrap()
+    }
+
+    #[test]
+    fn the_tenth_failure_locks_for_a_minute() {
+        let now = Timestamp::from_secs(1_000);
+        assert!(!fail(9, None, now).is_locked(now));
+        let locked = fail(10, None, now);
+        assert_eq!(locked.locked_until, now.plus(FIRST_LOCK));
+        assert_eq!(fail(100, Some(locked), now), locked, "a lock is not made longer by knocking");
+    }
+
+    #[test]
+    fn each_lock_is_twice_the_last_up_to_an_hour() {
+        let mut now = Timestamp::from_secs(1_000);
+        let mut failures = fail(10, None, now);
+        for minutes in [2, 4, 8, 16, 32, 60, 60, 60] {
+            now = failures.locked_until;
+            assert!(!failures.is_locked(now));
+            failures = fail(1, Some(failures), now);
+            assert_eq!(failures.locked_until.since(now), Duration::from_secs(60 * minutes));
+        }
+    }
+
+    #[test]
+    fn slow_failures_never_lock() {
+        let mut failures = None;
+        for n in 0..100 {
+            let now = Timestamp::from_secs(n * 101);
+            let next = Failures::after(failures, RATE, now);
+            assert!(!next.is_locked(now), "{n}");
+            failures = Some(next);
+        }
+    }
+
+    #[test]
+    fn a_quiet_window_forgets_the_locks() {
+        let now = Timestamp::from_secs(1_000);
+        let failures = fail(10, None, now);
+        let later = failures.locked_until.plus(RATE.window);
+        assert!(failures.is_over(RATE, later));
+        assert_eq!(fail(1, Some(failures), later).locks, 0);
+    }
+
+    #[test]
+    fn rates_and_durations_are_read() {
+        assert_eq!("10/15m".parse(), Ok(RATE));
+        for bad in [
+            "",
+            "10",
+            "10/",
+            "/15m",
+            "0/15m",
+            "10/0s",
+            "-1/15m",
+            "10/15",
+            "10/15w",
+            "10/99999999999999999999d",
+        ] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+        assert_eq!(parse_duration("30d"), Some(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_duration("50ms"), Some(Duration::from_millis(50)));
+        for bad in ["", "s", "10", "1.5s", "-1s", "10 s", "10S", "213503982334602d"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Names of permissions and roles: `[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}`, case matters.
+
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// How long a name may be, in bytes (which are characters here).
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// The name of a permission or role. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+/// The text is not a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a name is 1 to 64 of A-Z a-z 0-9 _ . : - and begins with a letter or digit")]
+pub struct NotAName;
+
+impl Name {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this text would be a name.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        let bytes = text.as_bytes();
+        bytes.len() <= MAX_NAME_BYTES
+            && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"_.:-".contains(b))
+    }
+}
+
+impl FromStr for Name {
+    type Err = NotAName;
+    fn from_str(text: &str) -> Result<Self, NotAName> {
+        if Self::is_valid(text) { Ok(Self(text.into())) } else { Err(NotAName) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = NotAName;
+    fn try_from(text: String) -> Result<Self, NotAName> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.as_ref().into()
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_of_names() {
+        let longest = "a".repeat(64);
+        for good in ["a", "9", "films.read", "a:b-c_d.e", &longest] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(65);
+        for bad in ["", ".a", "_a", "-a", ":a", "a b", "a/b", "ä", "a\n", "a\0", "a'b", "a\"", &long] {
+            assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+        assert_ne!("A".parse::<Name>(), "a".parse::<Name>());
+    }
+}

@@ -1,0 +1,96 @@
+//! What a client is told about a token that is not taken: one table of verdicts.
+//!
+//! The words and numbers are the contract; every place that answers about a token (the validation
+//! endpoint, the extractor of every other endpoint, batch validation, gateways) takes them from
+//! here, so they cannot differ.
+
+/// Why a token, or the header that should carry it, is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// No `Authorization` header, or an empty one.
+    MissingHeader,
+    /// More than one `Authorization` header.
+    RepeatedHeader,
+    /// A scheme other than `Bearer`.
+    OtherScheme,
+    /// `Bearer` and nothing, or more than one part after it.
+    BadHeader,
+    /// Not three segments, and no refresh token.
+    NotEnoughSegments,
+    /// Anything that cannot be believed: signature, key, algorithm, encoding, claims.
+    SignatureFailed,
+    /// Past its `exp`.
+    Expired,
+    /// Its session, user version, token or key is revoked.
+    Revoked,
+    /// Not an access token, where one is due.
+    NotAccess,
+    /// Not a refresh token, where one is due.
+    NotRefresh,
+}
+
+impl Refusal {
+    /// Every refusal, for metrics that must exist before the first one happens.
+    pub const ALL: [Self; 10] = [
+        Self::MissingHeader,
+        Self::RepeatedHeader,
+        Self::OtherScheme,
+        Self::BadHeader,
+        Self::NotEnoughSegments,
+        Self::SignatureFailed,
+        Self::Expired,
+        Self::Revoked,
+        Self::NotAccess,
+        Self::NotRefresh,
+    ];
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::RepeatedHeader => 400,
+            Self::MissingHeader | Self::OtherScheme | Self::Expired | Self::Revoked => 401,
+            Self::BadHeader
+            | Self::NotEnoughSegments
+            | Self::SignatureFailed
+            | Self::NotAccess
+            | Self::NotRefresh => 422,
+        }
+    }
+
+    /// The sentence for a person, word for word as the contract has it.
+    #[must_use]
+    pub const fn msg(self) -> &'static str {
+        match self {
+            Self::MissingHeader => "Missing Authorization Header",
+            Self::RepeatedHeader => "Only one Authorization header is allowed",
+            Self::OtherScheme => {
+                "Missing 'Bearer' type in 'Authorization' header. Expected 'Authorization: Bearer <JWT>'"
+            }
+            Self::BadHeader => "Bad Authorization header. Expected 'Authorization: Bearer <JWT>'",
+            Self::NotEnoughSegments => "Not enough segments",
+            Self::SignatureFailed => "Signature verification failed",
+            Self::Expired => "Token has expired",
+            Self::Revoked => "Token has been revoked",
+            Self::NotAccess => "Only non-refresh tokens are allowed",
+            Self::NotRefresh => "Only refresh tokens are allowed",
+        }
+    }
+
+    /// The stable code for a program.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::MissingHeader => "authorization_missing",
+            Self::RepeatedHeader => "authorization_repeated",
+            Self::OtherScheme => "authorization_scheme",
+            Self::BadHeader => "authorization_malformed",
+            Self::NotEnoughSegments => "token_segments",
+            Self::SignatureFailed => "token_signature",
+            Self::Expired => "token_expired",
+            Self::Revoked => "token_revoked",
+            Self::NotAccess => "token_not_access",
+            Self::NotRefresh => "token_not_refresh",
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The store: what must last. This comment is how to add one.
+//!
+//! There is one narrow trait a noun: [`Users`], [`Sessions`], [`Roles`], [`Permissions`],
+//! [`GrantsStore`], [`Superusers`], [`Logins`], [`Keys`], [`LedgerStore`], and [`Upkeep`] for the
+//! store itself. A store implements all of them and hands them out as [`Stores`]; nobody above
+//! knows which store it is.
+//!
+//! # What every store promises
+//! - **Durable means durable.** A method that changes something returns when the change survives
+//!   `kill -9` and the loss of power of what the store is made to lose.
+//! - **Absence is `None`** (or an outcome such as [`Replaced::Gone`]), never an error.
+//! - **There are two errors**, by what the caller can do. [`StoreError::Unavailable`]: it is not
+//!   known whether it happened; trying again is safe, every method is idempotent or a
+//!   compare-and-set. [`StoreError::Inconsistent`]: what is stored contradicts itself; an alarm.
+//! - **Compare-and-set is the only condition.** `replace`, `rotate` and `swap` change a record only
+//!   when it is as the caller saw it, and say what is there otherwise. Two callers never both win.
+//! - **Nothing is promised between two calls**, and nothing above relies on it.
+//! - **Expiry**: what has ended (`expires_at`, `until`, [`LOGIN_RETENTION`]) may vanish at any time
+//!   after; who reads checks the time itself.
+//!
+//! # Adding a store, step by step
+//! 1. A crate `schema/store-<name>` that depends on `schema` and the driver, nothing else of ours.
+//! 2. `pub async fn open(…) -> Result<Stores, …>`: a torn or foreign file, a newer format, a wrong
+//!    password are clear errors here, not later.
+//! 3. The traits, noun by noun. For example, the whole of [`Superusers`] over a map in memory:
+//!
+//! ```
+//! # use std::{collections::BTreeSet, sync::Mutex};
+//! # use async_trait::async_trait;
+//! # use schema::{UserId, store::{StoreError, Superusers, Versioned}};
+//! #[derive(Default)]
+//! struct InMemory(Mutex<Versioned<BTreeSet<UserId>>>);
+//!
+//! #[async_trait]
+//! impl Superusers for InMemory {
+//!     async fn load(&self) -> Result<Versioned<BTreeSet<UserId>>, StoreError> {
+//!         Ok(self.0.lock().map_err(StoreError::unavailable_because)?.clone())
+//!     }
+//!     async fn swap(&self, expected: u64, next: &BTreeSet<UserId>) -> Result<bool, StoreError> {
+//!         let mut stored = self.0.lock().map_err(StoreError::unavailable_because)?;
+//!         if stored.revision != expected {
+//!             return Ok(false);
+//!         }
+//!         *stored = Versioned { revision: expected + 1, value: next.clone() };
+//!         Ok(true)
+//!     }
+//! }
+//! ```
+//! 4. The conformance suite (`schema::conformance`, feature `conformance`) as that crate's test.
+//!    The store is done when it passes.
+//! 5. A word for it in `node`'s setting `STORE`.
+
+use std::{collections::BTreeSet, error::Error, fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+#[cfg(doc)]
+use crate::login::LOGIN_RETENTION;
+use crate::{
+    email::FoldedEmail,
+    id::{LoginId, SessionId, UserId},
+    key::KeySet,
+    ledger::{Entry, Head, Origin},
+    login::Login,
+    name::Name,
+    page::{Page, PageOf},
+    permission::{Effective, Grant, Grants, Permission, Role},
+    session::{SecretHash, Session},
+    time::Timestamp,
+    user::User,
+};
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not now; it is not known whether a change happened. Try again.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// What is stored contradicts itself. Somebody must look.
+    #[error("the store is inconsistent: {0}")]
+    Inconsistent(String),
+}
+
+impl StoreError {
+    /// `Unavailable`, with its cause.
+    pub fn unavailable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable(cause.into())
+    }
+
+    /// `Unavailable`, with a cause that cannot be kept.
+    pub fn unavailable_because(cause: impl fmt::Display) -> Self {
+        Self::Unavailable(cause.to_string().into())
+    }
+}
+
+/// What a store answers.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// All stores of a node.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is the trait of its name")]
+pub struct Stores {
+    pub users: Arc<dyn Users>,
+    pub sessions: Arc<dyn Sessions>,
+    pub roles: Arc<dyn Roles>,
+    pub permissions: Arc<dyn Permissions>,
+    pub grants: Arc<dyn GrantsStore>,
+    pub superusers: Arc<dyn Superusers>,
+    pub logins: Arc<dyn Logins>,
+    pub keys: Arc<dyn Keys>,
+    pub ledger: Arc<dyn LedgerStore>,
+    pub upkeep: Arc<dyn Upkeep>,
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stores")
+    }
+}
+
+/// What came of [`Users::create`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// It is there now.
+    Done,
+    /// Somebody has this email.
+    EmailTaken,
+}
+
+/// What came of [`Users::replace`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is as asked now.
+    Done,
+    /// It was changed meanwhile; this is how it is.
+    Changed(Box<User>),
+    /// There is no such user.
+    Gone,
+    /// Somebody else has the new email.
+    EmailTaken,
+}
+
+/// Users, and the claim of an email by one user.
+#[async_trait]
+pub trait Users: Send + Sync + 'static {
+    /// Adds a user and claims its email, both or neither. Created again with the same id: `Done`.
+    async fn create(&self, user: &User) -> Result<Created>;
+    /// By id.
+    async fn get(&self, id: UserId) -> Result<Option<User>>;
+    /// By email, folded.
+    async fn by_email(&self, email: &FoldedEmail) -> Result<Option<User>>;
+    /// Changes a user whose revision is `next.revision - 1`. With a new email the claim moves too.
+    async fn replace(&self, next: &User) -> Result<Replaced>;
+    /// Removes a user with its email claim, sessions, grants and history. Gone already: no error.
+    async fn delete(&self, id: UserId) -> Result<()>;
+    /// All users by id, which is by registration.
+    async fn list(&self, page: PageOf<UserId>) -> Result<Page<User, UserId>>;
+}
+
+/// What came of [`Sessions::rotate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rotated {
+    /// The session is as asked now.
+    Done,
+    /// Its live token was another; this is how it is.
+    Lost(Box<Session>),
+    /// There is no such session.
+    Gone,
+}
+
+/// Sessions. An ended session is an absent one.
+#[async_trait]
+pub trait Sessions: Send + Sync + 'static {
+    /// Adds a session. When the user has more than `max` then, the oldest end; gives their ids.
+    async fn open(&self, session: &Session, max: usize) -> Result<Vec<SessionId>>;
+    /// By user and id.
+    async fn get(&self, user: UserId, id: SessionId) -> Result<Option<Session>>;
+    /// Replaces the session whose live token has the hash `expected`.
+    async fn rotate(&self, expected: &SecretHash, next: &Session) -> Result<Rotated>;
+    /// Ends a session; says whether it was there.
+    async fn end(&self, user: UserId, id: SessionId) -> Result<bool>;
+    /// Ends all sessions of a user but `keep`; gives their ids.
+    async fn end_all(&self, user: UserId, keep: Option<SessionId>) -> Result<Vec<SessionId>>;
+    /// The sessions of a user, newest first.
+    async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>>;
+}
+
+/// What came of adding a role or permission, or of giving one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is there now.
+    Done,
+    /// One of this name was there before.
+    Exists,
+    /// There are as many as there may be.
+    Full,
+}
+
+/// Roles.
+#[async_trait]
+pub trait Roles: Send + Sync + 'static {
+    /// Adds a role unless its name is taken or there are [`MAX_ROLES`](crate::permission::MAX_ROLES).
+    async fn create(&self, role: &Role) -> Result<Added>;
+    /// By name.
+    async fn get(&self, name: &Name) -> Result<Option<Role>>;
+    /// All, by name.
+    async fn list(&self) -> Result<Vec<Role>>;
+    /// Changes the description; `None` when there is no such role.
+    async fn describe(&self, name: &Name, description: Option<&str>) -> Result<Option<Role>>;
+    /// Puts a permission in; `None` when there is no such role. One that is there: no change. Not
+    /// beyond [`MAX_GRANTS`](crate::permission::MAX_GRANTS): the answer lacks it then.
+    async fn add(&self, name: &Name, permission: &Permission) -> Result<Option<Role>>;
+    /// Takes a permission out; `None` when there is no such role.
+    async fn remove(&self, name: &Name, permission: &Permission) -> Result<Option<Role>>;
+    /// Removes a role, from all who have it too; gives what was there.
+    async fn delete(&self, name: &Name) -> Result<Option<Role>>;
+}
+
+/// Permissions.
+#[async_trait]
+pub trait Permissions: Send + Sync + 'static {
+    /// Adds a permission unless its name is taken or there are
+    /// [`MAX_PERMISSIONS`](crate::permission::MAX_PERMISSIONS).
+    async fn create(&self, permission: &Permission) -> Result<Added>;
+    /// By name.
+    async fn get(&self, name: &Name) -> Result<Option<Permission>>;
+    /// All, by name.
+    async fn list(&self) -> Result<Vec<Permission>>;
+    /// Changes the description; `None` when there is no such permission.
+    async fn describe(&self, name: &Name, description: Option<&str>) -> Result<Option<Permission>>;
+    /// Removes a permission, from all who have it too; gives what was there.
+    async fn delete(&self, name: &Name) -> Result<Option<Permission>>;
+}
+
+/// Who was given what.
+#[async_trait]
+pub trait GrantsStore: Send + Sync + 'static {
+    /// What the user may do, resolved. A user that does not exist may do nothing.
+    async fn effective(&self, user: UserId) -> Result<Effective>;
+    /// Gives. Had already: `Exists`; [`MAX_GRANTS`](crate::permission::MAX_GRANTS) of that kind
+    /// had: `Full`.
+    async fn give(&self, user: UserId, grant: Grant) -> Result<Added>;
+    /// Takes back; says whether it was there.
+    async fn take(&self, user: UserId, grant: Grant) -> Result<bool>;
+    /// What is on record for a user, resolved or not.
+    async fn raw(&self, user: UserId) -> Result<Grants>;
+    /// Who was given it, by id.
+    async fn holders(&self, grant: Grant, page: PageOf<UserId>) -> Result<Page<UserId, UserId>>;
+}
+
+/// A value with the number of its last change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Versioned<T> {
+    /// 0 when it was never set.
+    pub revision: u64,
+    /// The value.
+    pub value: T,
+}
+
+/// The users who count as superusers: one small set that every change of power goes through, so
+/// that two parallel removals cannot both be the last but one.
+#[async_trait]
+pub trait Superusers: Send + Sync + 'static {
+    /// The set; empty at revision 0 when there was none.
+    async fn load(&self) -> Result<Versioned<BTreeSet<UserId>>>;
+    /// Replaces the set of this revision, whose number rises by one; says whether it did.
+    async fn swap(&self, expected: u64, next: &BTreeSet<UserId>) -> Result<bool>;
+}
+
+/// Login histories.
+#[async_trait]
+pub trait Logins: Send + Sync + 'static {
+    /// Adds an entry. Added again with the same id: no change.
+    async fn record(&self, login: &Login) -> Result<()>;
+    /// The entries of a user, newest first.
+    async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
+}
+
+/// The signing keys.
+#[async_trait]
+pub trait Keys: Send + Sync + 'static {
+    /// The keys; empty at revision 0 when there are none yet.
+    async fn load(&self) -> Result<KeySet>;
+    /// Replaces the keys whose revision is `next.revision - 1`; says whether it did.
+    async fn swap(&self, next: &KeySet) -> Result<bool>;
+}
+
+/// The ledger of facts.
+#[async_trait]
+pub trait LedgerStore: Send + Sync + 'static {
+    /// Writes entries, which may be there already, then moves each of `heads` forward, never back.
+    async fn append(&self, entries: &[Entry], heads: &[Head]) -> Result<()>;
+    /// The heads of all origins that have entries, by origin.
+    async fn heads(&self) -> Result<Vec<Head>>;
+    /// The entries of an origin after `after`, by number, at most `limit`, beyond its head too.
+    async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>>;
+}
+
+/// The store itself.
+#[async_trait]
+pub trait Upkeep: Send + Sync + 'static {
+    /// Whether it answers.
+    async fn ping(&self) -> Result<()>;
+    /// Removes some of what has ended at `now`, at most `limit` rows; says how many. A store that
+    /// forgets by itself has nothing to do.
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize>;
+}
