@@ -1,0 +1,43 @@
+//! What others see of the permission-cache actor.
+
+use std::sync::Arc;
+
+use ractor::SpawnErr;
+use schema::UserId;
+
+use super::{
+    Snapshot, Snapshots,
+    actor::{PermissionCacheActor, PermissionMessage},
+};
+use crate::{ActorError, Context, shard::Shards};
+
+/// Reads what users may do.
+#[derive(Clone)]
+pub struct PermissionHandle {
+    snapshots: Arc<Snapshots>,
+    shards: Shards<PermissionMessage>,
+}
+
+impl PermissionHandle {
+    pub(crate) async fn start(context: Context) -> Result<Self, SpawnErr> {
+        let snapshots = context.facts.snapshots().clone();
+        let shards = Shards::start("permission", PermissionCacheActor { context }).await?;
+        Ok(Self { snapshots, shards })
+    }
+
+    /// Reads the user's snapshot: published, with no lock and no mailbox; else loaded.
+    ///
+    /// # Errors
+    /// When it must be loaded and cannot.
+    pub async fn with<T>(&self, user: UserId, read: impl Fn(&Snapshot) -> T) -> Result<T, ActorError> {
+        match self.snapshots.with(user, &read) {
+            Some(answer) => Ok(answer),
+            None => Ok(read(&*self.load(user).await?)),
+        }
+    }
+
+    /// Loads the user's snapshot from the store, together with everybody else who asks for it.
+    async fn load(&self, user: UserId) -> Result<Arc<Snapshot>, ActorError> {
+        self.shards.ask(user.as_bytes(), |reply| PermissionMessage::Load(user, reply)).await
+    }
+}

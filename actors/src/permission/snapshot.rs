@@ -1,0 +1,195 @@
+//! Permission snapshots: what a user may do, as read from the store at some moment.
+//!
+//! Promises: [`Snapshots::with`] takes no lock and touches no mailbox; [`Snapshots::invalidate`]
+//! may be called by anyone and has taken effect when it returns; a load that began before an
+//! invalidation is never published after it.
+//!
+//! How the last is kept: every user has an epoch (users share a fixed number of them). An
+//! invalidation first raises the epoch, then removes the snapshot. A publisher notes the epoch
+//! before it reads the store, inserts only while it is the same, and looks again after inserting:
+//! whichever of the two comes second removes what is old.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::{HashSet, fast::RandomState};
+use scc::HashIndex;
+use schema::{PermissionId, RoleId, Subject, UserId, name::Name, permission::Effective};
+
+/// Users share this many epochs; a collision costs one needless reload.
+const EPOCHS: usize = 1_024;
+
+/// What a user may do.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Whether there is such a user at all.
+    pub exists: bool,
+    names: HashSet<Name>,
+    sorted: Box<[Name]>,
+    roles: Box<[RoleId]>,
+    permissions: Box<[PermissionId]>,
+}
+
+impl Snapshot {
+    /// From what the store says.
+    #[must_use]
+    pub fn new(exists: bool, effective: &Effective) -> Self {
+        let sorted: Box<[Name]> = effective.combined.iter().map(|p| p.name.clone()).collect();
+        Self {
+            exists,
+            names: sorted.iter().cloned().collect(),
+            sorted,
+            roles: effective.roles.iter().map(|role| role.id).collect(),
+            permissions: effective.combined.iter().map(|p| p.id).collect(),
+        }
+    }
+
+    /// Whether the user has the permission of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    /// All names, sorted.
+    #[must_use]
+    pub fn names(&self) -> &[Name] {
+        &self.sorted
+    }
+
+    fn rests_on(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::User(_) => false,
+            Subject::Role(role) => self.roles.contains(&role),
+            Subject::Permission(permission) => self.permissions.contains(&permission),
+        }
+    }
+}
+
+/// The snapshots that readers see.
+#[derive(Debug)]
+pub struct Snapshots {
+    published: HashIndex<UserId, std::sync::Arc<Snapshot>, RandomState>,
+    epochs: Box<[AtomicU64]>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            published: HashIndex::with_hasher(RandomState::default()),
+            epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
+impl Snapshots {
+    /// Reads the snapshot of a user, if there is one.
+    pub fn with<T>(&self, user: UserId, read: impl FnOnce(&Snapshot) -> T) -> Option<T> {
+        self.published.peek_with(&user, |_, snapshot| read(snapshot))
+    }
+
+    /// What is known about the subject is old from now on.
+    pub fn invalidate(&self, subject: Subject) {
+        if let Subject::User(user) = subject {
+            self.epoch(user).fetch_add(1, Ordering::SeqCst);
+            self.published.remove_sync(&user);
+        } else {
+            // Rare, so it may cost: every load under way is repeated, every snapshot looked at.
+            self.epochs.iter().for_each(|epoch| {
+                epoch.fetch_add(1, Ordering::SeqCst);
+            });
+            self.published.retain_sync(|_, snapshot| !snapshot.rests_on(subject));
+        }
+    }
+
+    /// How many snapshots there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.published.len()
+    }
+
+    /// The epoch to note before reading the store.
+    pub(super) fn epoch_of(&self, user: UserId) -> u64 {
+        self.epoch(user).load(Ordering::SeqCst)
+    }
+
+    /// Publishes what was read since the epoch was noted; says whether it is still good.
+    pub(super) fn publish(&self, user: UserId, epoch: u64, snapshot: std::sync::Arc<Snapshot>) -> bool {
+        if self.epoch_of(user) != epoch {
+            return false;
+        }
+        self.published.remove_sync(&user);
+        let _ = self.published.insert_sync(user, snapshot);
+        if self.epoch_of(user) == epoch {
+            return true;
+        }
+        self.published.remove_sync(&user);
+        false
+    }
+
+    /// Makes room.
+    pub(super) fn evict(&self, user: UserId) {
+        self.published.remove_sync(&user);
+    }
+
+    fn epoch(&self, user: UserId) -> &AtomicU64 {
+        let bytes = user.as_bytes();
+        &self.epochs[usize::from(u16::from_be_bytes([bytes[14], bytes[15]])) % EPOCHS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const ANN: UserId = UserId::from_bytes([1; 16]);
+
+    #[test]
+    fn a_load_that_began_before_an_invalidation_is_never_published() {
+        let snapshots = Snapshots::default();
+        for subject in [
+            Subject::User(ANN),
+            Subject::Role(RoleId::from_bytes([2; 16])),
+            Subject::Permission(PermissionId::from_bytes([3; 16])),
+        ] {
+            let epoch = snapshots.epoch_of(ANN);
+            snapshots.invalidate(subject);
+            assert!(!snapshots.publish(ANN, epoch, Arc::default()), "{subject:?}");
+            assert!(snapshots.with(ANN, |_| ()).is_none());
+        }
+        assert!(snapshots.publish(ANN, snapshots.epoch_of(ANN), Arc::default()));
+        assert!(snapshots.with(ANN, |_| ()).is_some());
+    }
+
+    #[test]
+    fn racing_publishers_and_invalidations_leave_nothing_old() {
+        // The "store" is a number; a snapshot that says less than the number said before the last
+        // finished invalidation is old.
+        let (snapshots, store) = (Snapshots::default(), AtomicU64::new(0));
+        let read = |n: u64| {
+            let roles = [RoleId::from_bytes(u128::from(n).to_be_bytes())].into();
+            Arc::new(Snapshot { roles, ..Snapshot::default() })
+        };
+        let shown = |s: &Snapshot| u128::from_be_bytes(*s.roles[0].as_bytes());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let epoch = snapshots.epoch_of(ANN);
+                        let value = store.load(Ordering::SeqCst);
+                        snapshots.publish(ANN, epoch, read(value));
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    let written = store.fetch_add(1, Ordering::SeqCst) + 1;
+                    snapshots.invalidate(Subject::User(ANN));
+                    if let Some(seen) = snapshots.with(ANN, shown) {
+                        assert!(seen >= u128::from(written), "{seen} after {written}");
+                    }
+                }
+            });
+        });
+    }
+}

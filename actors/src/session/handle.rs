@@ -1,0 +1,63 @@
+//! What others see of sessions.
+
+use ractor::SpawnErr;
+use schema::{SessionId, UserId, session::Session};
+
+use super::{
+    actor::{SessionActor, SessionMessage},
+    end,
+    refresh::{RefreshRefusal, RefreshRequest, Refreshed},
+};
+use crate::{ActorError, Context, Receipt, shard::Shards};
+
+/// Opens, refreshes and ends sessions.
+#[derive(Clone)]
+pub struct SessionHandle {
+    context: Context,
+    shards: Shards<SessionMessage>,
+}
+
+impl SessionHandle {
+    pub(crate) async fn start(context: Context) -> Result<Self, SpawnErr> {
+        let actor = SessionActor { context: context.clone() };
+        Ok(Self { context, shards: Shards::start("session", actor).await? })
+    }
+
+    /// Begins a session; it is durable when this returns. Beyond
+    /// [`MAX_SESSIONS`](schema::session::MAX_SESSIONS) the user's oldest ends.
+    ///
+    /// # Errors
+    /// When it is shed or the store does not answer.
+    pub async fn open(&self, session: Session) -> Result<(), ActorError> {
+        let user = session.user;
+        self.shards.ask(user.as_bytes(), |reply| SessionMessage::Open(Box::new(session), reply)).await
+    }
+
+    /// Spends a refresh token, or finds what it was spent for.
+    ///
+    /// # Errors
+    /// When it is shed or the store does not answer; the token can be shown again.
+    pub async fn refresh(
+        &self,
+        request: RefreshRequest,
+    ) -> Result<Result<Refreshed, RefreshRefusal>, ActorError> {
+        let user = request.user;
+        self.shards.ask(user.as_bytes(), |reply| SessionMessage::Refresh(Box::new(request), reply)).await
+    }
+
+    /// Ends one session. It is refused here before this returns for the first time.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    pub async fn end(&self, user: UserId, session: SessionId) -> Result<Receipt, ActorError> {
+        end::one(&self.context, user, session).await
+    }
+
+    /// Ends every session of the user but `keep`.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    pub async fn end_others(&self, user: UserId, keep: SessionId) -> Result<Receipt, ActorError> {
+        end::others(&self.context, user, keep).await
+    }
+}
