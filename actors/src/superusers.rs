@@ -114,6 +114,26 @@ pub async fn count_holders(stores: &Stores, role: &Role) -> Result<(), ActorErro
     }
 }
 
+/// Drops who has no power any more from the count, also when nobody is left.
+///
+/// # Errors
+/// As [`count`].
+pub async fn recount(stores: &Stores) -> Result<(), ActorError> {
+    for _ in 0..ATTEMPTS {
+        let counted = stores.superusers.load().await?;
+        let mut remaining = BTreeSet::new();
+        for user in &counted.value {
+            if has_power(stores, *user, None).await? {
+                remaining.insert(*user);
+            }
+        }
+        if remaining == counted.value || stores.superusers.swap(counted.revision, &remaining).await? {
+            return Ok(());
+        }
+    }
+    Err(ActorError::Busy)
+}
+
 /// Whether the user is active and has `all_all`, with or without a loss.
 async fn has_power(stores: &Stores, user: UserId, loss: Option<Loss>) -> Result<bool, ActorError> {
     if loss == Some(Loss::User(user)) || !stores.users.get(user).await?.is_some_and(|user| user.active) {

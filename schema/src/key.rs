@@ -1,7 +1,7 @@
 //! The signing keys, as stored: one small document, changed by compare-and-set.
 //!
 //! A key is *next* (published, does not sign yet), then *active* (signs), then *retiring* (does
-//! not sign any more, still verifies what it signed), then gone. The next one is published before
+//! not sign any more, still verifies what it signed), then gone. One that is *revoked* goes at once. The next one is published before
 //! it signs, so that every node accepts its first token.
 
 use std::time::Duration;
@@ -23,6 +23,12 @@ pub enum KeyState {
     Active,
     /// Verifies what it signed, until then.
     Retiring {
+        /// When the last token that it may have signed has expired.
+        until: Timestamp,
+    },
+    /// Taken away: not published, and what it signed is refused. It is kept so long that such a
+    /// token is still recognised and told so.
+    Revoked {
         /// When the last token that it may have signed has expired.
         until: Timestamp,
     },

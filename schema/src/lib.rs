@@ -15,6 +15,8 @@
 //! | how to add a store | [`store`] |
 
 pub mod authorization;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod decide;
 pub mod denials;
 pub mod email;
@@ -43,4 +45,4 @@ pub use name::Name;
 pub use query::Query;
 pub use refusal::Refusal;
 pub use store::{StoreError, Stores};
-pub use time::{Clock, Timestamp};
+pub use time::{Clock, Entropy, Timestamp};

@@ -6,6 +6,7 @@
 
 use std::{str::FromStr, time::Duration};
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
@@ -69,6 +70,42 @@ impl Failures {
     pub fn is_over(&self, rate: Rate, now: Timestamp) -> bool {
         now.since(self.since.max(self.locked_until)) >= rate.window
     }
+}
+
+/// A bucket of tokens that fills evenly (GCRA): so many at once, and on average so many in the
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// When it will be full again.
+    pub full_at: Timestamp,
+}
+
+impl Bucket {
+    /// Takes one; says whether it could, else when it can.
+    pub fn take(previous: Option<Self>, rate: Rate, now: Timestamp) -> (Self, Result<(), Timestamp>) {
+        let each = rate.window / rate.count;
+        let full_at = previous.map_or(now, |bucket| bucket.full_at.max(now)).plus(each);
+        if full_at.since(now) <= rate.window {
+            (Self { full_at }, Ok(()))
+        } else {
+            let bucket = previous.unwrap_or(Self { full_at: now });
+            (bucket, Err(full_at.minus(rate.window)))
+        }
+    }
+}
+
+/// Where counts are kept: in a node's memory, or in a cache that nodes share. It may forget; then
+/// limits are softer, and nothing else. So it has no errors.
+#[async_trait]
+pub trait Counters: Send + Sync + 'static {
+    /// What is remembered.
+    async fn failures(&self, key: &str) -> Option<Failures>;
+    /// Counts one more failure; gives what is remembered now.
+    async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures;
+    /// Forgets the failures.
+    async fn forget(&self, key: &str);
+    /// Takes one from a bucket; else says when there will be one.
+    async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp>;
 }
 
 /// `10/15m`: so many in such a time.
@@ -152,6 +189,24 @@ mod tests {
         let later = failures.locked_until.plus(RATE.window);
         assert!(failures.is_over(RATE, later));
         assert_eq!(fail(1, Some(failures), later).locks, 0);
+    }
+
+    #[test]
+    fn a_bucket_gives_a_burst_and_then_its_rate() {
+        let rate = Rate { count: 20, window: Duration::from_secs(60) };
+        let now = Timestamp::from_secs(1_000);
+        let mut bucket = None;
+        for n in 0..20 {
+            let (next, taken) = Bucket::take(bucket, rate, now);
+            assert_eq!(taken, Ok(()), "{n}");
+            bucket = Some(next);
+        }
+        let (same, refused) = Bucket::take(bucket, rate, now);
+        assert_eq!((Some(same), refused), (bucket, Err(now.plus(Duration::from_secs(3)))));
+        let later = now.plus(Duration::from_secs(3));
+        let (next, taken) = Bucket::take(bucket, rate, later);
+        assert_eq!(taken, Ok(()));
+        assert!(Bucket::take(Some(next), rate, later).1.is_err());
     }
 
     #[test]

@@ -50,11 +50,9 @@ impl std::fmt::Debug for SecretHash {
 
 impl From<SecretHash> for String {
     fn from(hash: SecretHash) -> Self {
-        use std::fmt::Write as _;
-        hash.0.iter().fold(Self::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let digit = |half: u8| char::from(HEX[usize::from(half)]);
+        hash.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 }
 

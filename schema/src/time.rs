@@ -1,4 +1,4 @@
-//! Time as a parameter.
+//! Time and randomness as parameters.
 //!
 //! A [`Timestamp`] is wall-clock time in milliseconds since the Unix epoch. Who needs the time is
 //! given it, or a [`Clock`]; nothing in this crate asks the machine.
@@ -89,6 +89,19 @@ impl fmt::Debug for Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
+}
+
+/// Where random bytes come from: the operating system in a node, a seed in a test.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills the bytes with random ones.
+    fn fill(&self, bytes: &mut [u8]);
+
+    /// The random part of a UUIDv7.
+    fn id(&self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        self.fill(&mut bytes);
+        bytes
+    }
 }
 
 #[cfg(test)]

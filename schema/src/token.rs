@@ -5,7 +5,7 @@
 //! key and check the signature, and gives the [`Claims`] to who says that it has done so.
 //!
 //! A **refresh token** is opaque to clients: `prt_` and the base64url of
-//! `session ‖ user ‖ expiry ‖ secret ‖ tag`. The tag is a MAC under a key that only the cluster
+//! `session ‖ user ‖ version ‖ expiry ‖ secret ‖ tag`. The tag is a MAC under a key that only the cluster
 //! has, so a made-up token costs no store read and cannot end anybody's session; the expiry makes
 //! "past its life" known after the session is long forgotten.
 //!

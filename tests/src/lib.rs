@@ -1,1 +1,52 @@
-//! wip
+//! The testkit: a node as its users see it, in words that read as prose.
+//!
+//! ```ignore
+//! let node = Node::start().await;
+//! let ann = node.register("ann").await;
+//! ann.delete("auth_token").send().await.is_done();
+//! ann.get("auth_token/validation").send().await.is_error(401, "Token has been revoked");
+//! ```
+//!
+//! Everything goes through a real process, real sockets and the real command line; nothing here
+//! knows how a node works inside or what it stores its data in.
+//!
+//! | to find | look in |
+//! |---|---|
+//! | a node: start, stop, kill, restart, its command line | [`node`] |
+//! | a request and what the answer must be | [`client`] |
+//! | bytes on a socket, for requests that no client library sends | [`raw`] |
+//! | somebody with an account, and what they may do | [`person`] |
+//! | tokens that nobody issued | [`forge`] |
+//! | waiting for a condition | [`patience`] |
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a test fails, and all of this runs in tests"
+)]
+
+pub mod binary;
+pub mod client;
+pub mod command;
+pub mod forge;
+pub mod node;
+pub mod patience;
+pub mod person;
+pub mod raw;
+
+pub use client::{Answer, Client, Request};
+pub use command::{Palisade, Run};
+pub use node::{Node, Shared};
+pub use patience::{eventually, within};
+pub use person::Person;
+pub use raw::Raw;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A name that no other test of this run uses: `ann` becomes `ann-4211-7`.
+#[must_use]
+pub fn fresh(name: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -63,7 +63,7 @@ impl Actor for SessionActor {
             }
             SessionMessage::Refreshed(presented, result) => {
                 for reply in waiting.remove(&presented).unwrap_or_default() {
-                    reply.send(result.clone());
+                    reply.send(result);
                 }
             }
         }

@@ -62,6 +62,18 @@ pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -
     changed(context, user).await
 }
 
+pub(super) async fn take_even_last(
+    context: &Context,
+    user: UserId,
+    change: GrantChange,
+) -> Result<Receipt, UserError> {
+    let stores = &context.stores;
+    stores.users.get(user).await?.ok_or(UserError::NotFound)?;
+    stores.grants.take(user, change.grant()).await?;
+    superusers::recount(stores).await?;
+    changed(context, user).await
+}
+
 async fn changed(context: &Context, user: UserId) -> Result<Receipt, UserError> {
     let changed = FactKind::PermissionsChanged { subject: Subject::User(user) };
     Ok(context.facts.take_away(&[changed]).await?)

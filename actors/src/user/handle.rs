@@ -121,6 +121,14 @@ impl UserHandle {
         self.serially(user, async move |context| grants::take(&context, user, change).await).await
     }
 
+    /// Takes a role or permission back, even from the last superuser: for operators who say so.
+    ///
+    /// # Errors
+    /// `NotFound`, or it was not done.
+    pub async fn take_even_last(&self, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
+        self.serially(user, async move |context| grants::take_even_last(&context, user, change).await).await
+    }
+
     /// Runs work when the user's earlier changes are done. It goes on when the asker is gone: a
     /// change is never left half-way because a client closed its connection.
     async fn serially<T, W, F>(&self, user: UserId, work: W) -> Result<T, UserError>

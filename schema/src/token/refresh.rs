@@ -1,7 +1,7 @@
-//! Refresh tokens: `prt_` and 120 base64url characters.
+//! Refresh tokens: `prt_` and 128 base64url characters.
 //!
 //! ```text
-//! session 16 ‖ user 16 ‖ expires_at 8 ‖ secret 32 ‖ tag 16     (88 bytes)
+//! session 16 ‖ user 16 ‖ version 8 ‖ expires_at 8 ‖ secret 32 ‖ tag 16     (96 bytes)
 //! ```
 //!
 //! The fixed beginning lets secret scanners find leaked ones. Checking the tag, and hashing the
@@ -19,7 +19,7 @@ pub const REFRESH_PREFIX: &str = "prt_";
 
 /// Bytes of the tag.
 pub const TAG_BYTES: usize = 16;
-const BODY_BYTES: usize = 16 + 16 + 8 + 32;
+const BODY_BYTES: usize = 16 + 16 + 8 + 8 + 32;
 
 /// A refresh token, taken apart. Its tag is not checked yet.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct RefreshToken {
     pub session: SessionId,
     /// The session's user.
     pub user: UserId,
+    /// The user's version when it was issued: after a password change an earlier token is dead, not
+    /// a sign of theft.
+    pub version: u64,
     /// Refused from here on; whole seconds.
     pub expires_at: Timestamp,
     /// 256 random bits.
@@ -48,12 +51,14 @@ impl RefreshToken {
         }
         let (session, rest) = bytes.split_first_chunk()?;
         let (user, rest) = rest.split_first_chunk()?;
+        let (version, rest) = rest.split_first_chunk()?;
         let (expires_at, rest) = rest.split_first_chunk()?;
         let (secret, rest) = rest.split_first_chunk()?;
         let (tag, _) = rest.split_first_chunk()?;
         Some(Self {
             session: SessionId::from_bytes(*session),
             user: UserId::from_bytes(*user),
+            version: u64::from_be_bytes(*version),
             expires_at: Timestamp::from_secs(u64::from_be_bytes(*expires_at)),
             secret: *secret,
             tag: *tag,
@@ -66,8 +71,9 @@ impl RefreshToken {
         let mut body = [0; BODY_BYTES];
         body[..16].copy_from_slice(self.session.as_bytes());
         body[16..32].copy_from_slice(self.user.as_bytes());
-        body[32..40].copy_from_slice(&self.expires_at.as_secs().to_be_bytes());
-        body[40..].copy_from_slice(&self.secret);
+        body[32..40].copy_from_slice(&self.version.to_be_bytes());
+        body[40..48].copy_from_slice(&self.expires_at.as_secs().to_be_bytes());
+        body[48..].copy_from_slice(&self.secret);
         body
     }
 
@@ -94,6 +100,7 @@ mod tests {
         RefreshToken {
             session: SessionId::from_bytes([1; 16]),
             user: UserId::from_bytes([2; 16]),
+            version: 6,
             expires_at: Timestamp::from_secs(1_800_000_000),
             secret: [3; 32],
             tag: [4; 16],

@@ -1,0 +1,195 @@
+//! The command line.
+//!
+//! Commands for operators work while a node runs, through its control socket, and on the store
+//! itself when none runs. Exit status: 0 done, 1 failed (one line on stderr that says what to do),
+//! 2 wrong usage.
+
+mod args;
+mod prompt;
+
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+
+use clap::ArgMatches;
+use schema::KeyId;
+
+use crate::{
+    app::App,
+    control::{self, Answer},
+    http, logging,
+    operator::{Command, Done, NewSuperuser},
+    serve,
+    settings::{self, SPECS, Settings, Sources},
+};
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(msg)) => fail(2, &msg),
+        Err(Failure::Failed(msg)) => fail(1, &msg),
+    }
+}
+
+fn fail(status: u8, msg: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "palisade: {msg}");
+    ExitCode::from(status)
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Why a command did not do what it should.
+enum Failure {
+    /// The command is wrong.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    // The innermost subcommand knows every global flag.
+    let (path, leaf) = leaf(matches);
+    if path == ["openapi"] {
+        say(&http::openapi().to_pretty_json()?);
+        return Ok(());
+    }
+    let (settings, warnings) = settings::read(&sources(leaf))?;
+    let json = leaf.get_flag("json");
+    match path.as_slice() {
+        [] | ["serve"] => {
+            logging::start(&settings.log);
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            Ok(runtime()?.block_on(serve::serve(settings))?)
+        }
+        ["check-config"] => {
+            warnings.iter().for_each(|warning| drop(fail(0, &format!("warning: {warning}"))));
+            let done = Done {
+                msg: "the settings are good".into(),
+                result: serde_json::json!({ "warnings": warnings }),
+            };
+            show(&done, json);
+            Ok(())
+        }
+        command => {
+            let command = operator_command(command, leaf)?;
+            let done = runtime()?.block_on(operate(settings, command))?;
+            show(&done, json);
+            Ok(())
+        }
+    }
+}
+
+fn leaf(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
+    let (mut path, mut leaf) = (Vec::new(), matches);
+    while let Some((name, inner)) = leaf.subcommand() {
+        path.push(name);
+        leaf = inner;
+    }
+    (path, leaf)
+}
+
+fn sources(leaf: &ArgMatches) -> Sources {
+    let flags = SPECS.iter().filter(|spec| spec.flag);
+    let flags: BTreeMap<_, _> =
+        flags.filter_map(|spec| Some((spec.name, leaf.get_one::<String>(spec.name)?.clone()))).collect();
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Sources { flags, environment, config: leaf.get_one("config").cloned() }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    // Blocking threads read the store; more of them than this would only wait for its disk.
+    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(32).build()
+}
+
+fn operator_command(path: &[&str], leaf: &ArgMatches) -> Result<Command, Failure> {
+    let text = |name: &str| leaf.get_one::<String>(name).cloned();
+    Ok(match path {
+        ["app", "init"] => {
+            let superuser =
+                if leaf.get_flag("with-superuser") { Some(new_superuser(leaf, true)?) } else { None };
+            Command::AppInit { superuser }
+        }
+        ["superuser", "create"] => Command::SuperuserCreate(new_superuser(leaf, leaf.get_flag("promote"))?),
+        ["superuser", "delete"] => Command::SuperuserDelete {
+            email: prompt::line(text("email"), "--email", "Email")?,
+            force: leaf.get_flag("force"),
+        },
+        ["keys", "list"] => Command::KeysList,
+        ["keys", "rotate"] => Command::KeysRotate,
+        ["keys", "retire"] => {
+            let kid = text("kid").unwrap_or_default();
+            let kid = kid
+                .parse::<KeyId>()
+                .map_err(|_| Failure::Usage(format!("{kid:?} is no key id; see `palisade keys list`")))?;
+            Command::KeysRetire { kid }
+        }
+        _ => return Err(Failure::Usage("there is no such command; see `palisade --help`".into())),
+    })
+}
+
+fn new_superuser(leaf: &ArgMatches, promote: bool) -> Result<NewSuperuser, Failure> {
+    let text = |name: &str| leaf.get_one::<String>(name).cloned();
+    let email = prompt::line(text("email"), "--email", "Email")?;
+    let given = text("password").or_else(|| std::env::var("PALISADE_SUPERUSER_PASSWORD").ok());
+    let password = prompt::password(given, "--password (or PALISADE_SUPERUSER_PASSWORD)")?;
+    Ok(NewSuperuser {
+        email,
+        password,
+        first_name: text("first-name"),
+        last_name: text("last-name"),
+        promote,
+    })
+}
+
+impl From<prompt::Missing> for Failure {
+    fn from(missing: prompt::Missing) -> Self {
+        Self::Usage(missing.0)
+    }
+}
+
+/// By the node that runs, else on the store itself.
+async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> {
+    match control::ask(&settings.data_dir, &command).await {
+        Ok(Some(Answer::Done(done))) => return Ok(done),
+        Ok(Some(Answer::Failed(msg))) => return Err(Failure::Failed(msg)),
+        Ok(None) => {}
+        Err(error) => {
+            return Err(Failure::Failed(format!(
+                "the node that runs here does not answer: {error}; look at its log"
+            )));
+        }
+    }
+    let app = App::start(settings).await?;
+    Ok(app.operate(command).await?)
+}
+
+fn show(done: &Done, json: bool) {
+    if json {
+        say(&done.result.to_string());
+        return;
+    }
+    say(&done.msg);
+    // Lists of keys and the like, a line each.
+    for row in done.result.as_array().into_iter().flatten() {
+        let cells: Vec<_> =
+            row.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_str()).collect();
+        say(&cells.join("  "));
+    }
+}

@@ -1,0 +1,130 @@
+//! The control socket: operators of this machine speak to a running node.
+//!
+//! A Unix socket in the data directory, mode 0600: who may open it may read the store anyway. One
+//! JSON object a line in each direction; one command a connection.
+
+use std::{
+    io,
+    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use crate::{
+    app::App,
+    operator::{Command, Done},
+};
+
+const NAME: &str = "control.sock";
+/// Longest command and answer, in bytes.
+const MAX_LINE: u64 = 64 * 1024;
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A socket's path has at most 107 bytes.
+const MAX_PATH: usize = 100;
+
+/// What a node answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was done.
+    Done(Done),
+    /// It was not done, and what to do.
+    Failed(String),
+}
+
+/// The path of the socket: the short way round when it is too long for a socket's address. The
+/// directory must stay open meanwhile.
+fn address(directory: &std::fs::File, data_dir: &Path) -> PathBuf {
+    let path = data_dir.join(NAME);
+    if path.as_os_str().len() <= MAX_PATH {
+        return path;
+    }
+    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()))
+}
+
+/// Listens; to be called when the store is open, so that no other node uses the directory and a
+/// socket that lies there is a dead one's.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
+    let path = data_dir.join(NAME);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let directory = std::fs::File::open(data_dir)?;
+    // The directory is 0700, so nobody comes in between the two steps.
+    let listener = UnixListener::bind(address(&directory, data_dir))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves operators, one after another, until the runtime ends.
+pub async fn serve(app: Arc<App>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Err(error) = answer(&app, stream).await {
+                    tracing::debug!(%error, "a control connection ended early");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the control socket does not accept");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn answer(app: &App, stream: UnixStream) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_LINE));
+    let read = tokio::time::timeout(COMMAND_TIMEOUT, reader.read_until(b'\n', &mut line)).await;
+    read.map_err(|_| io::ErrorKind::TimedOut)??;
+    let answer = match serde_json::from_slice::<Command>(&line) {
+        Ok(command) => match app.operate(command).await {
+            Ok(done) => Answer::Done(done),
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Err(_) => {
+            Answer::Failed("this node does not know the command; use the palisade of its version".into())
+        }
+    };
+    let mut bytes = serde_json::to_vec(&answer)?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await
+}
+
+/// Gives a command to the node that runs on this data directory; `None` when none runs.
+///
+/// # Errors
+/// When there is one and it does not answer.
+pub async fn ask(data_dir: &Path, command: &Command) -> io::Result<Option<Answer>> {
+    let Ok(directory) = std::fs::File::open(data_dir) else { return Ok(None) };
+    let stream = match UnixStream::connect(address(&directory, data_dir)).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let (reader, mut writer) = stream.into_split();
+    let mut bytes = serde_json::to_vec(command)?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await?;
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(MAX_LINE));
+    let read = tokio::time::timeout(ANSWER_TIMEOUT, reader.read_until(b'\n', &mut line)).await;
+    read.map_err(|_| io::ErrorKind::TimedOut)??;
+    Ok(Some(serde_json::from_slice(&line)?))
+}

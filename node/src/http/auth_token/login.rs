@@ -1,0 +1,202 @@
+//! `POST auth_token`: log in with email and password.
+//!
+//! Unknown email, wrong password, disabled user and user without a password get the same answer in
+//! the same time: a hash is computed in every case, and what goes to the history of a known user
+//! is written after the answer.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use schema::{
+    LoginId, SessionId, Timestamp,
+    email::FoldedEmail,
+    login::{Login, Outcome},
+    session::{MAX_DEVICE_CHARS, Session},
+    user::User,
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{Answer, TokenPair};
+use crate::{
+    app::App,
+    http::{
+        body::Body,
+        client::Client,
+        problem::{Problem, ProblemBody},
+    },
+    metrics::LoginResult,
+    passwords::{Normalized, Verdict},
+    tokens::RefreshTokens,
+};
+
+/// Who logs in.
+#[derive(Deserialize, ToSchema)]
+pub struct Credentials {
+    /// Compared without case.
+    #[schema(example = "ann@example.org")]
+    email: String,
+    /// Compared in its Unicode normal form.
+    #[schema(format = "password")]
+    password: String,
+    /// What the client calls itself, for the list of sessions; at most 200 characters.
+    #[schema(example = "Ann's phone")]
+    device: Option<String>,
+}
+
+/// Log in
+#[utoipa::path(
+    post, path = "/auth_token", tag = "tokens",
+    request_body = Credentials,
+    responses(
+        (status = 200, body = TokenPair),
+        (status = 401, description = "Bad email or password", body = ProblemBody),
+        (status = 429, description = "The account or address is locked; see Retry-After", body = ProblemBody),
+        (status = 503, description = "Too many logins wait, or the store is away; see Retry-After", body = ProblemBody),
+    ),
+)]
+pub async fn login(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Body(given): Body<Credentials>,
+) -> Answer<TokenPair> {
+    if given.device.as_ref().is_some_and(|device| device.chars().count() > MAX_DEVICE_CHARS) {
+        return Err(Problem::field("device", "has at most 200 characters"));
+    }
+    let email = FoldedEmail::of(&given.email);
+    if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
+        app.metrics.login(LoginResult::Locked);
+        return Err(locked(&app, until));
+    }
+    let user = app.stores.users.by_email(&email).await?;
+    let checked = check(&app, user, &given.password).await;
+    let attempt = Attempt { app: &app, email: &email, client, device: given.device };
+    match checked {
+        Ok((user, Outcome::Success)) => attempt.succeeded(user).await,
+        Ok((user, outcome)) => Err(attempt.failed(Some((user, outcome))).await),
+        Err(Failed::NoUser) => Err(attempt.failed(None).await),
+        Err(Failed::Problem(problem)) => {
+            app.metrics.login(LoginResult::Busy);
+            Err(problem)
+        }
+    }
+}
+
+enum Failed {
+    NoUser,
+    Problem(Problem),
+}
+
+impl<E: Into<Problem>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Problem(error.into())
+    }
+}
+
+/// Checks the password, in the same time whatever there is to check.
+async fn check(app: &App, user: Option<User>, password: &str) -> Result<(User, Outcome), Failed> {
+    let typed = Normalized::typed(password);
+    let Some(user) = user else {
+        app.passwords.verify_nobody(typed).await?;
+        return Err(Failed::NoUser);
+    };
+    let (Some(hash), Some(typed)) = (user.password.clone(), typed.clone()) else {
+        let outcome = if user.password.is_none() { Outcome::NoPassword } else { Outcome::BadPassword };
+        app.passwords.verify_nobody(typed).await?;
+        return Ok((user, outcome));
+    };
+    let verdict = app.passwords.verify(typed.clone(), hash.clone()).await?;
+    let outcome = match verdict {
+        Verdict::Wrong => Outcome::BadPassword,
+        Verdict::Damaged => {
+            tracing::error!(user = %user.id, "the stored password hash is damaged");
+            app.passwords.verify_nobody(Some(typed)).await?;
+            Outcome::BadPassword
+        }
+        Verdict::Good | Verdict::GoodButOld if !user.active => Outcome::Disabled,
+        Verdict::Good => Outcome::Success,
+        Verdict::GoodButOld => {
+            // A stronger hash is welcome, not required: the login goes on without it.
+            if let Ok(stronger) = app.passwords.hash(typed).await
+                && let Err(error) = app.actors.users.rehash_password(user.id, hash, stronger).await
+            {
+                tracing::warn!(user = %user.id, %error, "the password hash stays as it is");
+            }
+            Outcome::Success
+        }
+    };
+    Ok((user, outcome))
+}
+
+fn locked(app: &App, until: Timestamp) -> Problem {
+    Problem::too_many("locked", "Too many failed attempts; try again later", until, app.clock.now())
+}
+
+struct Attempt<'a> {
+    app: &'a Arc<App>,
+    email: &'a FoldedEmail,
+    client: Client,
+    device: Option<String>,
+}
+
+impl Attempt<'_> {
+    async fn succeeded(self, user: User) -> Answer<TokenPair> {
+        let app = self.app;
+        // The version that was heard counts too: a token that is refused at once helps nobody.
+        let user_version = user.version.max(app.facts.denials().user_version(user.id));
+        let now = app.clock.now();
+        let secret = app.tokens.refresh.secret();
+        let session = Session {
+            id: SessionId::new(now, app.entropy.id()),
+            user: user.id,
+            user_version,
+            device: self.device.clone(),
+            ip_address: self.client.ip_address,
+            user_agent: self.client.user_agent.clone(),
+            created_at: now,
+            last_used_at: now,
+            expires_at: Timestamp::from_secs(now.plus(app.settings.refresh_ttl).as_secs()),
+            live: RefreshTokens::hash(&secret),
+            spent: Vec::new(),
+        };
+        let refresh = app.tokens.refresh.token(&session, secret);
+        let id = session.id;
+        let history = self.entry(&user, Outcome::Success);
+        tokio::try_join!(async { app.actors.sessions.open(session).await.map_err(Problem::from) }, async {
+            app.stores.logins.record(&history).await.map_err(Problem::from)
+        },)?;
+        app.limits.succeeded(self.email).await;
+        app.metrics.login(LoginResult::Success);
+        tracing::info!(user = %user.id, session = %id, ip = %self.client.ip_address, "logged in");
+        Ok(TokenPair::new(app, user.id, id, user_version, &refresh)?)
+    }
+
+    async fn failed(self, known: Option<(User, Outcome)>) -> Problem {
+        let app = self.app.clone();
+        let locked_now = app.limits.failed(self.email, self.client.ip_address).await;
+        app.metrics.login(LoginResult::Failure);
+        tracing::info!(ip = %self.client.ip_address, locked = locked_now, "a login failed");
+        if let Some((user, outcome)) = known {
+            let history = self.entry(&user, outcome);
+            tokio::spawn(async move {
+                if let Err(error) = app.stores.logins.record(&history).await {
+                    tracing::warn!(user = %history.user, %error, "a failed login is not in the history");
+                }
+            });
+        }
+        Problem::new(axum::http::StatusCode::UNAUTHORIZED, "bad_credentials", "Bad email or password")
+    }
+
+    fn entry(&self, user: &User, outcome: Outcome) -> Login {
+        let time = self.app.clock.now();
+        Login {
+            id: LoginId::new(time, self.app.entropy.id()),
+            user: user.id,
+            time,
+            ip_address: self.client.ip_address,
+            device: self.device.clone(),
+            user_agent: self.client.user_agent.clone(),
+            outcome,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `DELETE auth_token`, `…/all`, `…/others`: end this session, every one, every other one.
+//!
+//! The session is refused here before anything else happens; the answer comes when that is durable
+//! and known to every live node, or the ack deadline is over.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode};
+
+use super::Answer;
+use crate::{
+    app::App,
+    http::{authority::Caller, problem::ProblemBody, taken::Taken},
+};
+
+/// Log out
+#[utoipa::path(
+    delete, path = "/auth_token", tag = "tokens",
+    security(("bearer" = [])),
+    responses((status = 204, description = "This session is revoked"), (status = 401, body = ProblemBody)),
+)]
+pub async fn logout(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+    let receipt = app.actors.sessions.end(caller.claims.user, caller.claims.session).await?;
+    tracing::info!(user = %caller.claims.user, session = %caller.claims.session, "logged out");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}
+
+/// Log out everywhere
+#[utoipa::path(
+    delete, path = "/auth_token/all", tag = "tokens",
+    security(("bearer" = [])),
+    responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
+)]
+pub async fn logout_all(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+    let at_least = caller.claims.version + 1;
+    let receipt = app.actors.users.end_all_sessions(caller.claims.user, at_least).await?;
+    tracing::info!(user = %caller.claims.user, "logged out everywhere");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}
+
+/// Log out everywhere else
+#[utoipa::path(
+    delete, path = "/auth_token/others", tag = "tokens",
+    security(("bearer" = [])),
+    responses((status = 204, description = "Every other session is revoked"), (status = 401, body = ProblemBody)),
+)]
+pub async fn logout_others(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+    let receipt = app.actors.sessions.end_others(caller.claims.user, caller.claims.session).await?;
+    tracing::info!(user = %caller.claims.user, "logged out everywhere else");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}

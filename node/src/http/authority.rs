@@ -1,0 +1,238 @@
+//! Extractors that carry authority: when a handler runs, the caller and what they may do are
+//! known.
+//!
+//! | extractor | guarantees |
+//! |---|---|
+//! | [`Caller`] | a good access token |
+//! | [`PermissionsAdmin`] | and `permissions_admin` or `all_all` |
+//! | [`UsersAdmin`] | and `users_admin` or `all_all` |
+//! | [`Reading`] | a user `{id}` that the caller may read: itself, or any for `users_admin` |
+//! | [`Changing`] | the same for changing; who has `all_all` is changed only by itself or `all_all` |
+//!
+//! Whether a user exists is never told to who has no right to ask: 403 comes before 404.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{FromRequestParts, RawPathParams},
+    http::{HeaderMap, header, request::Parts},
+};
+use schema::{
+    Refusal, UserId,
+    authorization::bearer,
+    permission::{ALL_ALL, PERMISSIONS_ADMIN, USERS_ADMIN},
+    token::AccessClaims,
+};
+
+use super::problem::Problem;
+use crate::app::App;
+
+/// Who calls: an access token that is good now.
+pub struct Caller {
+    /// What the token says.
+    pub claims: AccessClaims,
+    app: Arc<App>,
+}
+
+/// The one token of the request.
+///
+/// # Errors
+/// The refusals of the header.
+pub fn token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::RepeatedHeader);
+    }
+    bearer(value.map(axum::http::HeaderValue::as_bytes))
+}
+
+/// The verdict on the request's access token, counted.
+///
+/// # Errors
+/// The refusal.
+pub async fn check(app: &App, headers: &HeaderMap) -> Result<AccessClaims, Refusal> {
+    let verdict = match token(headers) {
+        Ok(token) => app.tokens.check(token).await,
+        Err(refusal) => Err(refusal),
+    };
+    app.metrics.verdict(verdict.err());
+    verdict
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let claims = check(app, &parts.headers).await?;
+        Ok(Self { claims, app: app.clone() })
+    }
+}
+
+impl Caller {
+    /// Whether the caller has at least one of these permissions.
+    ///
+    /// # Errors
+    /// When that is not known and cannot be read now.
+    pub async fn has_any(&self, names: &[&str]) -> Result<bool, Problem> {
+        let has = self
+            .app
+            .actors
+            .permissions
+            .with(self.claims.user, |snapshot| names.iter().any(|name| snapshot.has(name)));
+        Ok(has.await?)
+    }
+
+    /// Goes on only for who has at least one of these permissions.
+    ///
+    /// # Errors
+    /// 403, or when that is not known.
+    pub async fn require_any(&self, names: &[&str]) -> Result<(), Problem> {
+        if self.has_any(names).await? { Ok(()) } else { Err(Problem::forbidden()) }
+    }
+}
+
+/// A caller who may manage permissions and roles.
+pub struct PermissionsAdmin(pub Caller);
+
+impl FromRequestParts<Arc<App>> for PermissionsAdmin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+        Ok(Self(caller))
+    }
+}
+
+/// A caller who may manage users.
+pub struct UsersAdmin(pub Caller);
+
+impl FromRequestParts<Arc<App>> for UsersAdmin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        caller.require_any(&[USERS_ADMIN, ALL_ALL]).await?;
+        Ok(Self(caller))
+    }
+}
+
+/// The user that `{id}` names, not yet known to exist, and who asks.
+pub struct OnUser {
+    /// Who asks.
+    pub caller: Caller,
+    /// The user.
+    pub user: UserId,
+}
+
+impl OnUser {
+    /// Whether the caller asks about itself.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.user == self.caller.claims.user
+    }
+
+    /// Goes on for the user itself, and for who has one of these permissions.
+    ///
+    /// # Errors
+    /// 403, or when that is not known.
+    pub async fn own_or(&self, names: &[&str]) -> Result<(), Problem> {
+        if self.is_own() { Ok(()) } else { self.caller.require_any(names).await }
+    }
+
+    /// Goes on when the user is not protected from the caller: who has `all_all` is changed only
+    /// by itself or by `all_all`.
+    ///
+    /// # Errors
+    /// 403, or when that is not known.
+    pub async fn unless_protected(&self, app: &App) -> Result<(), Problem> {
+        if self.is_own() {
+            return Ok(());
+        }
+        let powerful = app.actors.permissions.with(self.user, |snapshot| snapshot.has(ALL_ALL)).await?;
+        if powerful { self.caller.require_any(&[ALL_ALL]).await } else { Ok(()) }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for OnUser {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let id = segment(parts, app, "id").await?;
+        let user =
+            if id == "me" { caller.claims.user } else { id.parse().map_err(|_| Problem::not_found())? };
+        Ok(Self { caller, user })
+    }
+}
+
+/// A user whom the caller may read.
+pub struct Reading(pub OnUser);
+
+impl FromRequestParts<Arc<App>> for Reading {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let on = OnUser::from_request_parts(parts, app).await?;
+        on.own_or(&[USERS_ADMIN, ALL_ALL]).await?;
+        Ok(Self(on))
+    }
+}
+
+/// A user whom the caller may change.
+pub struct Changing(pub OnUser);
+
+impl FromRequestParts<Arc<App>> for Changing {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let Reading(on) = Reading::from_request_parts(parts, app).await?;
+        on.unless_protected(app).await?;
+        Ok(Self(on))
+    }
+}
+
+/// A segment of the path, decoded. One that is no UTF-8 names nothing: 404.
+///
+/// # Errors
+/// 404.
+pub async fn segment(parts: &mut Parts, app: &Arc<App>, name: &str) -> Result<String, Problem> {
+    let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| Problem::not_found())?;
+    let found = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    found.ok_or_else(Problem::not_found)
+}
+
+/// The last segment of a path, read as what it names; 404 when it cannot be one.
+pub struct Named<T>(pub T);
+
+/// What can be named in a path, and by which parameter.
+pub trait InPath: Sized {
+    /// The parameter's name.
+    const PARAMETER: &'static str;
+    /// Reads it.
+    fn read(text: &str) -> Option<Self>;
+}
+
+impl InPath for schema::Name {
+    const PARAMETER: &'static str = "name";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl InPath for schema::SessionId {
+    const PARAMETER: &'static str = "sid";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl<T: InPath> FromRequestParts<Arc<App>> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let text = segment(parts, app, T::PARAMETER).await?;
+        T::read(&text).map(Self).ok_or_else(Problem::not_found)
+    }
+}

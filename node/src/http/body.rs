@@ -1,0 +1,148 @@
+//! JSON bodies: typed, bounded, and refused in the contract's way.
+
+use std::time::Duration;
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A client has so long to send its body.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A JSON body of at most `MAX` bytes.
+#[derive(Debug)]
+pub struct Body<T, const MAX: usize = { super::MAX_BODY_BYTES }>(pub T);
+
+impl<T, S, const MAX: usize> FromRequest<S> for Body<T, MAX>
+where
+    T: DeserializeOwned,
+    S: Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let msg = "The body must be JSON, with Content-Type: application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", msg));
+        }
+        let too_large = || {
+            Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                format!("The body has more than {MAX} bytes"),
+            )
+        };
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        if length.is_some_and(|length: usize| length > MAX) {
+            return Err(too_large());
+        }
+        // One more than allowed, to tell "too large" from "broken off".
+        let read = tokio::time::timeout(TIMEOUT, to_bytes(request.into_body(), MAX + 1)).await;
+        let bytes = match read {
+            Err(_) => {
+                let msg = "The body did not arrive in time";
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", msg));
+            }
+            Ok(Err(error)) if is_length_limit(&error) => return Err(too_large()),
+            Ok(Err(_)) => {
+                return Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "The body broke off"));
+            }
+            Ok(Ok(bytes)) if bytes.len() > MAX => return Err(too_large()),
+            Ok(Ok(bytes)) => bytes,
+        };
+        parse(&bytes).map(Self)
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+}
+
+/// `application/json` or a `+json` type, with any parameters (RFC 8259, RFC 6839).
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// Reads JSON; an error names the place and never repeats what was there: it may be a password.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if !inner.is_data() {
+            return malformed(&inner);
+        }
+        // "missing field `x`" and "duplicate field `x`" name a field of ours.
+        let text = inner.to_string();
+        let named = ["missing field `", "duplicate field `"].iter().find_map(|start| {
+            let (field, _) = text.strip_prefix(start)?.split_once('`')?;
+            Some((field.to_owned(), if start.starts_with('m') { "is missing" } else { "is there twice" }))
+        });
+        match named {
+            Some((field, what)) => Problem::field(&field, what),
+            None if path == "." => {
+                Problem::new(StatusCode::BAD_REQUEST, "invalid_body", "The body must be a JSON object")
+            }
+            None => Problem::field(&path, "is of the wrong type"),
+        }
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    let msg = format!("The body is no JSON: line {}, column {}", error.line(), error.column());
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "only its reading is tested")]
+    struct Sample {
+        email: String,
+        password: String,
+    }
+
+    #[test]
+    fn an_error_never_repeats_what_was_there() {
+        for body in [
+            r#"{"email": "a@b", "password": 1234567}"#,
+            r#"{"email": {"hunter2": 1}, "password": "hunter2"}"#,
+            r#"{"password": "hunter2"}"#,
+            r#"{"email": "a", "email": "hunter2"}"#,
+            r#""hunter2""#,
+            r#"{"password": "hunter2"#,
+            r#"{"password": "hunter2"} hunter2"#,
+        ] {
+            let text = format!("{:?}", parse::<Sample>(body.as_bytes()).unwrap_err());
+            assert!(!text.contains("hunter2") && !text.contains("1234567"), "{body}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_field_is_named() {
+        for (body, field) in [
+            (r#"{"email": 1, "password": ""}"#, "email"),
+            (r#"{"email": ""}"#, "password"),
+            (r#"{"email": "", "email": "", "password": ""}"#, "email"),
+        ] {
+            let text = format!("{:?}", parse::<Sample>(body.as_bytes()).unwrap_err());
+            assert!(text.contains(&format!("fields: {{\"{field}\"")), "{body}: {text}");
+        }
+    }
+}

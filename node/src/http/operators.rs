@@ -1,0 +1,63 @@
+//! What operators watch: health and metrics.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::{Problem, ProblemBody};
+use crate::app::App;
+
+const TEXT: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// How the node is.
+#[derive(Serialize, ToSchema)]
+pub struct Health {
+    /// `live` or `ready`.
+    status: &'static str,
+    /// The node's name.
+    node: String,
+    version: &'static str,
+}
+
+impl Health {
+    fn of(app: &App, status: &'static str) -> Json<Self> {
+        Json(Self { status, node: app.identity.name.clone(), version: env!("CARGO_PKG_VERSION") })
+    }
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/health/live", tag = "operators", responses((status = 200, body = Health)))]
+pub async fn live(State(app): State<Arc<App>>) -> Json<Health> {
+    Health::of(&app, "live")
+}
+
+/// Whether the node takes traffic
+#[utoipa::path(
+    get, path = "/health/ready", tag = "operators",
+    responses((status = 200, body = Health), (status = 503, description = "Draining, or the store does not answer", body = ProblemBody)),
+)]
+pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
+    if !app.is_ready() {
+        return Err(Problem::unavailable("draining", "The node is shutting down"));
+    }
+    app.stores.upkeep.ping().await?;
+    Ok(Health::of(&app, "ready"))
+}
+
+/// Metrics for Prometheus
+#[utoipa::path(
+    get, path = "/metrics", tag = "operators",
+    responses((status = 200, description = "OpenMetrics 1.0 text", content_type = "application/openmetrics-text")),
+)]
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, StatusCode> {
+    let text = app.metrics.encode(&app).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], text))
+}

@@ -1,0 +1,114 @@
+//! Paged lists: `?limit=` and an opaque `?page_token=`.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use schema::{
+    LoginId, SessionId, UserId,
+    page::{DEFAULT_LIMIT, MAX_LIMIT, PageOf},
+};
+
+use super::problem::Problem;
+
+/// An id that lists are paged by. The letter keeps one list's tokens out of another.
+pub trait PagedBy: Copy + Send {
+    /// Of the list.
+    const LETTER: u8;
+    /// The id's bytes.
+    fn bytes(&self) -> [u8; 16];
+    /// The id of these bytes.
+    fn of(bytes: [u8; 16]) -> Self;
+}
+
+macro_rules! paged_by {
+    ($($id:ty = $letter:literal),*) => {$(
+        impl PagedBy for $id {
+            const LETTER: u8 = $letter;
+            fn bytes(&self) -> [u8; 16] {
+                *self.as_bytes()
+            }
+            fn of(bytes: [u8; 16]) -> Self {
+                Self::from_bytes(bytes)
+            }
+        }
+    )*};
+}
+paged_by!(UserId = b'u', SessionId = b's', LoginId = b'l');
+
+/// The page that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Paged<Id>(pub PageOf<Id>);
+
+impl<Id: PagedBy, S: Sync> FromRequestParts<S> for Paged<Id> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut page = PageOf { after: None, limit: DEFAULT_LIMIT };
+        for (name, value) in query(parts)? {
+            match name.as_str() {
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                    page.limit = limit.ok_or_else(|| {
+                        let msg = format!("limit is a number from 1 to {MAX_LIMIT}");
+                        Problem::new(StatusCode::BAD_REQUEST, "bad_limit", msg)
+                    })?;
+                }
+                "page_token" => page.after = Some(from_token(&value).ok_or_else(bad_token)?),
+                _ => {}
+            }
+        }
+        Ok(Self(page))
+    }
+}
+
+fn bad_token() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_page_token", "page_token is not one that this list gave")
+}
+
+/// The pairs of the query, decoded.
+///
+/// # Errors
+/// 400 when the percent-encoding is no UTF-8.
+pub fn query(parts: &Parts) -> Result<Vec<(String, String)>, Problem> {
+    let bad = || Problem::new(StatusCode::BAD_REQUEST, "bad_query", "The query of the URL cannot be read");
+    let decode = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned)
+    };
+    let pairs = parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name).map_err(|_| bad())?, decode(value).map_err(|_| bad())?))
+        })
+        .collect()
+}
+
+/// The token that asks for what comes after this id.
+pub fn to_token<Id: PagedBy>(id: &Id) -> String {
+    URL_SAFE_NO_PAD.encode([&[Id::LETTER], &id.bytes()[..]].concat())
+}
+
+fn from_token<Id: PagedBy>(text: &str) -> Option<Id> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (letter, id) = bytes.split_first()?;
+    (*letter == Id::LETTER).then(|| id.try_into().ok().map(Id::of))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_belongs_to_its_list() {
+        let user = UserId::from_bytes([7; 16]);
+        let token = to_token(&user);
+        assert_eq!(from_token::<UserId>(&token), Some(user));
+        assert_eq!(from_token::<SessionId>(&token), None);
+        for bad in ["", "x", "AAAA", &format!("{token}A"), &format!("{token}=")] {
+            assert_eq!(from_token::<UserId>(bad), None, "{bad}");
+        }
+    }
+}

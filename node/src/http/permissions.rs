@@ -1,0 +1,179 @@
+//! Permissions: listed, made, described, deleted.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use schema::{
+    Name, PermissionId,
+    permission::{MAX_DESCRIPTION_CHARS, Permission, is_built_in},
+    store::Added,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    authority::{Named, PermissionsAdmin},
+    body::Body,
+    power,
+    problem::{Problem, ProblemBody},
+    taken::Taken,
+};
+use crate::app::App;
+
+/// A permission.
+#[derive(Serialize, ToSchema)]
+pub struct PermissionView {
+    #[schema(value_type = uuid::Uuid)]
+    uuid: PermissionId,
+    #[schema(value_type = String, example = "films.read")]
+    name: Name,
+    description: Option<String>,
+}
+
+impl From<Permission> for PermissionView {
+    fn from(permission: Permission) -> Self {
+        Self { uuid: permission.id, name: permission.name, description: permission.description }
+    }
+}
+
+/// A new permission or role.
+#[derive(Deserialize, ToSchema)]
+pub struct NewNamed {
+    /// `[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}`; never changed.
+    #[schema(example = "films.read")]
+    pub name: String,
+    /// At most 500 characters.
+    pub description: Option<String>,
+}
+
+/// A new description.
+#[derive(Deserialize, ToSchema)]
+pub struct NewDescription {
+    /// At most 500 characters; null for none.
+    pub description: Option<String>,
+}
+
+/// The name of something that exists, to be put somewhere.
+#[derive(Deserialize, ToSchema)]
+pub struct NameOf {
+    #[schema(example = "films.read")]
+    pub name: String,
+}
+
+/// A name from a body.
+pub fn name(text: &str) -> Result<Name, Problem> {
+    text.parse().map_err(|error: schema::name::NotAName| Problem::field("name", error.to_string()))
+}
+
+/// A description from a body.
+pub fn description(text: Option<String>) -> Result<Option<String>, Problem> {
+    if text.as_ref().is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
+        return Err(Problem::field("description", "has at most 500 characters"));
+    }
+    Ok(text)
+}
+
+/// What came of adding something with a name.
+pub fn added(added: Added) -> Result<(), Problem> {
+    match added {
+        Added::Done => Ok(()),
+        Added::Exists => Err(Problem::conflict("name_taken", "This name is taken")),
+        Added::Full => Err(Problem::conflict("too_many", "There are as many as there may be")),
+    }
+}
+
+/// The permission of this name.
+pub async fn find(app: &App, name: &Name) -> Result<Permission, Problem> {
+    app.stores.permissions.get(name).await?.ok_or_else(Problem::not_found)
+}
+
+/// List permissions
+#[utoipa::path(
+    get, path = "/permissions", tag = "permissions",
+    security(("bearer" = [])),
+    responses((status = 200, body = Vec<PermissionView>), (status = 403, description = "Needs permissions_admin", body = ProblemBody)),
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    _: PermissionsAdmin,
+) -> Result<Json<Vec<PermissionView>>, Problem> {
+    let permissions = app.stores.permissions.list().await?;
+    Ok(Json(permissions.into_iter().map(Into::into).collect()))
+}
+
+/// Make a permission
+#[utoipa::path(
+    post, path = "/permissions", tag = "permissions",
+    security(("bearer" = [])),
+    request_body = NewNamed,
+    responses(
+        (status = 201, body = PermissionView),
+        (status = 400, body = ProblemBody),
+        (status = 403, description = "Needs permissions_admin", body = ProblemBody),
+        (status = 409, description = "The name is taken", body = ProblemBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Body(new): Body<NewNamed>,
+) -> Result<(StatusCode, Json<PermissionView>), Problem> {
+    let permission = Permission {
+        id: PermissionId::new(app.clock.now(), app.entropy.id()),
+        name: name(&new.name)?,
+        description: description(new.description)?,
+    };
+    // Before `app init` the built-in ones do not exist; nobody makes them by this way.
+    power::over_permission(&caller, &permission).await?;
+    added(app.stores.permissions.create(&permission).await?)?;
+    tracing::info!(permission = %permission.name, by = %caller.claims.user, "a permission was made");
+    Ok((StatusCode::CREATED, Json(permission.into())))
+}
+
+/// Describe a permission
+#[utoipa::path(
+    patch, path = "/permissions/{name}", tag = "permissions",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    request_body = NewDescription,
+    responses((status = 200, body = PermissionView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+    Body(new): Body<NewDescription>,
+) -> Result<Json<PermissionView>, Problem> {
+    let text = description(new.description)?;
+    power::over_permission(&caller, &find(&app, &name).await?).await?;
+    let described = app.stores.permissions.describe(&name, text.as_deref()).await?;
+    Ok(Json(described.ok_or_else(Problem::not_found)?.into()))
+}
+
+/// Delete a permission, from all who have it too
+#[utoipa::path(
+    delete, path = "/permissions/{name}", tag = "permissions",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    responses(
+        (status = 204, description = "Gone"),
+        (status = 403, description = "Needs permissions_admin; built-in ones stay", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+    ),
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+) -> Result<Taken<StatusCode>, Problem> {
+    if is_built_in(name.as_str()) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "built_in",
+            "Built-in permissions are never deleted",
+        ));
+    }
+    let receipt = app.actors.catalogue.delete_permission(&name).await?;
+    tracing::info!(permission = %name, by = %caller.claims.user, "a permission was deleted");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,40 @@
+//! Nobody hands out power they lack.
+//!
+//! The built-in permissions, and roles that contain them, are given, taken and changed only by who
+//! holds them or `all_all`; `all_all` and the role `superuser` only by `all_all`.
+
+use schema::{
+    Name,
+    permission::{ALL_ALL, BUILT_IN, Permission, Role, SUPERUSER, is_built_in},
+};
+
+use super::{authority::Caller, problem::Problem};
+use crate::app::App;
+
+/// Goes on when the caller may hand this permission out.
+///
+/// # Errors
+/// 403, or when that is not known.
+pub async fn over_permission(caller: &Caller, permission: &Permission) -> Result<(), Problem> {
+    let name = permission.name.as_str();
+    if is_built_in(name) { caller.require_any(&[name, ALL_ALL]).await } else { Ok(()) }
+}
+
+/// Goes on when the caller may hand this role out, or change it.
+///
+/// # Errors
+/// 403, or when that is not known.
+pub async fn over_role(app: &App, caller: &Caller, role: &Role) -> Result<(), Problem> {
+    if role.name.as_str() == SUPERUSER {
+        return caller.require_any(&[ALL_ALL]).await;
+    }
+    for (built_in, _) in BUILT_IN {
+        let Ok(name) = built_in.parse::<Name>() else { continue };
+        if let Some(permission) = app.stores.permissions.get(&name).await?
+            && role.permissions.contains(&permission.id)
+        {
+            caller.require_any(&[built_in, ALL_ALL]).await?;
+        }
+    }
+    Ok(())
+}

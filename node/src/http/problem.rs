@@ -1,0 +1,195 @@
+//! Errors as clients see them: `{"msg", "code", "request_id"}`, in one form everywhere.
+//!
+//! A handler returns a [`Problem`]; the frame of the request ([`super::request`]) adds the request
+//! id and writes the body, so also answers that no handler made have this form.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use actors::{ActorError, CatalogueError, user::UserError};
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schema::{Refusal, StoreError, Timestamp};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{passwords::PoolBusy, tokens::SignError};
+
+/// Why a request was not done.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    msg: Cow<'static, str>,
+    fields: BTreeMap<String, Cow<'static, str>>,
+    retry_after_s: Option<u64>,
+}
+
+/// The body of every error.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    /// A sentence for a person.
+    pub msg: &'a str,
+    /// Stable, for a program.
+    #[schema(example = "token_expired")]
+    pub code: &'a str,
+    /// The `X-Request-Id` of the request.
+    pub request_id: &'a str,
+    /// What is wrong with which field of the body.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    pub fields: &'a BTreeMap<String, Cow<'static, str>>,
+}
+
+impl Problem {
+    /// With a status, a stable code and a sentence.
+    pub fn new(status: StatusCode, code: &'static str, msg: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, msg: msg.into(), fields: BTreeMap::new(), retry_after_s: None }
+    }
+
+    /// 400: fields of the body are wrong.
+    pub fn fields(fields: BTreeMap<String, Cow<'static, str>>) -> Self {
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid_body", "The body has invalid fields");
+        problem.fields = fields;
+        problem
+    }
+
+    /// 400: one field of the body is wrong.
+    pub fn field(name: &str, msg: impl Into<Cow<'static, str>>) -> Self {
+        Self::fields([(name.to_owned(), msg.into())].into())
+    }
+
+    /// 404.
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found")
+    }
+
+    /// 403.
+    pub fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "You are not allowed to do this")
+    }
+
+    /// 409.
+    pub fn conflict(code: &'static str, msg: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, msg)
+    }
+
+    /// 503: try again in a second.
+    pub fn unavailable(code: &'static str, msg: &'static str) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, msg);
+        problem.retry_after_s = Some(1);
+        problem
+    }
+
+    /// 429 until then.
+    pub fn too_many(code: &'static str, msg: &'static str, until: Timestamp, now: Timestamp) -> Self {
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, msg);
+        problem.retry_after_s =
+            Some(until.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(3600).max(1));
+        problem
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// The answer, when the request's id is known.
+    pub fn into_answer(self, request_id: &str, into: Response) -> Response {
+        let body = ProblemBody { msg: &self.msg, code: self.code, request_id, fields: &self.fields };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let (mut head, _) = into.into_parts();
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        Response::from_parts(head, body.into())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+        Self::new(status, refusal.code(), refusal.msg())
+    }
+}
+
+impl From<ActorError> for Problem {
+    fn from(error: ActorError) -> Self {
+        match error {
+            ActorError::Busy => Self::unavailable("busy", "Too many requests wait; try again"),
+            ActorError::Unavailable => {
+                Self::unavailable("store_unavailable", "The store does not answer; try again")
+            }
+            ActorError::Inconsistent => {
+                Self::unavailable("store_inconsistent", "The store contradicts itself; operators must look")
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        ActorError::from(error).into()
+    }
+}
+
+impl From<PoolBusy> for Problem {
+    fn from(_: PoolBusy) -> Self {
+        Self::unavailable("busy", "Too many passwords wait to be checked; try again")
+    }
+}
+
+impl From<SignError> for Problem {
+    fn from(error: SignError) -> Self {
+        tracing::error!(%error, "no token was made");
+        Self::unavailable("signing_failed", "No token could be made; operators must look")
+    }
+}
+
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::NotFound => Self::not_found(),
+            UserError::EmailTaken => Self::conflict("email_taken", "A user with this email exists"),
+            UserError::LastSuperuser => Self::last_superuser(),
+            UserError::Full => Self::conflict("too_many_grants", "The user has as many of these as may be"),
+            UserError::Actor(error) => error.into(),
+        }
+    }
+}
+
+impl From<CatalogueError> for Problem {
+    fn from(error: CatalogueError) -> Self {
+        match error {
+            CatalogueError::NotFound => Self::not_found(),
+            CatalogueError::LastSuperuser => Self::last_superuser(),
+            CatalogueError::Full => {
+                Self::conflict("too_many_grants", "The role has as many permissions as may be")
+            }
+            CatalogueError::Actor(error) => error.into(),
+        }
+    }
+}
+
+impl Problem {
+    fn last_superuser() -> Self {
+        Self::conflict("last_superuser", "This would leave no active superuser")
+    }
+}

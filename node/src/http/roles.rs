@@ -1,0 +1,170 @@
+//! Roles: listed, made, seen, described, deleted; the permissions in them.
+
+pub mod members;
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{Json, extract::State, http::StatusCode};
+use schema::{
+    Name, PermissionId, RoleId,
+    permission::{ALL_ALL, Role, SUPERUSER},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    authority::{Named, PermissionsAdmin},
+    body::Body,
+    permissions::{NewDescription, NewNamed, PermissionView, added, description, name},
+    power,
+    problem::{Problem, ProblemBody},
+    taken::Taken,
+};
+use crate::app::App;
+
+/// A role.
+#[derive(Serialize, ToSchema)]
+pub struct RoleView {
+    #[schema(value_type = uuid::Uuid)]
+    uuid: RoleId,
+    #[schema(value_type = String, example = "editor")]
+    name: Name,
+    description: Option<String>,
+    /// By name.
+    permissions: Vec<PermissionView>,
+}
+
+/// Shows roles with their permissions.
+pub async fn views(app: &App, roles: Vec<Role>) -> Result<Vec<RoleView>, Problem> {
+    let permissions = app.stores.permissions.list().await?;
+    let known: HashMap<PermissionId, _> =
+        permissions.iter().map(|permission| (permission.id, permission)).collect();
+    let view = |role: Role| {
+        // Ids of deleted permissions mean nothing.
+        let mut permissions: Vec<_> =
+            role.permissions.iter().filter_map(|id| known.get(id).copied()).collect();
+        permissions.sort_by(|a, b| a.name.cmp(&b.name));
+        let permissions = permissions.into_iter().cloned().map(Into::into).collect();
+        RoleView { uuid: role.id, name: role.name, description: role.description, permissions }
+    };
+    Ok(roles.into_iter().map(view).collect())
+}
+
+/// Shows one role.
+pub async fn view(app: &App, role: Role) -> Result<Json<RoleView>, Problem> {
+    views(app, vec![role]).await?.pop().map(Json).ok_or_else(Problem::not_found)
+}
+
+/// The role of this name.
+pub async fn find(app: &App, name: &Name) -> Result<Role, Problem> {
+    app.stores.roles.get(name).await?.ok_or_else(Problem::not_found)
+}
+
+/// List roles
+#[utoipa::path(
+    get, path = "/roles", tag = "roles",
+    security(("bearer" = [])),
+    responses((status = 200, body = Vec<RoleView>), (status = 403, description = "Needs permissions_admin", body = ProblemBody)),
+)]
+pub async fn list(State(app): State<Arc<App>>, _: PermissionsAdmin) -> Result<Json<Vec<RoleView>>, Problem> {
+    let roles = app.stores.roles.list().await?;
+    Ok(Json(views(&app, roles).await?))
+}
+
+/// Make a role
+#[utoipa::path(
+    post, path = "/roles", tag = "roles",
+    security(("bearer" = [])),
+    request_body = NewNamed,
+    responses(
+        (status = 201, body = RoleView),
+        (status = 400, body = ProblemBody),
+        (status = 403, description = "Needs permissions_admin", body = ProblemBody),
+        (status = 409, description = "The name is taken", body = ProblemBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Body(new): Body<NewNamed>,
+) -> Result<(StatusCode, Json<RoleView>), Problem> {
+    let role = Role {
+        id: RoleId::new(app.clock.now(), app.entropy.id()),
+        name: name(&new.name)?,
+        description: description(new.description)?,
+        permissions: std::collections::BTreeSet::new(),
+    };
+    power::over_role(&app, &caller, &role).await?;
+    added(app.stores.roles.create(&role).await?)?;
+    tracing::info!(role = %role.name, by = %caller.claims.user, "a role was made");
+    Ok((StatusCode::CREATED, view(&app, role).await?))
+}
+
+/// See a role
+#[utoipa::path(
+    get, path = "/roles/{name}", tag = "roles",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    responses((status = 200, body = RoleView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    _: PermissionsAdmin,
+    Named(name): Named<Name>,
+) -> Result<Json<RoleView>, Problem> {
+    view(&app, find(&app, &name).await?).await
+}
+
+/// Describe a role
+#[utoipa::path(
+    patch, path = "/roles/{name}", tag = "roles",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    request_body = NewDescription,
+    responses((status = 200, body = RoleView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+    Body(new): Body<NewDescription>,
+) -> Result<Json<RoleView>, Problem> {
+    let text = description(new.description)?;
+    power::over_role(&app, &caller, &find(&app, &name).await?).await?;
+    let described = app.stores.roles.describe(&name, text.as_deref()).await?;
+    view(&app, described.ok_or_else(Problem::not_found)?).await
+}
+
+/// Delete a role, from all who have it too
+#[utoipa::path(
+    delete, path = "/roles/{name}", tag = "roles",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    responses(
+        (status = 204, description = "Gone"),
+        (status = 403, description = "Power you lack, or the role superuser", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "Its holder is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+) -> Result<Taken<StatusCode>, Problem> {
+    let role = find(&app, &name).await?;
+    power::over_role(&app, &caller, &role).await?;
+    keeps_superuser(&role, ALL_ALL)?;
+    let receipt = app.actors.catalogue.delete_role(&role).await?;
+    tracing::info!(role = %name, by = %caller.claims.user, "a role was deleted");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}
+
+/// The role `superuser` always holds `all_all`, so it stays and keeps it.
+fn keeps_superuser(role: &Role, losing: &str) -> Result<(), Problem> {
+    if role.name.as_str() == SUPERUSER && losing == ALL_ALL {
+        let msg = "The role superuser always holds all_all";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "built_in", msg));
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! `roles/{name}/permissions`: what a role gives.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use schema::Name;
+
+use super::{find, keeps_superuser, view};
+use crate::{
+    app::App,
+    http::{
+        authority::{InPath, Named, PermissionsAdmin},
+        body::Body,
+        permissions::{self, NameOf, PermissionView},
+        power,
+        problem::{Problem, ProblemBody},
+        taken::Taken,
+    },
+};
+
+/// The `{permission}` of a path.
+pub struct PermissionName(Name);
+
+impl InPath for PermissionName {
+    const PARAMETER: &'static str = "permission";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+}
+
+type Members = Taken<Json<Vec<PermissionView>>>;
+
+/// Put a permission in a role
+#[utoipa::path(
+    post, path = "/roles/{name}/permissions", tag = "roles",
+    security(("bearer" = [])),
+    params(("name" = String, Path)),
+    request_body = NameOf,
+    responses(
+        (status = 200, description = "The permissions of the role", body = Vec<PermissionView>),
+        (status = 403, description = "Power you lack", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+    ),
+)]
+pub async fn add(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+    Body(which): Body<NameOf>,
+) -> Result<Members, Problem> {
+    let role = find(&app, &name).await?;
+    let permission = permissions::find(&app, &permissions::name(&which.name)?).await?;
+    power::over_role(&app, &caller, &role).await?;
+    power::over_permission(&caller, &permission).await?;
+    let (role, receipt) = app.actors.catalogue.add(&name, &permission).await?;
+    tracing::info!(role = %name, permission = %permission.name, by = %caller.claims.user, "a role was given a permission");
+    Ok(Taken(receipt, Json(view(&app, role).await?.0.permissions)))
+}
+
+/// Take a permission out of a role
+#[utoipa::path(
+    delete, path = "/roles/{name}/permissions/{permission}", tag = "roles",
+    security(("bearer" = [])),
+    params(("name" = String, Path), ("permission" = String, Path)),
+    responses(
+        (status = 200, description = "The permissions of the role", body = Vec<PermissionView>),
+        (status = 403, description = "Power you lack, or all_all of the role superuser", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "Its holder is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    PermissionsAdmin(caller): PermissionsAdmin,
+    Named(name): Named<Name>,
+    Named(PermissionName(permission)): Named<PermissionName>,
+) -> Result<Members, Problem> {
+    let role = find(&app, &name).await?;
+    let permission = permissions::find(&app, &permission).await?;
+    power::over_role(&app, &caller, &role).await?;
+    power::over_permission(&caller, &permission).await?;
+    keeps_superuser(&role, permission.name.as_str())?;
+    let (role, receipt) = app.actors.catalogue.remove(&role, &permission).await?;
+    tracing::info!(role = %name, permission = %permission.name, by = %caller.claims.user, "a role lost a permission");
+    Ok(Taken(receipt, Json(view(&app, role).await?.0.permissions)))
+}

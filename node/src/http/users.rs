@@ -1,0 +1,85 @@
+//! Users: registered, seen, changed; their sessions, logins, roles and permissions.
+
+pub mod combined;
+mod confirm;
+pub mod delete;
+pub mod list;
+pub mod logins;
+pub mod password;
+pub mod permissions;
+pub mod profile;
+pub mod register;
+pub mod roles;
+pub mod sessions;
+pub mod unlock;
+pub mod update;
+
+use schema::{
+    email::Email,
+    user::{MAX_PERSON_NAME_CHARS, User},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::app::App;
+
+/// A user, as the user sees it.
+#[derive(Serialize, ToSchema)]
+pub struct UserView {
+    #[schema(value_type = uuid::Uuid)]
+    uuid: schema::UserId,
+    #[schema(example = "ann@example.org")]
+    email: String,
+    first_name: Option<String>,
+    last_name: Option<String>,
+    email_confirmed: bool,
+    active: bool,
+    /// RFC 3339, UTC.
+    #[schema(format = "date-time")]
+    created_at: String,
+    /// For admins: the end of the lock of the account, or null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "date-time", required = false)]
+    locked_until: Option<Option<String>>,
+}
+
+impl From<User> for UserView {
+    fn from(user: User) -> Self {
+        Self {
+            uuid: user.id,
+            email: user.email.into(),
+            first_name: user.first_name,
+            last_name: user.last_name,
+            email_confirmed: user.email_confirmed,
+            active: user.active,
+            created_at: user.created_at.to_string(),
+            locked_until: None,
+        }
+    }
+}
+
+impl UserView {
+    /// As an admin sees it.
+    async fn for_admin(app: &App, user: User) -> Self {
+        let locked_until = app.limits.locked_until(&user.email.folded()).await;
+        Self { locked_until: Some(locked_until.map(|until| until.to_string())), ..user.into() }
+    }
+}
+
+/// An email from a body.
+fn email(text: &str) -> Result<Email, Problem> {
+    text.parse().map_err(|_| Problem::field("email", "is no email address"))
+}
+
+/// A first or last name from a body. Empty is none.
+fn person_name(field: &str, name: Option<String>) -> Result<Option<String>, Problem> {
+    let Some(name) = name else { return Ok(None) };
+    if name.chars().count() > MAX_PERSON_NAME_CHARS {
+        return Err(Problem::field(field, "has at most 100 characters"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(Problem::field(field, "has no control characters"));
+    }
+    Ok(Some(name).filter(|name| !name.trim().is_empty()))
+}

@@ -1,0 +1,32 @@
+//! Showing one's password once more: an access token alone does not take an account over.
+
+use axum::http::StatusCode;
+
+use crate::{
+    app::App,
+    http::{authority::Caller, client::Client, problem::Problem},
+    passwords::{Normalized, Verdict},
+};
+
+/// Goes on when this is the caller's password. Guessing has the limits of logging in.
+///
+/// # Errors
+/// 403 for another one, 429 after too many.
+pub async fn confirm(app: &App, caller: &Caller, client: &Client, password: &str) -> Result<(), Problem> {
+    let user = app.stores.users.get(caller.claims.user).await?.ok_or_else(Problem::not_found)?;
+    let email = user.email.folded();
+    app.limits.may_log_in(&email, client.ip_address).await.map_err(|until| {
+        Problem::too_many("locked", "Too many failed attempts; try again later", until, app.clock.now())
+    })?;
+    let verdict = match (Normalized::typed(password), user.password) {
+        (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,
+        _ => Verdict::Wrong,
+    };
+    match verdict {
+        Verdict::Good | Verdict::GoodButOld => Ok(()),
+        Verdict::Wrong | Verdict::Damaged => {
+            app.limits.failed(&email, client.ip_address).await;
+            Err(Problem::new(StatusCode::FORBIDDEN, "wrong_password", "The password is wrong"))
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `DELETE users/{id}`: the user and all it has.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode};
+
+use crate::{
+    app::App,
+    http::{
+        authority::Changing,
+        problem::{Problem, ProblemBody},
+        taken::Taken,
+    },
+};
+
+/// Delete a user
+#[utoipa::path(
+    delete, path = "/users/{id}", tag = "users",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    responses(
+        (status = 204, description = "Gone, with all sessions"),
+        (status = 403, body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "This is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn delete(
+    State(app): State<Arc<App>>,
+    Changing(on): Changing,
+) -> Result<Taken<StatusCode>, Problem> {
+    let receipt = app.actors.users.delete(on.user).await?;
+    tracing::info!(user = %on.user, by = %on.caller.claims.user, "a user was deleted");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,78 @@
+//! `GET users`: all users, for admins.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
+};
+use schema::{
+    UserId,
+    email::FoldedEmail,
+    page::{Page, PageOf},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::UserView;
+use crate::{
+    app::App,
+    http::{
+        authority::UsersAdmin,
+        page::{Paged, query, to_token},
+        problem::{Problem, ProblemBody},
+    },
+};
+
+/// A page of users.
+#[derive(Serialize, ToSchema)]
+pub struct UserPage {
+    users: Vec<UserView>,
+    /// To ask for the next page; null at the end.
+    next_page_token: Option<String>,
+}
+
+/// `?email=`.
+pub struct EmailFilter(Option<FoldedEmail>);
+
+impl<S: Sync> FromRequestParts<S> for EmailFilter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let email = query(parts)?.into_iter().find(|(name, _)| name == "email");
+        Ok(Self(email.map(|(_, email)| FoldedEmail::of(&email))))
+    }
+}
+
+/// List users
+#[utoipa::path(
+    get, path = "/users", tag = "users",
+    security(("bearer" = [])),
+    params(
+        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
+        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+        ("email" = Option<String>, Query, description = "Only the user with this email"),
+    ),
+    responses((status = 200, body = UserPage), (status = 403, description = "Needs users_admin", body = ProblemBody)),
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    _: UsersAdmin,
+    Paged(page): Paged<UserId>,
+    EmailFilter(email): EmailFilter,
+) -> Result<Json<UserPage>, Problem> {
+    let found = match email {
+        Some(email) => {
+            let user = app.stores.users.by_email(&email).await?;
+            let after = |id| page.after.is_none_or(|after| id > after);
+            Page { items: user.into_iter().filter(|user| after(user.id)).collect(), next: None }
+        }
+        None => app.stores.users.list(PageOf { ..page }).await?,
+    };
+    let mut users = Vec::with_capacity(found.items.len());
+    for user in found.items {
+        users.push(UserView::for_admin(&app, user).await);
+    }
+    Ok(Json(UserPage { users, next_page_token: found.next.as_ref().map(to_token) }))
+}

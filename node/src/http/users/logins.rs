@@ -1,0 +1,76 @@
+//! `GET users/{id}/logins`: the login history, newest first.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use schema::{LoginId, login::Login, login::Outcome};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    app::App,
+    http::{
+        authority::Reading,
+        page::{Paged, to_token},
+        problem::{Problem, ProblemBody},
+    },
+};
+
+/// One attempt to log in.
+#[derive(Serialize, ToSchema)]
+pub struct LoginView {
+    #[schema(value_type = uuid::Uuid)]
+    uuid: LoginId,
+    ip_address: String,
+    #[schema(format = "date-time")]
+    time: String,
+    device: Option<String>,
+    user_agent: Option<String>,
+    success: bool,
+    /// Why not: `bad_password`, `disabled`, `no_password`, `refresh_reuse`; null for success.
+    reason: Option<&'static str>,
+}
+
+impl From<Login> for LoginView {
+    fn from(login: Login) -> Self {
+        Self {
+            uuid: login.id,
+            ip_address: login.ip_address.to_string(),
+            time: login.time.to_string(),
+            device: login.device,
+            user_agent: login.user_agent,
+            success: login.outcome == Outcome::Success,
+            reason: login.outcome.reason(),
+        }
+    }
+}
+
+/// A page of a login history.
+#[derive(Serialize, ToSchema)]
+pub struct LoginPage {
+    logins: Vec<LoginView>,
+    /// To ask for the next page; null at the end.
+    next_page_token: Option<String>,
+}
+
+/// See logins
+#[utoipa::path(
+    get, path = "/users/{id}/logins", tag = "users",
+    security(("bearer" = [])),
+    params(
+        ("id" = String, Path, description = "UUID or `me`"),
+        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
+        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+    ),
+    responses((status = 200, body = LoginPage), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Reading(on): Reading,
+    Paged(page): Paged<LoginId>,
+) -> Result<Json<LoginPage>, Problem> {
+    app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
+    let found = app.stores.logins.list(on.user, page).await?;
+    let next_page_token = found.next.as_ref().map(to_token);
+    Ok(Json(LoginPage { logins: found.items.into_iter().map(Into::into).collect(), next_page_token }))
+}

@@ -1,0 +1,92 @@
+//! `users/{id}/permissions`: what a user was given directly.
+
+use std::sync::Arc;
+
+use actors::user::GrantChange;
+use axum::{Json, extract::State};
+use schema::{
+    Name, UserId,
+    permission::{ALL_ALL, PERMISSIONS_ADMIN},
+};
+
+use crate::{
+    app::App,
+    http::{
+        authority::{Named, OnUser},
+        body::Body,
+        permissions::{NameOf, PermissionView, find, name},
+        power,
+        problem::{Problem, ProblemBody},
+        taken::Taken,
+    },
+};
+
+type Permissions = Json<Vec<PermissionView>>;
+
+async fn of(app: &App, user: UserId) -> Result<Permissions, Problem> {
+    let effective = app.stores.grants.effective(user).await?;
+    Ok(Json(effective.direct.into_iter().map(Into::into).collect()))
+}
+
+/// See a user's direct permissions
+#[utoipa::path(
+    get, path = "/users/{id}/permissions", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    responses((status = 200, body = Vec<PermissionView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Permissions, Problem> {
+    on.own_or(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
+    of(&app, on.user).await
+}
+
+/// Give a permission
+#[utoipa::path(
+    post, path = "/users/{id}/permissions", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    request_body = NameOf,
+    responses(
+        (status = 200, description = "The direct permissions of the user", body = Vec<PermissionView>),
+        (status = 403, description = "Power you lack", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+    ),
+)]
+pub async fn give(
+    State(app): State<Arc<App>>,
+    on: OnUser,
+    Body(which): Body<NameOf>,
+) -> Result<Taken<Permissions>, Problem> {
+    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    let permission = find(&app, &name(&which.name)?).await?;
+    power::over_permission(&on.caller, &permission).await?;
+    let receipt = app.actors.users.give(on.user, GrantChange::Permission(permission)).await?;
+    tracing::info!(user = %on.user, permission = which.name, by = %on.caller.claims.user, "a permission was given");
+    Ok(Taken(receipt, of(&app, on.user).await?))
+}
+
+/// Take a permission back
+#[utoipa::path(
+    delete, path = "/users/{id}/permissions/{name}", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`"), ("name" = String, Path)),
+    responses(
+        (status = 200, description = "The direct permissions of the user", body = Vec<PermissionView>),
+        (status = 403, description = "Power you lack", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "This is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn take(
+    State(app): State<Arc<App>>,
+    on: OnUser,
+    Named(name): Named<Name>,
+) -> Result<Taken<Permissions>, Problem> {
+    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    let permission = find(&app, &name).await?;
+    power::over_permission(&on.caller, &permission).await?;
+    let receipt = app.actors.users.take(on.user, GrantChange::Permission(permission)).await?;
+    tracing::info!(user = %on.user, permission = %name, by = %on.caller.claims.user, "a permission was taken back");
+    Ok(Taken(receipt, of(&app, on.user).await?))
+}

@@ -1,0 +1,68 @@
+//! `POST users`: register.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{UserView, email, person_name};
+use crate::{
+    app::App,
+    http::{
+        body::Body,
+        client::Client,
+        problem::{Problem, ProblemBody},
+    },
+    passwords::Normalized,
+};
+
+/// Who registers.
+#[derive(Deserialize, ToSchema)]
+pub struct Registration {
+    /// Unique, compared without case.
+    #[schema(example = "ann@example.org")]
+    email: String,
+    /// 8 to 128 characters, not one of the most common ones.
+    #[schema(format = "password", min_length = 8, max_length = 128)]
+    password: String,
+    #[schema(max_length = 100)]
+    first_name: Option<String>,
+    #[schema(max_length = 100)]
+    last_name: Option<String>,
+}
+
+/// Register
+#[utoipa::path(
+    post, path = "/users", tag = "users",
+    request_body = Registration,
+    responses(
+        (status = 201, body = UserView),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 409, description = "A user with this email exists", body = ProblemBody),
+        (status = 429, description = "Too many registrations from this address", body = ProblemBody),
+    ),
+)]
+pub async fn register(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Body(given): Body<Registration>,
+) -> Result<(StatusCode, Json<UserView>), Problem> {
+    let email = email(&given.email)?;
+    let first_name = person_name("first_name", given.first_name)?;
+    let last_name = person_name("last_name", given.last_name)?;
+    let password = Normalized::new(&given.password).map_err(|e| Problem::field("password", e.to_string()))?;
+    app.limits.may_register(client.ip_address).await.map_err(|until| {
+        let msg = "Too many registrations from this address; try again later";
+        Problem::too_many("too_many_registrations", msg, until, app.clock.now())
+    })?;
+    // Known now is known before the work of hashing; the store decides all the same.
+    if app.stores.users.by_email(&email.folded()).await?.is_some() {
+        return Err(actors::user::UserError::EmailTaken.into());
+    }
+    let hash = app.passwords.hash(password).await?;
+    let user = app.new_user(email, Some(hash), first_name, last_name);
+    app.actors.users.register(user.clone()).await?;
+    tracing::info!(user = %user.id, "registered");
+    Ok((StatusCode::CREATED, Json(user.into())))
+}

@@ -1,0 +1,93 @@
+//! `users/{id}/roles`: the roles of a user.
+
+use std::sync::Arc;
+
+use actors::user::GrantChange;
+use axum::{Json, extract::State};
+use schema::{
+    Name, UserId,
+    permission::{ALL_ALL, PERMISSIONS_ADMIN},
+};
+
+use crate::{
+    app::App,
+    http::{
+        authority::{Named, OnUser},
+        body::Body,
+        permissions::{NameOf, name},
+        power,
+        problem::{Problem, ProblemBody},
+        roles::{RoleView, find, views},
+        taken::Taken,
+    },
+};
+
+type Roles = Json<Vec<RoleView>>;
+
+async fn of(app: &App, user: UserId) -> Result<Roles, Problem> {
+    let effective = app.stores.grants.effective(user).await?;
+    Ok(Json(views(app, effective.roles).await?))
+}
+
+/// See a user's roles
+#[utoipa::path(
+    get, path = "/users/{id}/roles", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    responses((status = 200, body = Vec<RoleView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Roles, Problem> {
+    on.own_or(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
+    of(&app, on.user).await
+}
+
+/// Give a role
+#[utoipa::path(
+    post, path = "/users/{id}/roles", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    request_body = NameOf,
+    responses(
+        (status = 200, description = "The roles of the user", body = Vec<RoleView>),
+        (status = 403, description = "Power you lack", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+    ),
+)]
+pub async fn give(
+    State(app): State<Arc<App>>,
+    on: OnUser,
+    Body(which): Body<NameOf>,
+) -> Result<Taken<Roles>, Problem> {
+    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    let role = find(&app, &name(&which.name)?).await?;
+    power::over_role(&app, &on.caller, &role).await?;
+    let receipt = app.actors.users.give(on.user, GrantChange::Role(role)).await?;
+    tracing::info!(user = %on.user, role = which.name, by = %on.caller.claims.user, "a role was given");
+    Ok(Taken(receipt, of(&app, on.user).await?))
+}
+
+/// Take a role back
+#[utoipa::path(
+    delete, path = "/users/{id}/roles/{name}", tag = "grants",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`"), ("name" = String, Path)),
+    responses(
+        (status = 200, description = "The roles of the user", body = Vec<RoleView>),
+        (status = 403, description = "Power you lack", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "This is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn take(
+    State(app): State<Arc<App>>,
+    on: OnUser,
+    Named(name): Named<Name>,
+) -> Result<Taken<Roles>, Problem> {
+    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+    let role = find(&app, &name).await?;
+    power::over_role(&app, &on.caller, &role).await?;
+    let receipt = app.actors.users.take(on.user, GrantChange::Role(role)).await?;
+    tracing::info!(user = %on.user, role = %name, by = %on.caller.claims.user, "a role was taken back");
+    Ok(Taken(receipt, of(&app, on.user).await?))
+}

@@ -1,0 +1,103 @@
+//! `users/{id}/sessions`: seen, newest first, and ended one by one.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use schema::{SessionId, session::Session};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    app::App,
+    http::{
+        authority::{Changing, Named, Reading},
+        page::{Paged, to_token},
+        problem::{Problem, ProblemBody},
+        taken::Taken,
+    },
+};
+
+/// A session.
+#[derive(Serialize, ToSchema)]
+pub struct SessionView {
+    #[schema(value_type = uuid::Uuid)]
+    uuid: SessionId,
+    device: Option<String>,
+    ip_address: String,
+    user_agent: Option<String>,
+    #[schema(format = "date-time")]
+    created_at: String,
+    #[schema(format = "date-time")]
+    last_used_at: String,
+    /// Whether it is the caller's own.
+    current: bool,
+}
+
+impl SessionView {
+    fn new(session: Session, current: SessionId) -> Self {
+        Self {
+            uuid: session.id,
+            device: session.device,
+            ip_address: session.ip_address.to_string(),
+            user_agent: session.user_agent,
+            created_at: session.created_at.to_string(),
+            last_used_at: session.last_used_at.to_string(),
+            current: session.id == current,
+        }
+    }
+}
+
+/// A page of sessions.
+#[derive(Serialize, ToSchema)]
+pub struct SessionPage {
+    sessions: Vec<SessionView>,
+    /// To ask for the next page; null at the end.
+    next_page_token: Option<String>,
+}
+
+/// See sessions
+#[utoipa::path(
+    get, path = "/users/{id}/sessions", tag = "sessions",
+    security(("bearer" = [])),
+    params(
+        ("id" = String, Path, description = "UUID or `me`"),
+        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
+        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+    ),
+    responses((status = 200, body = SessionPage), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Reading(on): Reading,
+    Paged(page): Paged<SessionId>,
+) -> Result<Json<SessionPage>, Problem> {
+    let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
+    let (now, denials) = (app.clock.now(), app.facts.denials());
+    let at_least = user.version.max(denials.user_version(user.id));
+    let found = app.stores.sessions.list(on.user, page).await?;
+    let next_page_token = found.next.as_ref().map(to_token);
+    let live = found.items.into_iter().filter(|session| {
+        session.user_version >= at_least && session.expires_at > now && !denials.refuses_session(session.id)
+    });
+    let current = on.caller.claims.session;
+    let sessions = live.map(|session| SessionView::new(session, current)).collect();
+    Ok(Json(SessionPage { sessions, next_page_token }))
+}
+
+/// End a session
+#[utoipa::path(
+    delete, path = "/users/{id}/sessions/{sid}", tag = "sessions",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`"), ("sid" = uuid::Uuid, Path)),
+    responses((status = 204, description = "It is revoked"), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn end(
+    State(app): State<Arc<App>>,
+    Changing(on): Changing,
+    Named(session): Named<SessionId>,
+) -> Result<Taken<StatusCode>, Problem> {
+    app.stores.sessions.get(on.user, session).await?.ok_or_else(Problem::not_found)?;
+    let receipt = app.actors.sessions.end(on.user, session).await?;
+    tracing::info!(user = %on.user, %session, by = %on.caller.claims.user, "a session was ended");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
+}

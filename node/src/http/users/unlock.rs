@@ -1,0 +1,29 @@
+//! `POST users/{id}/unlock`: ends the lock of an account, for admins.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode};
+use schema::permission::{ALL_ALL, USERS_ADMIN};
+
+use crate::{
+    app::App,
+    http::{
+        authority::Changing,
+        problem::{Problem, ProblemBody},
+    },
+};
+
+/// Unlock an account
+#[utoipa::path(
+    post, path = "/users/{id}/unlock", tag = "users",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    responses((status = 204, description = "Open"), (status = 403, description = "Needs users_admin", body = ProblemBody), (status = 404, body = ProblemBody)),
+)]
+pub async fn unlock(State(app): State<Arc<App>>, Changing(on): Changing) -> Result<StatusCode, Problem> {
+    on.caller.require_any(&[USERS_ADMIN, ALL_ALL]).await?;
+    let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
+    app.limits.unlock(&user.email.folded()).await;
+    tracing::info!(user = %on.user, by = %on.caller.claims.user, "an account was unlocked");
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,101 @@
+//! `PATCH users/{id}`: names, email, and for admins whether the user is active.
+
+use std::sync::Arc;
+
+use actors::user::ProfileChange;
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use schema::permission::{ALL_ALL, USERS_ADMIN};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use super::{UserView, confirm::confirm, email, person_name};
+use crate::{
+    app::App,
+    http::{
+        authority::Changing,
+        body::Body,
+        client::Client,
+        problem::{Problem, ProblemBody},
+        taken::Taken,
+    },
+};
+
+/// What is to change. What is absent stays; a name that is null goes.
+#[derive(Deserialize, ToSchema)]
+pub struct UserChange {
+    /// Needs `password` beside it.
+    email: Option<String>,
+    /// The caller's own, for a change of the email.
+    #[schema(format = "password")]
+    password: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    first_name: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    last_name: Option<Option<String>>,
+    /// Needs `users_admin`. False ends every session of the user.
+    active: Option<bool>,
+}
+
+/// Tells null from absent.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Change a user
+#[utoipa::path(
+    patch, path = "/users/{id}", tag = "users",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "UUID or `me`")),
+    request_body = UserChange,
+    responses(
+        (status = 200, body = UserView),
+        (status = 400, body = ProblemBody),
+        (status = 403, description = "Not yours, or the password is missing or wrong", body = ProblemBody),
+        (status = 404, body = ProblemBody),
+        (status = 409, description = "The email is taken, or this is the last superuser", body = ProblemBody),
+    ),
+)]
+pub async fn update(
+    State(app): State<Arc<App>>,
+    client: Client,
+    Changing(on): Changing,
+    Body(change): Body<UserChange>,
+) -> Result<Response, Problem> {
+    let profile = ProfileChange {
+        email: change.email.as_deref().map(email).transpose()?,
+        first_name: change.first_name.map(|name| person_name("first_name", name)).transpose()?,
+        last_name: change.last_name.map(|name| person_name("last_name", name)).transpose()?,
+    };
+    if change.active.is_some() {
+        on.caller.require_any(&[USERS_ADMIN, ALL_ALL]).await?;
+    }
+    if profile.email.is_some() {
+        // Who changes an email shows that it is no passer-by at an open screen.
+        let password = change.password.ok_or_else(|| {
+            Problem::new(StatusCode::FORBIDDEN, "password_required", "Changing the email needs your password")
+        })?;
+        confirm(&app, &on.caller, &client, &password).await?;
+    }
+    let mut user = app.actors.users.change_profile(on.user, profile).await?;
+    let mut receipt = None;
+    if let Some(active) = change.active {
+        (user, receipt) = app.actors.users.set_active(on.user, active).await?;
+        tracing::info!(user = %on.user, by = %on.caller.claims.user, active, "a user was enabled or disabled");
+    }
+    let view = if on.caller.has_any(&[USERS_ADMIN, ALL_ALL]).await? {
+        UserView::for_admin(&app, user).await
+    } else {
+        user.into()
+    };
+    Ok(match receipt {
+        Some(receipt) => Taken(receipt, Json(view)).into_response(),
+        None => Json(view).into_response(),
+    })
+}

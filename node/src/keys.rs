@@ -1,0 +1,21 @@
+//! Signing keys: next → active → retiring → gone.
+//!
+//! Promises: every node that has this store signs with the active key and accepts the next, the
+//! active and the retiring ones; a key is published before it signs; an unknown `kid` asks the
+//! store at most once a second for all requests together; private keys lie in the store sealed
+//! under the master key.
+//!
+//! What happens to keys happens in the stored [`KeySet`], by compare-and-set ([`change`]);
+//! [`KeyRing`] is what this node made of it and what readers use without a lock.
+
+mod change;
+mod ring;
+mod seal;
+
+pub use change::{KeyError, Tools, ensure, retire, rotate, sweep};
+pub(crate) use ring::jws_algorithm;
+pub use ring::{KeyInfo, KeyRing};
+pub use seal::{MasterKey, SealError};
+
+#[cfg(doc)]
+use schema::key::KeySet;

@@ -1,0 +1,222 @@
+//! The key ring: the stored keys, opened, for readers without a lock.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::{DecodingKey, EncodingKey, jwk::Jwk};
+use schema::{
+    Clock, KeyId, Stores, Timestamp,
+    key::{KeySet, KeyState, StoredKey},
+    token::Algorithm,
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    change::{KeyError, seal_context},
+    seal::{MasterKey, SealError},
+};
+
+/// How often unknown keys may ask the store, all together.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A key that verifies.
+pub(crate) struct Verifier {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: DecodingKey,
+}
+
+/// The key that signs.
+pub(crate) struct Signer {
+    pub(crate) id: KeyId,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: EncodingKey,
+}
+
+struct Opened {
+    revision: u64,
+    signer: Signer,
+    verifiers: HashMap<KeyId, Verifier, foldhash::fast::RandomState>,
+    infos: Vec<KeyInfo>,
+    jwks: bytes::Bytes,
+}
+
+/// What may be known about a key.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct KeyInfo {
+    /// The `kid`.
+    #[schema(value_type = String)]
+    pub kid: KeyId,
+    /// `EdDSA`, `ES256` or `RS256`.
+    pub algorithm: &'static str,
+    /// `next`, `active`, `retiring` or `revoked`.
+    pub state: &'static str,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// The keys of the cluster, as this node knows them.
+pub struct KeyRing {
+    opened: ArcSwap<Opened>,
+    /// When an unknown key asked the store last, milliseconds.
+    looked_up_ms: AtomicU64,
+    lookups: AtomicU64,
+}
+
+impl KeyRing {
+    /// Opens a key set.
+    ///
+    /// # Errors
+    /// When the master key is another one, or there is no active key.
+    pub fn new(set: &KeySet, master: &MasterKey) -> Result<Self, KeyError> {
+        Ok(Self {
+            opened: ArcSwap::from_pointee(open(set, master)?),
+            looked_up_ms: AtomicU64::new(0),
+            lookups: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a newer key set in; an older one changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the keys stay as they are.
+    pub fn replace(&self, set: &KeySet, master: &MasterKey) -> Result<(), KeyError> {
+        if set.revision <= self.opened.load().revision {
+            return Ok(());
+        }
+        let opened = Arc::new(open(set, master)?);
+        self.opened
+            .rcu(|current| if current.revision < opened.revision { opened.clone() } else { current.clone() });
+        Ok(())
+    }
+
+    /// Reads the stored keys for the sake of an unknown one, unless that was done within the last
+    /// second.
+    pub async fn look_up(&self, stores: &Stores, master: &MasterKey, clock: &dyn Clock) {
+        let now = clock.now();
+        let last = self.looked_up_ms.load(Ordering::Acquire);
+        let due = now.since(Timestamp::from_millis(last)) >= LOOKUP_INTERVAL;
+        let mine = due
+            && self
+                .looked_up_ms
+                .compare_exchange(last, now.as_millis(), Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+        if !mine {
+            return;
+        }
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        let replaced = match stores.keys.load().await {
+            Ok(set) => self.replace(&set, master),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = replaced {
+            tracing::warn!(%error, "the signing keys could not be read anew");
+        }
+    }
+
+    /// How often unknown keys asked the store.
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is such a key.
+    pub(crate) fn knows(&self, id: KeyId) -> bool {
+        self.opened.load().verifiers.contains_key(&id)
+    }
+
+    /// Uses the key that verifies, if there is such a one.
+    pub(crate) fn with_verifier<T>(&self, id: KeyId, verify: impl FnOnce(&Verifier) -> T) -> Option<T> {
+        self.opened.load().verifiers.get(&id).map(verify)
+    }
+
+    /// Uses the key that signs.
+    pub(crate) fn with_signer<T>(&self, sign: impl FnOnce(&Signer) -> T) -> T {
+        sign(&self.opened.load().signer)
+    }
+
+    /// All keys.
+    #[must_use]
+    pub fn infos(&self) -> Vec<KeyInfo> {
+        self.opened.load().infos.clone()
+    }
+
+    /// The public keys as a JWK set (RFC 7517, section 5).
+    #[must_use]
+    pub fn jwks(&self) -> bytes::Bytes {
+        self.opened.load().jwks.clone()
+    }
+}
+
+fn open(set: &KeySet, master: &MasterKey) -> Result<Opened, KeyError> {
+    let mut signer = None;
+    let mut verifiers = HashMap::default();
+    let mut jwks = Vec::new();
+    for stored in &set.keys {
+        let key = encoding_key(stored, master)?;
+        let algorithm = stored.algorithm;
+        let mut jwk = Jwk::from_encoding_key(&key, jws_algorithm(algorithm)).map_err(|_| SealError)?;
+        jwk.common.key_id = Some(stored.id.to_string());
+        jwk.common.public_key_use = Some(jsonwebtoken::jwk::PublicKeyUse::Signature);
+        let verifier = Verifier { algorithm, key: DecodingKey::from_jwk(&jwk).map_err(|_| SealError)? };
+        verifiers.insert(stored.id, verifier);
+        if !matches!(stored.state, KeyState::Revoked { .. }) {
+            jwks.push(jwk);
+        }
+        if stored.state == KeyState::Active {
+            signer = Some(Signer { id: stored.id, algorithm, key });
+        }
+    }
+    let jwks = serde_json::to_vec(&serde_json::json!({ "keys": jwks })).map_err(|_| SealError)?;
+    Ok(Opened {
+        revision: set.revision,
+        signer: signer.ok_or(KeyError::Generate("active"))?,
+        verifiers,
+        infos: set.keys.iter().map(info).collect(),
+        jwks: jwks.into(),
+    })
+}
+
+fn info(key: &StoredKey) -> KeyInfo {
+    KeyInfo {
+        kid: key.id,
+        algorithm: key.algorithm.as_str(),
+        state: match key.state {
+            KeyState::Next => "next",
+            KeyState::Active => "active",
+            KeyState::Retiring { .. } => "retiring",
+            KeyState::Revoked { .. } => "revoked",
+        },
+        created_at: key.created_at.to_string(),
+    }
+}
+
+fn encoding_key(stored: &StoredKey, master: &MasterKey) -> Result<EncodingKey, SealError> {
+    let pkcs8 = master.open(&seal_context(stored.id, stored.algorithm), &stored.sealed)?;
+    Ok(match stored.algorithm {
+        Algorithm::EdDSA => EncodingKey::from_ed_der(&pkcs8),
+        Algorithm::ES256 => EncodingKey::from_ec_der(&pkcs8),
+        Algorithm::RS256 => EncodingKey::from_rsa_der(pkcs1(&pkcs8).ok_or(SealError)?),
+    })
+}
+
+/// The PKCS #1 key (RFC 8017, appendix A.1.2) inside the PKCS #8 one (RFC 5958) that we made: two
+/// headers of DER with two bytes of length each, around a version and the fixed identifier of RSA.
+fn pkcs1(pkcs8: &[u8]) -> Option<&[u8]> {
+    const VERSION_AND_RSA: &[u8] =
+        &[2, 1, 0, 0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+    let inner = pkcs8.strip_prefix(&[0x30, 0x82])?.get(2..)?.strip_prefix(VERSION_AND_RSA)?;
+    inner.strip_prefix(&[4, 0x82])?.get(2..)
+}
+
+/// The library's name of an algorithm.
+pub(crate) const fn jws_algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+    }
+}

@@ -1,0 +1,357 @@
+//! Metrics: names and units by Prometheus' conventions, counted without a lock.
+//!
+//! Everything is an atomic number; labels exist before the first request, so that a rate can be
+//! computed from the first scrape on. What can be read where it is (denials, queues, the store) is
+//! read at the scrape.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, MetricEncoder},
+    metrics::MetricType,
+    registry::Unit,
+};
+use schema::Refusal;
+
+use crate::app::App;
+
+/// Upper ends of the buckets of request durations, in microseconds.
+const BUCKETS_US: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
+/// The statuses that are counted by themselves; any other counts in its class' last place.
+const STATUSES: [u16; 19] =
+    [200, 201, 204, 302, 303, 307, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
+
+/// What became of an attempt to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the labels of the metric, by their names")]
+pub enum LoginResult {
+    Success,
+    Failure,
+    Locked,
+    Busy,
+}
+
+const LOGIN_LABELS: [&str; 4] = ["success", "failure", "locked", "busy"];
+
+/// What this node counts.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    routes: HashMap<(String, String), Route>,
+    elsewhere: Route,
+    verdicts: [AtomicU64; Refusal::ALL.len() + 1],
+    logins: [AtomicU64; LOGIN_LABELS.len()],
+    refreshes: AtomicU64,
+    refresh_reuses: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Route {
+    statuses: [AtomicU64; STATUSES.len() + 1],
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Metrics {
+    /// With these routes, as (method, path).
+    #[must_use]
+    pub fn new(routes: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            routes: routes.into_iter().map(|route| (route, Route::default())).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, method: &str, path: Option<&str>, status: u16, took: Duration) {
+        let route = path.and_then(|path| self.find(method, path)).unwrap_or(&self.elsewhere);
+        let place = STATUSES.iter().position(|s| *s == status).unwrap_or(STATUSES.len());
+        add(&route.statuses[place], 1);
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.partition_point(|end| *end < took_us);
+        add(&route.buckets[bucket], 1);
+        add(&route.sum_us, took_us);
+    }
+
+    fn find(&self, method: &str, path: &str) -> Option<&Route> {
+        self.routes.get(&(method, path) as &dyn RouteKey)
+    }
+
+    /// A verdict was given.
+    pub fn verdict(&self, refusal: Option<Refusal>) {
+        let place = refusal.and_then(|refusal| Refusal::ALL.iter().position(|r| *r == refusal));
+        add(&self.verdicts[place.map_or(0, |place| place + 1)], 1);
+    }
+
+    /// Somebody tried to log in.
+    pub fn login(&self, result: LoginResult) {
+        add(&self.logins[result as usize], 1);
+    }
+
+    /// A refresh token was spent, or shown again in its grace.
+    pub fn refreshed(&self) {
+        add(&self.refreshes, 1);
+    }
+
+    /// A refresh token got nothing.
+    pub fn refresh_refused(&self) {
+        add(&self.refresh_reuses, 1);
+    }
+
+    /// All of it in the text format of `OpenMetrics` 1.0, which Prometheus reads.
+    ///
+    /// # Errors
+    /// Never: writing to a string does not fail.
+    pub fn encode(&self, app: &App) -> Result<String, std::fmt::Error> {
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(Snapshot::of(self, app)));
+        let mut text = String::with_capacity(64 * 1024);
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+fn add(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Lets the map be asked with borrowed texts: no allocation a request.
+trait RouteKey {
+    fn parts(&self) -> (&str, &str);
+}
+
+impl RouteKey for (String, String) {
+    fn parts(&self) -> (&str, &str) {
+        (&self.0, &self.1)
+    }
+}
+
+impl RouteKey for (&str, &str) {
+    fn parts(&self) -> (&str, &str) {
+        *self
+    }
+}
+
+impl std::hash::Hash for dyn RouteKey + '_ {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl PartialEq for dyn RouteKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn RouteKey + '_ {}
+
+impl<'a> std::borrow::Borrow<dyn RouteKey + 'a> for (String, String) {
+    fn borrow(&self) -> &(dyn RouteKey + 'a) {
+        self
+    }
+}
+
+/// Exemplars have none, since there are none.
+type NoLabels = [(&'static str, &'static str); 0];
+
+/// The numbers of one moment.
+#[derive(Debug)]
+struct Snapshot {
+    families: Vec<Family>,
+    durations: Vec<Duration1>,
+}
+
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    counter: bool,
+    values: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
+#[derive(Debug)]
+struct Duration1 {
+    labels: Vec<(&'static str, String)>,
+    sum_seconds: f64,
+    buckets: Vec<(f64, u64)>,
+}
+
+impl Snapshot {
+    fn of(metrics: &Metrics, app: &App) -> Self {
+        let label = |name, value: &str| vec![(name, value.to_owned())];
+        let one = |value: u64| vec![(Vec::new(), value)];
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let denials = app.facts.denials().counts();
+        let mut verdicts = vec![(label("verdict", "valid"), read(&metrics.verdicts[0]))];
+        for (refusal, value) in Refusal::ALL.iter().zip(&metrics.verdicts[1..]) {
+            verdicts.push((label("verdict", refusal.code()), read(value)));
+        }
+        let logins = LOGIN_LABELS.iter().zip(&metrics.logins);
+        let counter = |name, help, values| Family { name, help, unit: None, counter: true, values };
+        let gauge = |name, help, values| Family { name, help, unit: None, counter: false, values };
+        let families = vec![
+            counter("palisade_http_requests", "Requests answered", metrics.requests()),
+            counter("palisade_token_verdicts", "Verdicts on access tokens", verdicts),
+            counter(
+                "palisade_logins",
+                "Attempts to log in",
+                logins.map(|(name, value)| (label("result", name), read(value))).collect(),
+            ),
+            counter("palisade_refreshes", "Refresh tokens exchanged", one(read(&metrics.refreshes))),
+            counter(
+                "palisade_refresh_refusals",
+                "Refresh tokens refused",
+                one(read(&metrics.refresh_reuses)),
+            ),
+            gauge(
+                "palisade_password_queue_length",
+                "Passwords that wait to be hashed",
+                one(count(app.passwords.waiting())),
+            ),
+            gauge(
+                "palisade_denials",
+                "Facts that refuse tokens, in memory",
+                vec![
+                    (label("kind", "session"), count(denials.sessions)),
+                    (label("kind", "token"), count(denials.tokens)),
+                    (label("kind", "user_version"), count(denials.users)),
+                    (label("kind", "key"), count(denials.keys)),
+                ],
+            ),
+            gauge(
+                "palisade_permission_snapshots",
+                "Users whose permissions are in memory",
+                one(count(app.facts.snapshots().count())),
+            ),
+            counter("palisade_store_commits", "Durable commits of the store", one(app.store_stats.commits())),
+            counter("palisade_store_changes", "Changes in those commits", one(app.store_stats.changes())),
+            counter(
+                "palisade_key_lookups",
+                "Times the store was asked for an unknown signing key",
+                one(app.ring.lookups()),
+            ),
+            gauge("palisade_ready", "1 when the node takes traffic", one(u64::from(app.is_ready()))),
+            gauge(
+                "palisade_build_info",
+                "What runs",
+                vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1)],
+            ),
+            Family {
+                name: "process_start_time",
+                help: "When the process began, since the Unix epoch",
+                unit: Some(Unit::Seconds),
+                counter: false,
+                values: one(app.started_at.as_secs()),
+            },
+        ];
+        Self { families, durations: metrics.durations() }
+    }
+}
+
+impl Metrics {
+    fn all_routes(&self) -> impl Iterator<Item = (Vec<(&'static str, String)>, &Route)> {
+        let named = self.routes.iter().map(|((method, path), route)| {
+            (vec![("method", method.clone()), ("route", path.clone())], route)
+        });
+        let other = || "other".to_owned();
+        named.chain(std::iter::once((vec![("method", other()), ("route", other())], &self.elsewhere)))
+    }
+
+    /// Only what has happened: a hundred routes times twenty statuses of zeros help nobody.
+    fn requests(&self) -> Vec<(Vec<(&'static str, String)>, u64)> {
+        let mut values = Vec::new();
+        for (labels, route) in self.all_routes() {
+            for (place, value) in route.statuses.iter().enumerate() {
+                let status = STATUSES.get(place).map_or("other".to_owned(), u16::to_string);
+                let value = read(value);
+                if value > 0 {
+                    let labels = labels.iter().cloned().chain([("status", status)]).collect();
+                    values.push((labels, value));
+                }
+            }
+        }
+        values
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a sum of microseconds, shown in seconds")]
+    fn durations(&self) -> Vec<Duration1> {
+        let seconds = |us: u64| us as f64 / 1e6;
+        let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::MAX]);
+        let used = self.all_routes().filter(|(_, route)| route.buckets.iter().any(|b| read(b) > 0));
+        used.map(|(labels, route)| Duration1 {
+            labels,
+            sum_seconds: seconds(read(&route.sum_us)),
+            buckets: ends.clone().zip(route.buckets.iter().map(read)).collect(),
+        })
+        .collect()
+    }
+}
+
+impl prometheus_client::collector::Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for family in &self.families {
+            let kind = if family.counter { MetricType::Counter } else { MetricType::Gauge };
+            let unit = family.unit.as_ref();
+            let mut metric = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
+            for (labels, value) in &family.values {
+                let encode = |mut one: MetricEncoder<'_>| {
+                    if family.counter {
+                        one.encode_counter::<NoLabels, _, u64>(value, None)
+                    } else {
+                        one.encode_gauge(value)
+                    }
+                };
+                if labels.is_empty() {
+                    encode(metric.encode_family(&NoLabels::default())?)?;
+                } else {
+                    encode(metric.encode_family(labels)?)?;
+                }
+            }
+        }
+        let mut metric = encoder.encode_descriptor(
+            "palisade_http_request_duration",
+            "From the request's head to the answer's",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for duration in &self.durations {
+            let count = duration.buckets.iter().map(|(_, n)| n).sum();
+            metric.encode_family(&duration.labels)?.encode_histogram::<NoLabels>(
+                duration.sum_seconds,
+                count,
+                &duration.buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_counted_under_its_route_and_bucket() {
+        let route = ("GET".to_owned(), "/a/{id}".to_owned());
+        let metrics = Metrics::new([route.clone()]);
+        metrics.answered("GET", Some("/a/{id}"), 200, Duration::from_micros(50));
+        metrics.answered("GET", Some("/a/{id}"), 299, Duration::from_secs(60));
+        metrics.answered("GET", Some("/b"), 404, Duration::from_micros(51));
+        metrics.answered("PUT", None, 405, Duration::ZERO);
+        let counted = &metrics.routes[&route];
+        assert_eq!((read(&counted.statuses[0]), read(&counted.statuses[STATUSES.len()])), (1, 1));
+        assert_eq!((read(&counted.buckets[0]), read(&counted.buckets[BUCKETS_US.len()])), (1, 1));
+        assert_eq!(metrics.elsewhere.statuses.iter().map(read).sum::<u64>(), 2);
+    }
+}

@@ -1,0 +1,262 @@
+//! What operators do: set up, make and unmake superusers, rotate keys.
+//!
+//! The same code runs in the node, for who comes by the control socket, and in the command line,
+//! on the store itself, when no node runs.
+
+use actors::user::{GrantChange, UserError};
+use schema::{
+    FactKind, KeyId, Name, PermissionId, RoleId, UserId,
+    email::Email,
+    permission::{ALL_ALL, BUILT_IN, Permission, Role, SUPERUSER},
+    store::{Added, StoreError},
+    user::{PasswordHash, User},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    app::App,
+    keys::{self, KeyError, KeyInfo},
+    passwords::{Normalized, PasswordError},
+};
+
+/// Something to do.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Command {
+    /// Makes the built-in permissions and the role `superuser`. Done before is done.
+    AppInit {
+        /// Makes a superuser too.
+        superuser: Option<NewSuperuser>,
+    },
+    /// Makes a superuser.
+    SuperuserCreate(NewSuperuser),
+    /// Takes a superuser's power; the user stays.
+    SuperuserDelete {
+        /// Whose.
+        email: String,
+        /// Also the last one's.
+        force: bool,
+    },
+    /// Lists the signing keys.
+    KeysList,
+    /// The next key signs from now on.
+    KeysRotate,
+    /// What this key signed is refused from now on.
+    KeysRetire {
+        /// The `kid`.
+        kid: KeyId,
+    },
+}
+
+/// Who is to become superuser.
+#[derive(Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are what their names say")]
+pub struct NewSuperuser {
+    pub email: String,
+    pub password: String,
+    pub first_name: Option<String>,
+    pub last_name: Option<String>,
+    /// An email that exists becomes superuser; the password stays as it is.
+    pub promote: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Done {
+    /// The sentence for a person.
+    pub msg: String,
+    /// The same for a program.
+    pub result: serde_json::Value,
+}
+
+/// Why it was not done, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum OperatorError {
+    #[error("there is no role superuser yet: run `palisade app init` first")]
+    NotInitialised,
+    #[error("{0:?} is no email address")]
+    Email(String),
+    #[error("{0}")]
+    Password(#[from] PasswordError),
+    #[error("{0} exists: give --promote to make this user a superuser")]
+    Exists(String),
+    #[error("there is no user {0}")]
+    NoUser(String),
+    #[error("{0} is no superuser")]
+    NoSuperuser(String),
+    #[error("{0} is the last superuser: give --force to have none")]
+    LastSuperuser(String),
+    #[error("the role superuser exists without all_all; restore the store from a backup")]
+    Damaged,
+    #[error("the node is busy; try again")]
+    Busy,
+    #[error(transparent)]
+    User(UserError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Actor(#[from] actors::ActorError),
+}
+
+impl App {
+    /// Does what an operator asks.
+    ///
+    /// # Errors
+    /// Why not, in a sentence that says what to do.
+    pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
+        match command {
+            Command::AppInit { superuser } => {
+                let mut done = self.init().await?;
+                if let Some(new) = superuser {
+                    let made = self.create_superuser(NewSuperuser { promote: true, ..new }).await?;
+                    done.msg = format!("{}; {}", done.msg, made.msg);
+                    done.result["superuser"] = made.result;
+                }
+                Ok(done)
+            }
+            Command::SuperuserCreate(new) => self.create_superuser(new).await,
+            Command::SuperuserDelete { email, force } => self.delete_superuser(&email, force).await,
+            Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
+            Command::KeysRotate => {
+                let set = keys::rotate(self.key_tools()).await?;
+                self.ring.replace(&set, &self.master)?;
+                tracing::info!("the signing keys were rotated");
+                Ok(keys_done("the next key signs from now on", self.ring.infos()))
+            }
+            Command::KeysRetire { kid } => {
+                // Nothing new is signed with it from here on, then everything signed is refused.
+                let set = keys::retire(self.key_tools(), kid).await?;
+                self.ring.replace(&set, &self.master)?;
+                self.facts.take_away(&[FactKind::KeyRetired { key: kid }]).await?;
+                tracing::info!(%kid, "a signing key was retired");
+                Ok(keys_done("what this key signed is refused from now on", self.ring.infos()))
+            }
+        }
+    }
+
+    async fn init(&self) -> Result<Done, OperatorError> {
+        let now = self.clock.now();
+        let mut made = Vec::new();
+        for (name, description) in BUILT_IN {
+            let id = PermissionId::new(now, self.entropy.id());
+            let permission = Permission { id, name: built_in(name)?, description: Some(description.into()) };
+            if self.stores.permissions.create(&permission).await? == Added::Done {
+                made.push(name);
+            }
+        }
+        let role = Role {
+            id: RoleId::new(now, self.entropy.id()),
+            name: built_in(SUPERUSER)?,
+            description: Some("May do everything".into()),
+            permissions: std::collections::BTreeSet::new(),
+        };
+        if self.stores.roles.create(&role).await? == Added::Done {
+            made.push(SUPERUSER);
+        }
+        // Also when it was there: an init that was interrupted is completed by the next.
+        let all_all =
+            self.stores.permissions.get(&built_in(ALL_ALL)?).await?.ok_or(OperatorError::Damaged)?;
+        self.stores.roles.add(&role.name, &all_all).await?.ok_or(OperatorError::Damaged)?;
+        let msg = if made.is_empty() { "initialised before" } else { "initialised" };
+        Ok(Done { msg: msg.into(), result: serde_json::json!({ "made": made }) })
+    }
+
+    async fn create_superuser(&self, new: NewSuperuser) -> Result<Done, OperatorError> {
+        let role = self.superuser_role().await?;
+        let email: Email = new.email.parse().map_err(|_| OperatorError::Email(new.email.clone()))?;
+        let existing = self.stores.users.by_email(&email.folded()).await?;
+        let (user, msg) = match existing {
+            Some(_) if !new.promote => return Err(OperatorError::Exists(new.email)),
+            Some(user) => (user.id, format!("{} is a superuser now", new.email)),
+            None => {
+                let password = Normalized::new(&new.password)?;
+                let hash = self.hash_patiently(password).await?;
+                let user = self.new_user(email, Some(hash), new.first_name, new.last_name);
+                let id = user.id;
+                self.actors.users.register(user).await.map_err(|error| match error {
+                    UserError::EmailTaken => OperatorError::Exists(new.email.clone()),
+                    other => OperatorError::User(other),
+                })?;
+                (id, format!("made the superuser {}", new.email))
+            }
+        };
+        self.actors.users.give(user, GrantChange::Role(role)).await.map_err(OperatorError::User)?;
+        tracing::info!(%user, "a superuser was made");
+        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email }) })
+    }
+
+    async fn delete_superuser(&self, email: &str, force: bool) -> Result<Done, OperatorError> {
+        let role = self.superuser_role().await?;
+        let folded = schema::email::FoldedEmail::of(email);
+        let user = self.stores.users.by_email(&folded).await?;
+        let user = user.ok_or_else(|| OperatorError::NoUser(email.to_owned()))?.id;
+        if !self.stores.grants.raw(user).await?.roles.contains(&role.id) {
+            return Err(OperatorError::NoSuperuser(email.to_owned()));
+        }
+        let grant = GrantChange::Role(role);
+        let taken = if force {
+            self.actors.users.take_even_last(user, grant).await
+        } else {
+            self.actors.users.take(user, grant).await
+        };
+        taken.map_err(|error| match error {
+            UserError::LastSuperuser => OperatorError::LastSuperuser(email.to_owned()),
+            other => OperatorError::User(other),
+        })?;
+        tracing::info!(%user, "a superuser was unmade");
+        let msg = format!("{email} is no superuser any more");
+        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": email }) })
+    }
+
+    async fn superuser_role(&self) -> Result<Role, OperatorError> {
+        let role =
+            self.stores.roles.get(&built_in(SUPERUSER)?).await?.ok_or(OperatorError::NotInitialised)?;
+        if role.permissions.is_empty() { Err(OperatorError::NotInitialised) } else { Ok(role) }
+    }
+
+    /// An operator waits while users fill the queue.
+    async fn hash_patiently(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
+        for _ in 0..100 {
+            match self.passwords.hash(password.clone()).await {
+                Ok(hash) => return Ok(hash),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+        Err(OperatorError::Busy)
+    }
+
+    /// A user who registers now.
+    #[must_use]
+    pub fn new_user(
+        &self,
+        email: Email,
+        password: Option<PasswordHash>,
+        first_name: Option<String>,
+        last_name: Option<String>,
+    ) -> User {
+        let now = self.clock.now();
+        User {
+            id: UserId::new(now, self.entropy.id()),
+            email,
+            email_confirmed: false,
+            password,
+            first_name,
+            last_name,
+            active: true,
+            version: 0,
+            revision: 1,
+            created_at: now,
+        }
+    }
+}
+
+fn built_in(name: &str) -> Result<Name, OperatorError> {
+    name.parse().map_err(|_| OperatorError::Damaged)
+}
+
+fn keys_done(msg: &str, keys: Vec<KeyInfo>) -> Done {
+    Done { msg: msg.into(), result: serde_json::to_value(keys).unwrap_or_default() }
+}

@@ -1,0 +1,127 @@
+//! What may be a password: RFC 8265 `OpaqueString`, 8 to 128 characters, not a common one.
+
+use precis_profiles::{OpaqueString, precis_core::profile::Profile as _};
+use zeroize::Zeroizing;
+
+use super::common;
+
+/// Fewest characters after normalisation.
+pub const MIN_CHARS: usize = 8;
+/// Most characters after normalisation.
+pub const MAX_CHARS: usize = 128;
+
+/// A password in its normal form: two ways of typing the same one are equal. Wiped when dropped.
+#[derive(Clone)]
+pub struct Normalized(Zeroizing<String>);
+
+/// Why a text cannot be a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// Control characters, unassigned code points, or nothing at all.
+    #[error("a password has no control characters")]
+    Characters,
+    /// Fewer than [`MIN_CHARS`].
+    #[error("a password has at least 8 characters")]
+    TooShort,
+    /// More than [`MAX_CHARS`].
+    #[error("a password has at most 128 characters")]
+    TooLong,
+    /// Among the 10,000 most common.
+    #[error("this is one of the most common passwords")]
+    Common,
+}
+
+impl Normalized {
+    /// The normal form of what somebody typed to log in. Whatever may not be a password is `None`:
+    /// it is nobody's.
+    #[must_use]
+    pub fn typed(text: &str) -> Option<Self> {
+        // Normalising makes it at most three times as long (NFC, UAX #15), mostly shorter.
+        if text.len() > 4 * 4 * MAX_CHARS {
+            return None;
+        }
+        let normal = OpaqueString::new().enforce(text).ok()?;
+        Some(Self(Zeroizing::new(normal.into_owned())))
+    }
+
+    /// The normal form of a new password.
+    ///
+    /// # Errors
+    /// Why it may not be one.
+    pub fn new(text: &str) -> Result<Self, PasswordError> {
+        if text.chars().count() > 4 * MAX_CHARS {
+            return Err(PasswordError::TooLong);
+        }
+        if text.is_empty() {
+            return Err(PasswordError::TooShort);
+        }
+        let normal = Self::typed(text).ok_or(PasswordError::Characters)?;
+        match normal.0.chars().count() {
+            ..MIN_CHARS => Err(PasswordError::TooShort),
+            MIN_CHARS..=MAX_CHARS if common::is_common(&normal.0) => Err(PasswordError::Common),
+            MIN_CHARS..=MAX_CHARS => Ok(normal),
+            _ => Err(PasswordError::TooLong),
+        }
+    }
+
+    /// The bytes to hash.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl std::fmt::Debug for Normalized {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Normalized(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_counted_in_characters() {
+        assert_eq!(Normalized::new(&"😀".repeat(128)).unwrap().expose().len(), 512);
+        assert_eq!(Normalized::new(&"😀".repeat(129)).unwrap_err(), PasswordError::TooLong);
+        assert_eq!(Normalized::new("seven77").unwrap_err(), PasswordError::TooShort);
+        assert_eq!(Normalized::new("").unwrap_err(), PasswordError::TooShort);
+        assert_eq!(Normalized::new(&"a".repeat(1 << 20)).unwrap_err(), PasswordError::TooLong);
+        // Seven characters that are typed as fourteen.
+        assert_eq!(Normalized::new(&"e\u{301}".repeat(7)).unwrap_err(), PasswordError::TooShort);
+    }
+
+    #[test]
+    fn control_characters_are_refused() {
+        for text in ["null\0null", "bell\u{7}bell", "line\nline1", "tab\ttabtab", "dele\u{7f}te1"] {
+            assert_eq!(Normalized::new(text).unwrap_err(), PasswordError::Characters, "{text:?}");
+            assert!(Normalized::typed(text).is_none());
+        }
+    }
+
+    #[test]
+    fn common_ones_are_refused_whatever_the_case() {
+        for text in ["password", "12345678", "PassWord", "qwertyuiop"] {
+            assert_eq!(Normalized::new(text).unwrap_err(), PasswordError::Common, "{text}");
+        }
+        assert!(Normalized::new("correct horse battery staple").is_ok());
+    }
+
+    #[test]
+    fn two_ways_of_typing_are_one_password() {
+        let composed = Normalized::new("pässwörter").unwrap();
+        let decomposed = Normalized::typed("pa\u{308}sswo\u{308}rter").unwrap();
+        assert_eq!(composed.expose(), decomposed.expose());
+        let wide_space = Normalized::typed("two\u{3000}words").unwrap();
+        assert_eq!(wide_space.expose(), b"two words");
+        assert_ne!(Normalized::typed("Case matters").unwrap().expose(), b"case matters");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let _ = Normalized::new(&text);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Serving: listeners, connections, and a shutdown that loses no request.
+//!
+//! SIGTERM: `/health/ready` turns 503 and answers say `Connection: close`; for the drain grace all
+//! is served as before; then the listener stops, what runs is finished, and the process ends with
+//! status 0. A second SIGTERM ends it at once.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use futures_util::FutureExt as _;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use schema::time::CLOCK_SKEW;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tower::ServiceExt as _;
+
+use crate::{
+    app::{App, StartError},
+    control,
+    http::{self, client::Peer},
+    keys,
+    settings::Settings,
+};
+
+/// A client has so long to send the head of a request, and so long may a connection idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of a request: the longest permission query fits in with room to spare.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_HEADERS: usize = 64;
+/// How many connections are open at a time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 16_384;
+const MAX_H2_STREAMS: u32 = 256;
+/// How long requests that run may still take at the end.
+const FINISH: Duration = Duration::from_secs(30);
+const UPKEEP: Duration = Duration::from_secs(60);
+/// How much of what has ended one round of upkeep removes at a time.
+const SWEEP: usize = 1_000;
+
+/// Why a node does not serve.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ServeError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{name} {address}: {why}")]
+    Listen { name: &'static str, address: String, why: io::Error },
+    #[error("the control socket in {0}: {1}")]
+    Control(String, io::Error),
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When it does not come up.
+pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    // The port is taken first: a node that cannot serve changes nothing in its store.
+    let listener = bind("LISTEN", &settings.listen).await?;
+    let operators = match &settings.operator_listen {
+        Some(address) => Some(bind("OPERATOR_LISTEN", address).await?),
+        None => None,
+    };
+    let app = App::start(settings).await?;
+    let control = control::listen(app.data_dir.path())
+        .map_err(|error| ServeError::Control(app.data_dir.path().display().to_string(), error))?;
+    tokio::spawn(control::serve(app.clone(), control));
+    tokio::spawn(upkeep(app.clone()));
+
+    let (public, operator_router) = http::routers(&app);
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    tracing::info!(listen = app.settings.listen, version = env!("CARGO_PKG_VERSION"), "palisade serves");
+    servers.spawn(accept(listener, public, stopped.clone()));
+    if let (Some(listener), Some(router)) = (operators, operator_router) {
+        servers.spawn(accept(listener, router, stopped));
+    }
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(grace_ms = app.settings.drain_grace.as_millis(), "told to stop: draining");
+    app.drain();
+    let drained = async {
+        tokio::time::sleep(app.settings.drain_grace).await;
+        let _ = stop.send(true);
+        while servers.join_next().await.is_some() {}
+    };
+    tokio::select! {
+        () = drained => tracing::info!("everything is answered; bye"),
+        _ = terminate.recv() => tracing::warn!("told to stop again: ending at once"),
+        _ = interrupt.recv() => tracing::warn!("told to stop again: ending at once"),
+    }
+    Ok(())
+}
+
+async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|why| ServeError::Listen { name, address: address.to_owned(), why })
+}
+
+/// Accepts and serves connections until told to stop, then finishes what runs.
+async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let server = server();
+    let serve = |stream: TcpStream, peer, permit: OwnedSemaphorePermit| {
+        // Answers are small: waiting to fill a packet would only add latency.
+        let _ = stream.set_nodelay(true);
+        let router = router.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer));
+            router.clone().oneshot(request)
+        });
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    };
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { break };
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => serve(stream, peer, permit),
+                Err(error) => {
+                    // Out of file descriptors, mostly: others will be closed in a moment.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            _ = stopped.changed() => break,
+        }
+    }
+    // Who knocked before the stop is let in: the system has told them that they are connected.
+    while let Ok(permit) = connections.clone().try_acquire_owned()
+        && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
+    {
+        serve(stream, peer, permit);
+    }
+    drop(listener);
+    if tokio::time::timeout(FINISH, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests took too long to be finished");
+    }
+}
+
+fn server() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .pipeline_flush(true);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HEAD_TIMEOUT)
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_header_list_size(32 * 1024);
+    server
+}
+
+/// Forgets what has ended: denials, rows of the store, keys.
+async fn upkeep(app: Arc<App>) {
+    let mut rounds = tokio::time::interval(UPKEEP);
+    loop {
+        rounds.tick().await;
+        let denials = app.facts.clone();
+        let now = app.clock.now();
+        // A million of them take a while to look through: not on a thread that serves.
+        let forgotten = tokio::task::spawn_blocking(move || denials.denials().forget(now, CLOCK_SKEW));
+        let _ = forgotten.await;
+        loop {
+            match app.stores.upkeep.sweep(now, SWEEP).await {
+                Ok(SWEEP..) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "what has ended could not be removed");
+                    break;
+                }
+            }
+        }
+        match keys::sweep(app.key_tools()).await {
+            Ok(set) => {
+                if let Err(error) = app.ring.replace(&set, &app.master) {
+                    tracing::warn!(%error, "the signing keys could not be read anew");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "retired keys could not be removed"),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Settings: a flag beats `PALISADE_<NAME>`, which beats the file, which beats the default.
+//!
+//! [`SPECS`] is the one table of them; flags, environment, file, `--help` and the README's table
+//! come from it. A wrong value, an unknown key in the file, or both `X` and `X_FILE` end the start
+//! with the name, what was given and what is allowed. An unknown `PALISADE_` variable is a
+//! warning, since orchestrators set their own.
+
+pub(crate) mod source;
+pub(crate) mod value;
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+use schema::{limit::Rate, token::Algorithm};
+use zeroize::Zeroizing;
+
+pub use source::{Sources, read};
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// `PALISADE_<name>` in the environment, lower case in the file, with hyphens as a flag.
+    pub name: &'static str,
+    /// Whether there is a flag: not for secrets, since flags show in `ps`.
+    pub flag: bool,
+    /// `None` when it is made or computed.
+    pub default: Option<&'static str>,
+    /// What it means.
+    pub help: &'static str,
+}
+
+const fn spec(name: &'static str, default: Option<&'static str>, help: &'static str) -> Spec {
+    Spec { name, flag: true, default, help }
+}
+
+/// Every setting.
+pub const SPECS: &[Spec] = &[
+    spec("LISTEN", Some("127.0.0.1:8080"), "HTTP listens here, host:port"),
+    spec("DATA_DIR", Some("./palisade-data"), "Embedded store, control socket, keys; made if absent, 0700"),
+    spec("STORE", Some("redb"), "The store: redb, the embedded one"),
+    spec("NODE_NAME", None, "The name in logs and metrics [default: made once, kept in the data directory]"),
+    Spec {
+        name: "MASTER_KEY",
+        flag: false,
+        default: None,
+        help: "Seals the signing keys, 32 bytes of base64 [default: made in the data directory]",
+    },
+    spec("ISSUER", Some("palisade"), "The iss claim"),
+    spec("AUDIENCE", Some("palisade"), "The aud claim"),
+    spec("SIGNING_ALGORITHM", Some("EdDSA"), "EdDSA, ES256 or RS256"),
+    spec("ACCESS_TTL", Some("15m"), "Life of an access token, 1s to 24h"),
+    spec("REFRESH_TTL", Some("30d"), "Life of a refresh token, 1s to 3650d"),
+    spec("REFRESH_GRACE", Some("10s"), "How long a spent refresh token gets the same successor, 0s to 5m"),
+    spec("DRAIN_GRACE", Some("3s"), "How long it still serves after SIGTERM, 0s to 10m"),
+    spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
+    spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
+    spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
+    spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
+    spec("LOGIN_ADDRESS_FAILURES", Some("100/15m"), "Failed logins that lock an address, or off"),
+    spec("REGISTRATION_RATE", Some("20/1m"), "Registrations of an address, or off"),
+    spec("LOG", Some("info"), "What is logged: error, warn, info, debug, trace, or a tracing filter"),
+    spec("LOG_FORMAT", None, "text or json [default: text on a terminal, else json]"),
+];
+
+/// What a node is started with.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is the setting of its name; see SPECS")]
+pub struct Settings {
+    pub listen: String,
+    pub data_dir: PathBuf,
+    pub node_name: Option<String>,
+    pub master_key: Option<Zeroizing<[u8; 32]>>,
+    pub issuer: String,
+    pub audience: String,
+    pub signing_algorithm: Algorithm,
+    pub access_ttl: Duration,
+    pub refresh_ttl: Duration,
+    pub refresh_grace: Duration,
+    pub drain_grace: Duration,
+    pub operator_listen: Option<String>,
+    pub cors_origins: CorsOrigins,
+    pub trusted_proxies: Vec<IpNet>,
+    pub login_account_failures: Option<Rate>,
+    pub login_address_failures: Option<Rate>,
+    pub registration_rate: Option<Rate>,
+    pub log: LogSettings,
+}
+
+/// How to log.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// A `tracing` filter.
+    pub filter: String,
+    /// `None`: text on a terminal, else JSON.
+    pub format: Option<LogFormat>,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// From where browsers may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// From the node's own origin only.
+    None,
+    /// From anywhere.
+    Any,
+    /// From these.
+    Listed(Vec<String>),
+}
+
+impl CorsOrigins {
+    /// Whether this origin may call.
+    #[must_use]
+    pub fn allows(&self, origin: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Any => true,
+            Self::Listed(origins) => origins.iter().any(|allowed| allowed == origin),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether the peer at this address may say for whom it speaks.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
+}
+
+/// A setting is wrong: its name, what was given, what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A value that cannot be.
+    #[error("{name} is {given:?}; allowed: {allowed}")]
+    Wrong {
+        /// Where it came from.
+        name: String,
+        /// What was given; `(hidden)` for a secret.
+        given: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Both `X` and `X_FILE`.
+    #[error("both {name} and {name}_FILE are set; set one of them")]
+    Both {
+        /// The variable.
+        name: String,
+    },
+    /// A file that cannot be read.
+    #[error("{name} names the file {path:?}, which cannot be read: {why}")]
+    File {
+        /// The setting.
+        name: String,
+        /// The file.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// A key that there is not.
+    #[error("{path:?} has the unknown key {key:?}; known: {known}")]
+    UnknownKey {
+        /// The file.
+        path: String,
+        /// The key.
+        key: String,
+        /// All that there are.
+        known: String,
+    },
+}

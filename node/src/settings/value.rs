@@ -1,0 +1,166 @@
+//! From texts to values: each with what is allowed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use schema::{
+    limit::{Rate, parse_duration},
+    token::Algorithm,
+};
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use super::{CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, source::Given};
+
+const HOUR: u64 = 3_600;
+const DAY: u64 = 24 * HOUR;
+
+/// Makes the settings of what was given.
+pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Settings, SettingsError> {
+    let mut take = |name: &str| given.remove(name);
+    required(take("STORE"), "redb", |text| (text == "redb").then_some(()))?;
+    Ok(Settings {
+        listen: required(take("LISTEN"), ADDRESS, address)?,
+        data_dir: required(take("DATA_DIR"), "a path", |text| (!text.is_empty()).then(|| text.into()))?,
+        node_name: optional(take("NODE_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
+            schema::Name::is_valid(text).then(|| text.to_owned())
+        })?,
+        master_key: secret(take("MASTER_KEY"))?,
+        issuer: required(take("ISSUER"), CLAIM, claim)?,
+        audience: required(take("AUDIENCE"), CLAIM, claim)?,
+        signing_algorithm: required(take("SIGNING_ALGORITHM"), "EdDSA, ES256, RS256", algorithm)?,
+        access_ttl: duration(take("ACCESS_TTL"), "1s to 24h", 1, DAY)?,
+        refresh_ttl: duration(take("REFRESH_TTL"), "1s to 3650d", 1, 3_650 * DAY)?,
+        refresh_grace: duration(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
+        drain_grace: duration(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
+        operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
+        cors_origins: optional(
+            take("CORS_ORIGINS"),
+            "* or http(s)://host[:port], separated by commas",
+            origins,
+        )?
+        .unwrap_or(CorsOrigins::None),
+        trusted_proxies: optional(
+            take("TRUSTED_PROXIES"),
+            "addresses or networks, as in 10.0.0.0/8,::1",
+            |text| {
+                let network = |part: &str| {
+                    part.parse()
+                        .ok()
+                        .or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from))
+                };
+                list(text).map(network).collect()
+            },
+        )?
+        .unwrap_or_default(),
+        login_account_failures: required(take("LOGIN_ACCOUNT_FAILURES"), RATE, rate)?,
+        login_address_failures: required(take("LOGIN_ADDRESS_FAILURES"), RATE, rate)?,
+        registration_rate: required(take("REGISTRATION_RATE"), RATE, rate)?,
+        log: LogSettings {
+            filter: required(take("LOG"), "error, warn, info, debug, trace, or a tracing filter", |text| {
+                EnvFilter::try_new(text).ok().map(|_| text.to_owned())
+            })?,
+            format: optional(take("LOG_FORMAT"), "text or json", |text| match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            })?,
+        },
+    })
+}
+
+fn optional<T>(
+    given: Option<Given>,
+    allowed: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, SettingsError> {
+    let Some(Given { name, text }) = given else { return Ok(None) };
+    match read(&text) {
+        Some(value) => Ok(Some(value)),
+        None => Err(SettingsError::Wrong { name, given: text, allowed: allowed.to_owned() }),
+    }
+}
+
+/// A setting with a default: it is always given.
+fn required<T>(
+    given: Option<Given>,
+    allowed: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, SettingsError> {
+    let given = given.unwrap_or(Given { name: "a setting".into(), text: String::new() });
+    let (name, text) = (given.name.clone(), given.text.clone());
+    optional(Some(given), allowed, read)?.ok_or(SettingsError::Wrong {
+        name,
+        given: text,
+        allowed: allowed.to_owned(),
+    })
+}
+
+const ADDRESS: &str = "host:port, as in 127.0.0.1:8080 or [::1]:8080";
+
+fn address(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let plain = !host.is_empty() && (host.starts_with('[') == host.ends_with(']'));
+    (plain && port.parse::<u16>().is_ok() && !host.contains(char::is_whitespace)).then(|| text.to_owned())
+}
+
+const CLAIM: &str = "1 to 200 characters";
+
+fn claim(text: &str) -> Option<String> {
+    (1..=200).contains(&text.chars().count()).then(|| text.to_owned())
+}
+
+fn algorithm(text: &str) -> Option<Algorithm> {
+    [Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256]
+        .into_iter()
+        .find(|algorithm| algorithm.as_str() == text)
+}
+
+fn duration(
+    given: Option<Given>,
+    allowed: &str,
+    least_s: u64,
+    most_s: u64,
+) -> Result<Duration, SettingsError> {
+    required(given, &format!("a duration such as 500ms, 10s, 15m, 12h, 30d; here {allowed}"), |text| {
+        let range = Duration::from_secs(least_s)..=Duration::from_secs(most_s);
+        parse_duration(text).filter(|duration| range.contains(duration))
+    })
+}
+
+const RATE: &str = "off, or a number, a slash and a duration, as in 10/15m";
+
+fn rate(text: &str) -> Option<Option<Rate>> {
+    if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn origins(text: &str) -> Option<CorsOrigins> {
+    if text.trim() == "*" {
+        return Some(CorsOrigins::Any);
+    }
+    let origin = |part: &str| {
+        let host = part.strip_prefix("https://").or_else(|| part.strip_prefix("http://"))?;
+        let plain = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
+        plain.then(|| part.to_owned())
+    };
+    list(text).map(origin).collect::<Option<_>>().map(CorsOrigins::Listed)
+}
+
+fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {
+    let Some(Given { name, text }) = given else { return Ok(None) };
+    decode_key(&text).map(Some).ok_or(SettingsError::Wrong {
+        name,
+        given: "(hidden)".into(),
+        allowed: "32 bytes of base64, as `openssl rand -base64 32` makes them".into(),
+    })
+}
+
+/// 32 bytes of standard base64.
+pub(crate) fn decode_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim()).ok()?);
+    <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+}

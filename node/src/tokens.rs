@@ -1,0 +1,134 @@
+//! Tokens: made, and checked.
+//!
+//! [`Tokens::check`] is the hot path: a token that was seen before costs a lookup in the
+//! [`cache`] and [`decide`]; no store, no mailbox, no lock. The cache remembers that a signature
+//! is good, never a verdict.
+
+pub mod cache;
+mod refresh;
+
+use std::{sync::Arc, time::Duration};
+
+use jsonwebtoken::{Header, crypto};
+use schema::{
+    Clock, Denials, Entropy, Refusal, SessionId, Stores, TokenId, UserId, decide,
+    token::{AccessClaims, Claims, Expected, Unverified, access::ACCESS_TYPE},
+};
+
+pub use refresh::RefreshTokens;
+
+use crate::keys::{KeyRing, MasterKey, SealError};
+
+/// Makes and checks tokens.
+pub struct Tokens {
+    expected: Expected,
+    access_ttl: Duration,
+    ring: Arc<KeyRing>,
+    master: Arc<MasterKey>,
+    stores: Stores,
+    denials: Arc<Denials>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    cache: cache::VerifiedTokens,
+    /// Refresh tokens.
+    pub refresh: RefreshTokens,
+}
+
+/// What [`Tokens`] works with.
+#[allow(missing_docs, reason = "each field is the thing of its name")]
+pub struct TokensContext {
+    pub expected: Expected,
+    pub access_ttl: Duration,
+    pub ring: Arc<KeyRing>,
+    pub master: Arc<MasterKey>,
+    pub stores: Stores,
+    pub denials: Arc<Denials>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// The library did not sign. The keys were opened before, so this is a defect.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("a token could not be signed")]
+pub struct SignError;
+
+impl Tokens {
+    /// # Errors
+    /// When the library derives no keys.
+    pub fn new(context: TokensContext) -> Result<Self, SealError> {
+        let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
+        let TokensContext { expected, access_ttl, ring, master, stores, denials, clock, entropy } = context;
+        let cache = cache::VerifiedTokens::default();
+        Ok(Self { expected, access_ttl, ring, master, stores, denials, clock, entropy, cache, refresh })
+    }
+
+    /// How long access tokens live.
+    #[must_use]
+    pub const fn access_ttl(&self) -> Duration {
+        self.access_ttl
+    }
+
+    /// A new access token for a session of this user.
+    ///
+    /// # Errors
+    /// When the library does not sign.
+    pub fn issue(&self, user: UserId, session: SessionId, version: u64) -> Result<String, SignError> {
+        let now = self.clock.now();
+        let claims = Claims {
+            iss: self.expected.issuer.clone(),
+            aud: self.expected.audience.clone(),
+            sub: user,
+            sid: session,
+            jti: TokenId::new(now, self.entropy.id()),
+            iat: now.as_secs(),
+            exp: now.plus(self.access_ttl).as_secs(),
+            nbf: None,
+            uv: version,
+            r#type: ACCESS_TYPE.into(),
+        };
+        self.ring.with_signer(|signer| {
+            let mut header = Header::new(crate::keys::jws_algorithm(signer.algorithm));
+            header.kid = Some(signer.id.to_string());
+            jsonwebtoken::encode(&header, &claims, &signer.key).map_err(|_| SignError)
+        })
+    }
+
+    /// The verdict on an access token, and what it says when it is good.
+    ///
+    /// # Errors
+    /// The refusal that the contract's table has for it.
+    pub async fn check(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
+        if let Some(claims) = self.cache.get(token) {
+            return self.verdict(claims);
+        }
+        let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
+        if !self.ring.knows(unverified.key()) {
+            self.ring.look_up(&self.stores, &self.master, &*self.clock).await;
+        }
+        let claims = self.verify(unverified)?;
+        let verdict = self.verdict(claims);
+        if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
+            self.cache.insert(token, claims, self.clock.now());
+        }
+        verdict
+    }
+
+    fn verdict(&self, claims: AccessClaims) -> Result<AccessClaims, Refusal> {
+        decide(&claims, self.clock.now(), &self.denials).map(|()| claims)
+    }
+
+    fn verify(&self, token: Unverified<'_>) -> Result<AccessClaims, Refusal> {
+        let good = self.ring.with_verifier(token.key(), |key| {
+            // The key says which algorithm is used with it, never the token.
+            key.algorithm == token.algorithm()
+                && crypto::verify(
+                    token.signature(),
+                    token.message().as_bytes(),
+                    &key.key,
+                    crate::keys::jws_algorithm(key.algorithm),
+                )
+                .unwrap_or(false)
+        });
+        if good == Some(true) { Ok(token.into_verified()) } else { Err(Refusal::SignatureFailed) }
+    }
+}

@@ -1,0 +1,97 @@
+//! The two small documents that change by compare-and-set: superusers and keys.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future::join_all;
+
+use super::{Harness, sample::Samples};
+use crate::{
+    id::KeyId,
+    key::{KeySet, KeyState, StoredKey},
+    store::Versioned,
+    token::Algorithm,
+};
+
+pub async fn superusers_begin_as_an_empty_set_at_revision_zero(harness: &impl Harness) {
+    let stores = harness.open().await;
+    assert_eq!(stores.superusers.load().await.unwrap(), Versioned::default());
+}
+
+pub async fn of_two_parallel_removals_of_a_superuser_one_loses(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, bob) = (make.user().id, make.user().id);
+    assert!(stores.superusers.swap(0, &[ann, bob].into()).await.unwrap());
+    let (without_ann, without_bob) = ([bob].into(), [ann].into());
+    let removals = [stores.superusers.swap(1, &without_ann), stores.superusers.swap(1, &without_bob)];
+    let swapped: Vec<_> = join_all(removals).await.into_iter().map(|swapped| swapped.unwrap()).collect();
+    let left = match swapped[..] {
+        [true, false] => without_ann,
+        [false, true] => without_bob,
+        _ => panic!("{swapped:?}"),
+    };
+    assert_eq!(stores.superusers.load().await.unwrap(), Versioned { revision: 2, value: left });
+}
+
+pub async fn a_swap_of_superusers_needs_the_revision_that_is_there(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let set: BTreeSet<_> = [make.user().id].into();
+    assert!(!stores.superusers.swap(1, &set).await.unwrap());
+    assert!(stores.superusers.swap(0, &set).await.unwrap());
+    for wrong in [0, 2, u64::MAX >> 1] {
+        assert!(!stores.superusers.swap(wrong, &BTreeSet::new()).await.unwrap(), "{wrong}");
+    }
+    let first = Versioned { revision: 1, value: set };
+    assert_eq!(stores.superusers.load().await.unwrap(), first);
+    assert!(
+        stores.superusers.swap(1, &BTreeSet::new()).await.unwrap(),
+        "the same set or none: its number rises"
+    );
+    assert_eq!(stores.superusers.load().await.unwrap().revision, 2);
+}
+
+fn keys(revision: u64, n: u8) -> KeySet {
+    let state =
+        [KeyState::Active, KeyState::Next, KeyState::Retiring { until: crate::Timestamp::from_secs(9) }];
+    let algorithm = [Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256];
+    let key = |k: u8| StoredKey {
+        id: KeyId::from_bytes([k; 16]),
+        algorithm: algorithm[usize::from(k % 3)],
+        state: state[usize::from(k % 3)],
+        created_at: crate::Timestamp::from_secs(k.into()),
+        sealed: "c2VhbGVk".repeat(usize::from(k)),
+    };
+    KeySet {
+        revision,
+        keys: (0..n).map(key).collect(),
+        access_ttl: Duration::from_secs(900),
+        access_horizon: crate::Timestamp::from_secs(1_000),
+    }
+}
+
+pub async fn keys_begin_empty_at_revision_zero(harness: &impl Harness) {
+    let stores = harness.open().await;
+    assert_eq!(stores.keys.load().await.unwrap(), KeySet::default());
+    assert!(!stores.keys.swap(&keys(0, 1)).await.unwrap(), "0 is no change of anything");
+    assert!(!stores.keys.swap(&keys(2, 1)).await.unwrap());
+    assert_eq!(stores.keys.load().await.unwrap(), KeySet::default());
+}
+
+pub async fn keys_come_back_as_they_were_stored(harness: &impl Harness) {
+    let stores = harness.open().await;
+    for (revision, n) in [(1, 1), (2, 16), (3, 2)] {
+        let set = keys(revision, n);
+        assert!(stores.keys.swap(&set).await.unwrap());
+        assert!(!stores.keys.swap(&keys(revision, 5)).await.unwrap(), "it is of this revision already");
+        assert_eq!(stores.keys.load().await.unwrap(), set);
+    }
+}
+
+pub async fn of_many_first_keys_one_wins(harness: &impl Harness) {
+    let stores = harness.open().await;
+    let wanted: Vec<_> = (1..=15).map(|n| keys(1, n)).collect();
+    let swapped = join_all(wanted.iter().map(|set| stores.keys.swap(set))).await;
+    let swapped: Vec<_> = swapped.into_iter().map(|swapped| swapped.unwrap()).collect();
+    assert_eq!(swapped.iter().filter(|swapped| **swapped).count(), 1);
+    let winner = &wanted[swapped.iter().position(|swapped| *swapped).unwrap()];
+    assert_eq!(stores.keys.load().await.unwrap(), *winner);
+}

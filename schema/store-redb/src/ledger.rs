@@ -1,0 +1,78 @@
+//! The ledger: entries by origin and number, an index by the end of their facts, and the heads.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use schema::{
+    Timestamp,
+    ledger::{Entry, Head, Origin},
+    store::{LedgerStore, Result},
+    time::CLOCK_SKEW,
+};
+
+use crate::{
+    rows::{Change, Rows, Span},
+    store::Store,
+    table::{HEADS, LEDGER, LEDGER_ENDS},
+};
+
+#[async_trait]
+impl LedgerStore for Store {
+    async fn append(&self, entries: &[Entry], heads: &[Head]) -> Result<()> {
+        let (entries, heads) = (entries.to_vec(), heads.to_vec());
+        self.change(move |change| append(change, &entries, &heads)).await
+    }
+
+    async fn heads(&self) -> Result<Vec<Head>> {
+        self.read(|rows| {
+            let heads = rows.scan(&HEADS, &Span::all(), usize::MAX)?;
+            Ok(heads.into_iter().map(|(origin, seq)| Head { origin, seq }).collect())
+        })
+        .await
+    }
+
+    async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>> {
+        self.read(move |rows| {
+            let span = Span::of(&origin).after(Some(&(origin, after)));
+            let entries = rows.scan(&LEDGER, &span, limit)?;
+            Ok(entries.into_iter().map(|((origin, seq), fact)| Entry { origin, seq, fact }).collect())
+        })
+        .await
+    }
+}
+
+fn append(change: &Change<'_>, entries: &[Entry], heads: &[Head]) -> Result<()> {
+    for entry in entries {
+        if !change.has(&LEDGER, &(entry.origin, entry.seq))? {
+            change.put(&LEDGER, &(entry.origin, entry.seq), &entry.fact)?;
+            change.put(&LEDGER_ENDS, &(entry.fact.until, entry.origin, entry.seq), &())?;
+        }
+    }
+    for head in heads {
+        if change.get(&HEADS, &head.origin)?.is_none_or(|stored| stored < head.seq) {
+            change.put(&HEADS, &head.origin, &head.seq)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes entries whose facts matter no more, and the heads of origins that have none left; says
+/// how many of both.
+pub(crate) fn sweep(change: &Change<'_>, now: Timestamp, limit: usize) -> Result<usize> {
+    let over = now.minus(CLOCK_SKEW);
+    let ended = change.scan(&LEDGER_ENDS, &Span::up_to(&over), limit)?;
+    let mut origins = BTreeSet::new();
+    for (end, ()) in &ended {
+        let (_, origin, seq) = *end;
+        change.remove(&LEDGER_ENDS, end)?;
+        change.remove(&LEDGER, &(origin, seq))?;
+        origins.insert(origin);
+    }
+    let mut swept = ended.len();
+    for origin in origins {
+        if change.scan(&LEDGER, &Span::of(&origin), 1)?.is_empty() {
+            swept += usize::from(change.remove(&HEADS, &origin)?);
+        }
+    }
+    Ok(swept)
+}

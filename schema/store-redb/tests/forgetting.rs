@@ -1,0 +1,42 @@
+//! What the sweep does beyond what every store does.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use futures_util::future::join_all;
+use schema::{
+    Timestamp,
+    conformance::sample::{Samples, first},
+    permission::{Grant, Grants},
+    store::Added,
+};
+use store_redb::open;
+use tempfile::TempDir;
+
+const NOW: Timestamp = Timestamp::from_secs(2_000_000_000);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_role_is_taken_from_the_records_of_its_holders_some_at_a_time() {
+    let directory = TempDir::new().unwrap();
+    let stores = open(&directory.path().join("store.redb")).await.unwrap().stores;
+    let make = Samples::at(NOW);
+    let (deleted, stays) =
+        (make.stored_role(&stores, "deleted").await, make.stored_role(&stores, "stays").await);
+    let users: Vec<_> = (0..25).map(|_| make.user()).collect();
+    join_all(users.iter().map(async |user| {
+        stores.users.create(user).await.unwrap();
+        for role in [&deleted, &stays] {
+            assert_eq!(stores.grants.give(user.id, Grant::Role(role.id)).await.unwrap(), Added::Done);
+        }
+    }))
+    .await;
+    stores.roles.delete(&deleted.name).await.unwrap();
+    stores.users.delete(users[0].id).await.unwrap();
+    for swept in [10, 10, 4, 0] {
+        assert_eq!(stores.upkeep.sweep(NOW, 10).await.unwrap(), swept);
+    }
+    for user in &users[1..] {
+        let raw = Grants { roles: [stays.id].into(), permissions: [].into() };
+        assert_eq!(stores.grants.raw(user.id).await.unwrap(), raw);
+    }
+    assert_eq!(stores.grants.holders(Grant::Role(stays.id), first()).await.unwrap().items.len(), 24);
+}

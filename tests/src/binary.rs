@@ -1,0 +1,46 @@
+//! The binary under test: built once a run, in the profile that the tests themselves have.
+//!
+//! `PALISADE_TEST_BINARY` names another one (a release build, one in a container image).
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Names another binary to test.
+pub const BINARY_VARIABLE: &str = "PALISADE_TEST_BINARY";
+
+/// The path of the binary.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn palisade() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| env::var_os(BINARY_VARIABLE).map_or_else(build, PathBuf::from))
+}
+
+/// The root of the workspace.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above this crate")
+}
+
+fn build() -> PathBuf {
+    // <target>/<profile>/deps/suite-<hash>
+    let this = env::current_exe().expect("a test knows its own path");
+    let profile_dir = this.parent().and_then(Path::parent).expect("tests run in <target>/<profile>/deps");
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "-p", "node", "--bin", "palisade", "--profile", profile, "--target-dir"])
+        .arg(profile_dir.parent().expect("a profile is in a target directory"))
+        .current_dir(workspace())
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "palisade does not build");
+    profile_dir.join("palisade")
+}

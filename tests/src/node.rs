@@ -1,0 +1,450 @@
+//! A node: a real process with a data directory of its own on a port of its own.
+//!
+//! A [`Node`] is a handle with a [`Client`] in it; the process is killed when the last handle is
+//! dropped, and its directory removed. [`Shared`] is a node for tests that do not disturb each
+//! other: it lives as long as one of them runs.
+//!
+//! Limits of log-in and registration are off and the drain is short unless a test says otherwise,
+//! so that tests do not lock each other out or wait.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read, Write as _},
+    ops::Deref,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::{
+    Palisade, Person, Run,
+    client::{Answer, Client},
+    fresh,
+    patience::eventually,
+};
+
+/// From start to readiness: an unoptimised build may have to make an RSA key on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// From SIGTERM to the end, without load.
+const END: Duration = Duration::from_secs(20);
+/// How often a start is tried when somebody else was faster to take the port.
+const START_TRIES: usize = 5;
+
+const SETTINGS: [(&str, &str); 4] = [
+    ("LOGIN_ACCOUNT_FAILURES", "off"),
+    ("LOGIN_ADDRESS_FAILURES", "off"),
+    ("REGISTRATION_RATE", "off"),
+    ("DRAIN_GRACE", "100ms"),
+];
+
+/// A handle of a node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    process: Arc<Process>,
+    client: Client,
+}
+
+/// A node that is not started yet.
+#[derive(Debug)]
+pub struct Builder {
+    settings: BTreeMap<String, String>,
+    data_dir: Option<PathBuf>,
+}
+
+/// A node that did not start.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// The exit status; -1 when a signal ended it.
+    pub status: i32,
+    /// Everything that it wrote.
+    pub output: String,
+}
+
+/// What outlives a test's runtime: nothing in here belongs to one.
+#[derive(Debug)]
+struct Process {
+    settings: BTreeMap<String, String>,
+    data_dir: PathBuf,
+    child: Mutex<Option<Child>>,
+    port: Arc<AtomicU16>,
+    output: Arc<Mutex<Vec<u8>>>,
+    root: OnceCell<(String, String)>,
+    /// Last, so that the process is dead when its directory goes.
+    _own_dir: Option<TempDir>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Builder {
+    /// Sets `PALISADE_<name>`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Leaves a setting at the node's own default.
+    #[must_use]
+    pub fn default_setting(mut self, name: &str) -> Self {
+        self.settings.remove(name);
+        self
+    }
+
+    /// Uses this data directory, which is not removed at the end.
+    #[must_use]
+    pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(data_dir.into());
+        self
+    }
+
+    /// Starts it and awaits its readiness.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn start(self) -> Node {
+        self.try_start().await.unwrap_or_else(|why| panic!("the node did not start: {why:?}"))
+    }
+
+    /// Starts a node that may refuse to.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub async fn try_start(self) -> Result<Node, NotStarted> {
+        let own_dir = self.data_dir.is_none().then(|| TempDir::new().expect("a temporary directory"));
+        let data_dir = match (&self.data_dir, &own_dir) {
+            (Some(given), _) => given.clone(),
+            (None, own) => own.as_ref().expect("made above").path().join("data"),
+        };
+        let process = Process {
+            settings: self.settings,
+            data_dir,
+            child: Mutex::new(None),
+            port: Arc::new(AtomicU16::new(0)),
+            output: Arc::default(),
+            root: OnceCell::new(),
+            _own_dir: own_dir,
+        };
+        let node = Node::of(Arc::new(process));
+        node.try_run().await?;
+        Ok(node)
+    }
+}
+
+impl Node {
+    /// A node with the settings of tests.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// To say more about it before it starts.
+    #[must_use]
+    pub fn builder() -> Builder {
+        let settings = SETTINGS.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Builder { settings, data_dir: None }
+    }
+
+    /// A node with the settings of tests that other tests use at the same time.
+    pub async fn shared() -> Self {
+        static SHARED: Shared = Shared::with(&[]);
+        SHARED.node().await
+    }
+
+    fn of(process: Arc<Process>) -> Self {
+        let client = Client::new(process.port.clone());
+        Self { process, client }
+    }
+
+    /// A client of its own, with connections of its own.
+    #[must_use]
+    pub fn another_client(&self) -> Client {
+        Client::new(self.process.port.clone())
+    }
+
+    /// Where it keeps its things.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.process.data_dir
+    }
+
+    /// Everything that it wrote since its first start.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.process.output)).into_owned()
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        lock(&self.process.child).as_ref().expect("it runs").id()
+    }
+
+    /// Kills it as a crash would, and returns when it is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_dash_9(&self) {
+        let mut child = lock(&self.process.child).take().expect("it runs");
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+    }
+
+    /// Asks it to end, without waiting.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn ask_to_end(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("it can be asked");
+    }
+
+    /// Awaits its end.
+    ///
+    /// # Panics
+    /// When it does not end within `bound`.
+    pub async fn ended(&self, bound: Duration) -> ExitStatus {
+        let status = eventually(bound, "the end of the node", async || self.process.exit_status()).await;
+        lock(&self.process.child).take();
+        status
+    }
+
+    /// Asks it to end and awaits that.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn terminate(&self) -> ExitStatus {
+        self.ask_to_end();
+        self.ended(END).await
+    }
+
+    /// Starts it again on the same data directory; a running one is asked to end first. The port
+    /// is another, clients find it.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub async fn restart(&self) {
+        if lock(&self.process.child).is_some() {
+            self.terminate().await;
+        }
+        self.try_run().await.unwrap_or_else(|why| panic!("the node did not start again: {why:?}"));
+    }
+
+    /// The same data directory under other settings, once this node has ended.
+    #[must_use]
+    pub fn successor(&self) -> Builder {
+        Builder { settings: self.process.settings.clone(), data_dir: Some(self.process.data_dir.clone()) }
+    }
+
+    /// A call of the command line with this node's data directory and settings.
+    #[must_use]
+    pub fn palisade(&self, arguments: &[&str]) -> Palisade {
+        let call = Palisade::with(arguments).setting("DATA_DIR", &self.process.data_dir);
+        self.process.settings.iter().fold(call, |call, (name, value)| call.setting(name, value))
+    }
+
+    /// Calls the command line.
+    pub async fn cli(&self, arguments: &[&str]) -> Run {
+        self.palisade(arguments).run().await
+    }
+
+    /// The superuser that `app init` made, logged in by a session of its own.
+    ///
+    /// # Panics
+    /// When there is none and it cannot be made.
+    pub async fn root(&self) -> Person {
+        let make = async || {
+            let (email, password) =
+                (format!("{}@example.org", fresh("root")), fresh("the root of all power"));
+            self.palisade(&["app", "init", "--with-superuser", "--email", &email])
+                .args(["--first-name", "Root", "--last-name", "Root"])
+                .setting("SUPERUSER_PASSWORD", &password)
+                .run()
+                .await
+                .is_done();
+            (email, password)
+        };
+        let (email, password) = self.process.root.get_or_init(make).await;
+        Person::log_in(self, email, password).await
+    }
+
+    /// A superuser that no other test knows.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn another_superuser(&self) -> Person {
+        self.cli(&["app", "init"]).await.is_done();
+        let (email, password) = (format!("{}@example.org", fresh("super")), fresh("another root of power"));
+        self.palisade(&["superuser", "create", "--email", &email])
+            .args(["--first-name", "Super", "--last-name", "User"])
+            .setting("SUPERUSER_PASSWORD", &password)
+            .run()
+            .await
+            .is_done();
+        Person::log_in(self, &email, &password).await
+    }
+
+    /// Somebody who has just registered and logged in.
+    pub async fn register(&self, name: &str) -> Person {
+        Person::register(self, name).await
+    }
+
+    /// Its signing keys, as the command line lists them: `{kid, algorithm, state}`.
+    ///
+    /// # Panics
+    /// When they are no array.
+    pub async fn keys(&self) -> Vec<Value> {
+        let run = self.cli(&["keys", "list", "--json"]).await;
+        run.is_done().json().as_array().expect("an array of keys").clone()
+    }
+
+    /// The kids that it publishes.
+    ///
+    /// # Panics
+    /// When it publishes something else.
+    pub async fn published_kids(&self) -> BTreeSet<String> {
+        let jwks = self.get("/.well-known/jwks.json").send().await.is(200).json();
+        let keys = jwks["keys"].as_array().expect("keys");
+        keys.iter().map(|key| key["kid"].as_str().expect("a kid").to_owned()).collect()
+    }
+
+    /// The readiness probe's answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn readiness(&self) -> Result<Answer, crate::client::NoAnswer> {
+        self.get("/health/ready").try_send().await
+    }
+
+    async fn try_run(&self) -> Result<(), NotStarted> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let before = lock(&self.process.output).len();
+            self.process.port.store(free_port(), Ordering::SeqCst);
+            self.process.spawn();
+            let ended = eventually(START, "the readiness of the node", async || {
+                if let Some(status) = self.process.exit_status() {
+                    return Some(Some(status));
+                }
+                let ready = self.readiness().await.is_ok_and(|answer| answer.status == 200);
+                // Alive after the answer: the answer was its own.
+                (ready && self.process.exit_status().is_none()).then_some(None)
+            })
+            .await;
+            let Some(status) = ended else { return Ok(()) };
+            lock(&self.process.child).take();
+            // The last lines may still be on their way through the pipe.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let output = String::from_utf8_lossy(&lock(&self.process.output)[before..]).into_owned();
+            if tries == START_TRIES || !output.contains("in use") || !output.contains("ddress") {
+                return Err(NotStarted { status: status.code().unwrap_or(-1), output });
+            }
+        }
+    }
+}
+
+impl Deref for Node {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Process {
+    fn spawn(&self) {
+        let listen = format!("127.0.0.1:{}", self.port.load(Ordering::SeqCst));
+        let call = Palisade::with(["serve", "--log-format", "json", "--listen", &listen, "--data-dir"])
+            .args([&self.data_dir]);
+        let call = self.settings.iter().fold(call, |call, (name, value)| call.setting(name, value));
+        let mut command = call.into_command();
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        self.collect(child.stdout.take().expect("piped"));
+        self.collect(child.stderr.take().expect("piped"));
+        *lock(&self.child) = Some(child);
+    }
+
+    fn collect(&self, mut pipe: impl Read + Send + 'static) {
+        let output = self.output.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 8 * 1024];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                lock(&output).extend_from_slice(&buffer[..count]);
+            }
+        });
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        lock(&self.child).as_mut()?.try_wait().expect("a child can be asked")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = lock(&self.child).take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            // Shown by the test harness with the failure.
+            let output = lock(&self.output);
+            let tail = output.len().saturating_sub(4_000);
+            let tail = String::from_utf8_lossy(&output[tail..]);
+            let _ = writeln!(std::io::stderr(), "--- the end of the node's logs\n{tail}");
+        }
+    }
+}
+
+/// A port that nobody has, and that no other node of this run was given.
+fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        if lock(&GIVEN).insert(port) {
+            return port;
+        }
+    }
+}
+
+/// A node that tests of one kind share. It is started by the first of them and ends with the last.
+#[derive(Debug)]
+pub struct Shared {
+    settings: &'static [(&'static str, &'static str)],
+    running: tokio::sync::Mutex<Weak<Process>>,
+}
+
+impl Shared {
+    /// A node with these settings, beside those of all tests.
+    #[must_use]
+    pub const fn with(settings: &'static [(&'static str, &'static str)]) -> Self {
+        Self { settings, running: tokio::sync::Mutex::const_new(Weak::new()) }
+    }
+
+    /// A handle for one test.
+    pub async fn node(&self) -> Node {
+        let mut running = self.running.lock().await;
+        if let Some(process) = running.upgrade() {
+            return Node::of(process);
+        }
+        let builder = Node::builder();
+        let builder =
+            self.settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, *value));
+        let node = builder.start().await;
+        *running = Arc::downgrade(&node.process);
+        node
+    }
+}

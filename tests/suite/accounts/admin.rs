@@ -1,0 +1,125 @@
+//! What admins see and do.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use testkit::{Node, fresh};
+
+const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+#[tokio::test]
+async fn an_admin_sees_changes_disables_and_deletes_users() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    root.gives(&admin, "users_admin").await.is(200);
+    let seen = admin.get(&ann.path("")).send().await.is(200).json();
+    assert_eq!(seen["email"], ann.email.as_str());
+    assert!(seen.as_object().unwrap().contains_key("locked_until") && seen["locked_until"].is_null());
+    let changed = admin.patch(&ann.path("")).json(&json!({"first_name": "Anna"})).send().await.is(200).json();
+    assert_eq!(changed["first_name"], "Anna");
+    let disabled = admin.sets_active(&ann, false).await;
+    assert_eq!(disabled.is(200).is_visible_everywhere().json()["active"], false);
+    node.log_in(&ann.email, &ann.password).await.is_error(401, "Bad email or password");
+    assert_eq!(admin.sets_active(&ann, true).await.is(200).json()["active"], true);
+    ann.in_another_session().await.is_in().await;
+    admin.delete(&ann.path("")).send().await.is_done();
+    admin.get(&ann.path("")).send().await.is_refused(404);
+}
+
+#[tokio::test]
+async fn what_is_in_the_list_of_users_is_what_one_sees_of_each() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let ann = node.register("ann").await;
+    let found = root.list("users", &format!("users?email={}", ann.email)).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0], root.get(&ann.path("")).send().await.is(200).json());
+    // In any letter case; a part of it finds nobody.
+    let upper = format!("users?email={}", ann.email.to_uppercase());
+    assert_eq!(root.list("users", &upper).await, found);
+    assert!(root.list("users", &format!("users?email={}", &ann.email[1..])).await.is_empty());
+    assert!(root.list("users", &format!("users?email={}@example.org", fresh("nobody"))).await.is_empty());
+    assert!(root.list("users", "users?email=%25").await.is_empty());
+    assert!(root.list("users", "users?email=%27%20OR%201=1").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_list_of_users_is_paged_and_complete() {
+    let node = Node::start().await;
+    let root = node.root().await;
+    let mut expected: BTreeSet<String> = [root.uuid.clone()].into();
+    for _ in 0..6 {
+        expected.insert(node.register("user").await.uuid);
+    }
+    let (mut seen, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let token = next.map(|next| format!("&page_token={next}")).unwrap_or_default();
+        let page = root.get(&format!("users?limit=3{token}")).send().await.is(200).json();
+        let users = page["users"].as_array().unwrap();
+        assert!(users.len() <= 3);
+        seen.extend(users.iter().map(|user| user["uuid"].as_str().unwrap().to_owned()));
+        // Who comes while one turns pages does not disturb.
+        if expected.len() == 7 {
+            expected.insert(node.register("late").await.uuid);
+        }
+        next = page["next_page_token"].as_str().map(Into::into);
+        if next.is_none() {
+            break;
+        }
+    }
+    let distinct: BTreeSet<String> = seen.iter().cloned().collect();
+    assert_eq!(distinct.len(), seen.len(), "a user was shown twice");
+    let early: Vec<_> = expected.iter().take(7).collect();
+    assert!(early.iter().all(|uuid| distinct.contains(*uuid)), "a user was left out");
+}
+
+#[tokio::test]
+async fn an_admin_gives_a_new_password_without_the_old_one() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    root.gives(&admin, "users_admin").await.is(200);
+    let path = ann.path("password");
+    admin.post(&path).json(&json!({"new_password": "short"})).send().await.is_about_field("new_password");
+    let password = fresh("given by an admin");
+    admin.post(&path).json(&json!({"new_password": password})).send().await.is_done();
+    ann.is_out().await;
+    ann.with_password(&password).in_another_session().await.is_in().await;
+    // For themselves admins need the old one like everybody.
+    let own = admin.post("users/me/password").json(&json!({"new_password": password})).send().await;
+    assert!(matches!(own.status, 400 | 403), "{own}");
+    admin.is_in().await;
+}
+
+#[tokio::test]
+async fn an_admins_change_of_an_email_needs_no_password_of_the_user() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let ann = node.register("ann").await;
+    let email = format!("{}@example.org", fresh("anna"));
+    // Whose password "the password" is, when an admin changes the email of another, is not said:
+    // the admin's own is taken for it, or none is needed.
+    let body = json!({"email": email, "password": root.password});
+    let answer = root.patch(&ann.path("")).json(&body).send().await;
+    assert!(matches!(answer.status, 200 | 403), "{answer}");
+    if answer.status == 200 {
+        node.log_in(&email, &ann.password).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_exist_is_not_found_by_admins() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let path = format!("users/{NOBODY}");
+    root.get(&path).send().await.is_refused(404);
+    root.patch(&path).json(&json!({"first_name": "x"})).send().await.is_refused(404);
+    root.patch(&path).json(&json!({"active": false})).send().await.is_refused(404);
+    root.delete(&path).send().await.is_refused(404);
+    root.get(&format!("{path}/logins")).send().await.is_refused(404);
+    root.get(&format!("{path}/sessions")).send().await.is_refused(404);
+    root.post(&format!("{path}/unlock")).send().await.is_refused(404);
+    let body = json!({"new_password": fresh("for nobody")});
+    root.post(&format!("{path}/password")).json(&body).send().await.is_refused(404);
+}

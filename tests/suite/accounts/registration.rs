@@ -1,0 +1,185 @@
+//! Registration.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use testkit::{Answer, Node, fresh};
+
+const PASSWORD: &str = "a password nobody else has";
+
+async fn register(node: &Node, email: &str) -> Answer {
+    node.post("users").json(&json!({"email": email, "password": PASSWORD})).send().await
+}
+
+#[tokio::test]
+async fn who_registers_gets_what_is_known_about_them() {
+    let node = Node::shared().await;
+    let email = format!("{}@Example.org", fresh("Ann"));
+    let body =
+        json!({"email": email, "password": PASSWORD, "first_name": "Ann", "last_name": "Müller-Øster"});
+    let user = node.post("users").json(&body).send().await.is(201).json();
+    let fields: BTreeSet<_> = user.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = ["active", "created_at", "email", "email_confirmed", "first_name", "last_name", "uuid"];
+    assert_eq!(fields, expected.into());
+    assert_eq!(user["email"], email, "as it was written");
+    assert_eq!((&user["first_name"], &user["last_name"]), (&json!("Ann"), &json!("Müller-Øster")));
+    assert_eq!((&user["email_confirmed"], &user["active"]), (&json!(false), &json!(true)));
+    assert_eq!(user["uuid"].as_str().unwrap().as_bytes()[14], b'7', "a UUIDv7: {}", user["uuid"]);
+    assert!(user["created_at"].as_str().unwrap().ends_with('Z'));
+    let (access, _) = node.log_in(&email, PASSWORD).await.pair();
+    assert_eq!(node.get("users/me").bearer(&access).send().await.is(200).json(), user);
+}
+
+#[tokio::test]
+async fn names_can_be_left_out() {
+    let node = Node::shared().await;
+    let user = register(&node, &format!("{}@example.org", fresh("ann"))).await.is(201).json();
+    assert!(user["first_name"].is_null() && user["last_name"].is_null());
+}
+
+#[tokio::test]
+async fn an_email_registers_once_in_whatever_letter_case() {
+    let node = Node::shared().await;
+    let name = fresh("strasse");
+    register(&node, &format!("{name}@example.org")).await.is(201);
+    for again in [
+        format!("{name}@example.org"),
+        format!("{}@example.org", name.to_uppercase()),
+        format!("{name}@EXAMPLE.ORG"),
+        format!("{}@Example.Org", name.replacen("ss", "ß", 1)),
+    ] {
+        register(&node, &again).await.is_refused(409);
+    }
+    let composed = fresh("é");
+    register(&node, &format!("{composed}@example.org")).await.is(201);
+    register(&node, &format!("{}@example.org", composed.replace('é', "E\u{301}"))).await.is_refused(409);
+    // Other addresses are other people.
+    register(&node, &format!("{name}@example.com")).await.is(201);
+    register(&node, &format!("{name}+films@example.org")).await.is(201);
+}
+
+#[tokio::test]
+async fn a_hundred_parallel_registrations_of_one_email_get_one_201() {
+    let node = Node::shared().await;
+    let name = fresh("crowd");
+    // The node sheds what its hashing queue cannot take: those come again, as clients do.
+    let attempt = async |n: usize| {
+        let name = if n % 2 == 0 { name.clone() } else { name.to_uppercase() };
+        loop {
+            let answer = register(&node, &format!("{name}@example.org")).await;
+            if answer.status != 503 {
+                return answer;
+            }
+            answer.is_refused(503);
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let answers = join_all((0..100).map(attempt)).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 1);
+    answers.iter().filter(|answer| answer.status != 201).for_each(|answer| {
+        answer.is_refused(409);
+    });
+    node.log_in(&format!("{name}@example.org"), PASSWORD).await.is(200);
+}
+
+#[tokio::test]
+async fn each_wrong_field_is_named() {
+    let node = Node::shared().await;
+    let email = || format!("{}@example.org", fresh("ann"));
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"email": email(), "password": PASSWORD});
+        body[field] = value;
+        node.post("users").json(&body).send()
+    };
+    for bad in [
+        "",
+        "ann",
+        "@",
+        "ann@",
+        "@example.org",
+        "ann@@example.org",
+        "a b@example.org",
+        "ann@exa mple.org",
+        "ann@example..org",
+        "ann@example.org\n",
+        "ann\u{0}@example.org",
+        "<ann@example.org>",
+        "ann@-example.org",
+        &format!("{}@example.org", "a".repeat(65)),
+        &format!("ann@{}.org", "a".repeat(300)),
+    ] {
+        with("email", json!(bad)).await.is_about_field("email");
+    }
+    for bad in ["", "short12", "password", "12345678"] {
+        with("password", json!(bad)).await.is_about_field("password");
+    }
+    for field in ["first_name", "last_name"] {
+        with(field, json!("n".repeat(5_000))).await.is_about_field(field);
+        with(field, Value::Null).await.is(201);
+    }
+    // Two at a time, both named.
+    let both = node.post("users").json(&json!({"email": "x", "password": "x"})).send().await;
+    both.is_about_field("email").is_about_field("password");
+}
+
+#[tokio::test]
+async fn a_body_of_another_form_is_refused() {
+    let node = Node::shared().await;
+    for body in [
+        json!({}),
+        json!([]),
+        json!("x"),
+        json!(null),
+        json!({"email": "ann@example.org"}),
+        json!({"password": PASSWORD}),
+        json!({"email": 1, "password": PASSWORD}),
+        json!({"email": ["ann@example.org"], "password": PASSWORD}),
+        json!({"email": {"$ne": null}, "password": PASSWORD}),
+        json!({"email": "ann@example.org", "password": 12_345_678}),
+        json!({"email": "ann@example.org", "password": null}),
+        json!({"email": "ann@example.org", "password": {"$gt": ""}}),
+    ] {
+        node.post("users").json(&body).send().await.is_refused(400);
+    }
+}
+
+#[tokio::test]
+async fn nobody_registers_as_more_than_they_are() {
+    let node = Node::shared().await;
+    let email = format!("{}@example.org", fresh("mallory"));
+    let body = json!({
+        "email": email, "password": PASSWORD, "active": false, "email_confirmed": true, "version": 99,
+        "uuid": "01890a5d-ac96-774b-bcce-b302099a8057", "roles": ["superuser"], "permissions": ["all_all"],
+    });
+    // Refused for what is unknown, or taken without it.
+    let answer = node.post("users").json(&body).send().await;
+    if answer.status == 400 {
+        answer.is_refused(400);
+        return;
+    }
+    let user = answer.is(201).json();
+    assert_ne!(user["uuid"], "01890a5d-ac96-774b-bcce-b302099a8057");
+    assert_eq!((&user["active"], &user["email_confirmed"]), (&json!(true), &json!(false)));
+    let (access, _) = node.log_in(&email, PASSWORD).await.pair();
+    let combined = node.get("users/me/combined_permissions").bearer(&access).send().await;
+    assert_eq!(combined.is(200).json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_deleted_users_email_is_free_again_and_nothing_is_inherited() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let ann = node.register("ann").await;
+    let films = root.makes_permission("films").await;
+    root.gives(&ann, &films).await.is(200);
+    ann.delete("users/me").send().await.is_done();
+    let again = register(&node, &ann.email).await.is(201).json();
+    assert_ne!(again["uuid"], ann.uuid.as_str());
+    node.log_in(&ann.email, &ann.password).await.is_error(401, "Bad email or password");
+    let now = ann.with_password(PASSWORD).in_another_session().await;
+    assert!(!now.may(&films).await);
+    assert_eq!(now.list("sessions", "users/me/sessions").await.len(), 1);
+    ann.is_out().await;
+    root.get(&ann.path("")).send().await.is_refused(404);
+}

@@ -1,0 +1,9 @@
+//! Permissions and roles: what there is, who has what, who may hand it out, and the question that
+//! services ask.
+
+mod catalogue;
+mod gateway;
+mod grants;
+mod power;
+mod query;
+mod superuser;

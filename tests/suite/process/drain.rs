@@ -1,0 +1,163 @@
+//! The end of a node: nothing that was begun is lost.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use testkit::{Node, Raw, eventually, raw::Reply};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// One client that asks, on connections that it keeps, until nobody listens any more. Panics when
+/// a request that was sent on an open connection gets no whole answer.
+async fn ask_until_nobody_listens(
+    node: &Node,
+    path: &str,
+    token: &str,
+    answered: &AtomicUsize,
+    ending: &AtomicBool,
+) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    'connect: loop {
+        let Ok(mut raw) = Raw::try_to(node).await else {
+            assert!(ending.load(Ordering::SeqCst), "refused before the end");
+            return;
+        };
+        let mut first = true;
+        loop {
+            if raw.send(&request).await.is_err() {
+                // Closed before it was sent: the node said so with `Connection: close`, or it
+                // never took this connection from the queue of the listener.
+                assert!(ending.load(Ordering::SeqCst), "closed before the end");
+                continue 'connect;
+            }
+            match raw.reply(SOON).await {
+                Reply::Answer { status, head, .. } => {
+                    assert_eq!(status, 200, "{head}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    first = false;
+                    if head.to_ascii_lowercase().contains("connection: close") {
+                        continue 'connect;
+                    }
+                }
+                Reply::Closed { part } => {
+                    assert!(ending.load(Ordering::SeqCst), "closed before the end");
+                    assert!(part.is_empty(), "half an answer");
+                    // A connection that waited in the listener's queue when it was closed was
+                    // never accepted, and none of ours: the client may try elsewhere. One that
+                    // was in use must have been told.
+                    assert!(first, "a kept connection was closed under a request, without a word");
+                    continue 'connect;
+                }
+                Reply::Silence => panic!("no answer within {SOON:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_under_load() {
+    let node = Node::builder().setting("DRAIN_GRACE", "1s").start().await;
+    let ann = node.register("ann").await;
+    let (answered, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let paths = ["/api/v1/auth_token/validation", "/api/v1/users/me", "/api/v1/users/me/sessions"];
+    let clients =
+        (0..24).map(|n| ask_until_nobody_listens(&node, paths[n % 3], &ann.access, &answered, &ending));
+    let end = async {
+        eventually(SOON, "load", async || (answered.load(Ordering::SeqCst) > 500).then_some(())).await;
+        ending.store(true, Ordering::SeqCst);
+        let before = answered.load(Ordering::SeqCst);
+        let status = node.terminate().await;
+        assert_eq!(status.code(), Some(0), "{}", node.logs());
+        assert!(answered.load(Ordering::SeqCst) > before, "it served during the grace");
+    };
+    tokio::join!(futures_util::future::join_all(clients), end);
+    node.restart().await;
+    ann.is_in().await;
+}
+
+#[tokio::test]
+async fn a_draining_node_is_not_ready_but_serves() {
+    let node = Node::builder().setting("DRAIN_GRACE", "5s").start().await;
+    let ann = node.register("ann").await;
+    let start = Instant::now();
+    node.ask_to_end();
+    let answer = eventually(SOON, "the readiness of a draining node", async || {
+        let answer = node.readiness().await.expect("it serves");
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    answer.is_refused(503);
+    node.get("/health/live").send().await.is(200);
+    ann.is_in().await;
+    // New connections too: a proxy has not heard yet.
+    let newcomer = ann.at(&node.another_client());
+    newcomer.is_in().await;
+    newcomer.in_another_session().await.is_in().await;
+    newcomer.delete("auth_token").send().await.is_done();
+    assert!(start.elapsed() < Duration::from_secs(5), "too slow a machine for this test");
+    let status = node.ended(Duration::from_secs(30)).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_secs(4), "it ended within the grace: {:?}", start.elapsed());
+    node.restart().await;
+    ann.is_out().await;
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_it_at_once() {
+    let node = Node::builder().setting("DRAIN_GRACE", "10m").start().await;
+    node.ask_to_end();
+    eventually(SOON, "it drains", async || {
+        (node.readiness().await.expect("it serves").status == 503).then_some(())
+    })
+    .await;
+    node.ask_to_end();
+    node.ended(Duration::from_secs(5)).await;
+    node.restart().await;
+}
+
+#[tokio::test]
+async fn an_idle_node_ends_soon_after_the_grace() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    // An idle connection that is kept must not hold it up.
+    let mut idle = Raw::to(&node).await;
+    idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(idle.reply(SOON).await.status(), Some(200));
+    let start = Instant::now();
+    assert_eq!(node.terminate().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    node.restart().await;
+    ann.is_in().await;
+}
+
+#[tokio::test]
+async fn a_request_that_runs_is_finished() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    // Log-ins take a while each; those in the queue when the signal comes are finished.
+    let log_ins = (0..12).map(|_| node.log_in(&ann.email, &ann.password));
+    let end = async {
+        tokio::task::yield_now().await;
+        eventually(SOON, "the log-ins are under way", async || Some(())).await;
+        node.ask_to_end();
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(log_ins), end);
+    for answer in answers {
+        assert!(matches!(answer.status, 200 | 503), "{answer}");
+    }
+    assert_eq!(node.ended(Duration::from_secs(30)).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_slow_client_does_not_hold_up_the_end() {
+    let node = Node::start().await;
+    let mut slow = Raw::to(&node).await;
+    slow.send("POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        .await
+        .unwrap();
+    node.get("/health/live").send().await.is(200);
+    node.ask_to_end();
+    assert_eq!(node.ended(Duration::from_secs(45)).await.code(), Some(0));
+}
