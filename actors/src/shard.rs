@@ -199,7 +199,10 @@ mod tests {
             match message {
                 EchoMessage::Say(n, reply) => reply.send(Ok(n)),
                 EchoMessage::Hold(reply) => held.push(reply),
-                EchoMessage::Crash(_) => panic!("as asked"),
+                EchoMessage::Crash(reply) => {
+                    let _held = reply;
+                    panic!("as asked")
+                }
             }
             Ok(())
         }

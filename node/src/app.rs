@@ -125,7 +125,7 @@ impl App {
             settings.registration_rate,
         );
         Ok(Arc::new(Self {
-            passwords: PasswordPool::start(entropy.clone())?,
+            passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
             started_at: clock.now(),
             ready: AtomicBool::new(true),

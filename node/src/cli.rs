@@ -77,7 +77,9 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             Ok(runtime()?.block_on(serve::serve(settings))?)
         }
         ["check-config"] => {
-            warnings.iter().for_each(|warning| drop(fail(0, &format!("warning: {warning}"))));
+            for warning in &warnings {
+                let _ = fail(0, &format!("warning: {warning}"));
+            }
             let done = Done {
                 msg: "the settings are good".into(),
                 result: serde_json::json!({ "warnings": warnings }),

@@ -158,7 +158,7 @@ impl Request {
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
         let name: HeaderName = name.parse().expect("a header name");
-        self.with(name, HeaderValue::from_str(value).expect("a header value"))
+        self.with(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"))
     }
 
     /// Sends this JSON.

@@ -153,7 +153,7 @@ impl Raw {
 
     /// Reads more; false at the end.
     async fn fill(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         match self.stream.read(&mut buffer).await {
             Ok(count @ 1..) if self.unread.len() < MAX_ANSWER_BYTES => {
                 self.unread.extend_from_slice(&buffer[..count]);

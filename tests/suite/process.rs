@@ -7,3 +7,4 @@ mod directory;
 mod drain;
 mod flood;
 mod settings;
+mod stored;

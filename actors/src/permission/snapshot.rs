@@ -6,13 +6,16 @@
 //!
 //! How the last is kept: every user has an epoch (users share a fixed number of them). An
 //! invalidation first raises the epoch, then removes the snapshot. A publisher notes the epoch
-//! before it reads the store, inserts only while it is the same, and looks again after inserting:
-//! whichever of the two comes second removes what is old.
+//! before it reads the store, and compares it while it holds the entry: either it sees that the
+//! epoch was raised, or the removal waits for the entry and comes after the insertion.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use foldhash::{HashSet, fast::RandomState};
-use scc::HashIndex;
+use scc::{HashIndex, hash_index::Entry};
 use schema::{PermissionId, RoleId, Subject, UserId, name::Name, permission::Effective};
 
 /// Users share this many epochs; a collision costs one needless reload.
@@ -67,7 +70,7 @@ impl Snapshot {
 /// The snapshots that readers see.
 #[derive(Debug)]
 pub struct Snapshots {
-    published: HashIndex<UserId, std::sync::Arc<Snapshot>, RandomState>,
+    published: HashIndex<UserId, Arc<Snapshot>, RandomState>,
     epochs: Box<[AtomicU64]>,
 }
 
@@ -112,17 +115,16 @@ impl Snapshots {
     }
 
     /// Publishes what was read since the epoch was noted; says whether it is still good.
-    pub(super) fn publish(&self, user: UserId, epoch: u64, snapshot: std::sync::Arc<Snapshot>) -> bool {
+    pub(super) fn publish(&self, user: UserId, epoch: u64, snapshot: Arc<Snapshot>) -> bool {
+        let entry = self.published.entry_sync(user);
         if self.epoch_of(user) != epoch {
             return false;
         }
-        self.published.remove_sync(&user);
-        let _ = self.published.insert_sync(user, snapshot);
-        if self.epoch_of(user) == epoch {
-            return true;
+        match entry {
+            Entry::Occupied(mut old) => old.update(snapshot),
+            Entry::Vacant(free) => drop(free.insert_entry(snapshot)),
         }
-        self.published.remove_sync(&user);
-        false
+        true
     }
 
     /// Makes room.
@@ -138,8 +140,6 @@ impl Snapshots {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     const ANN: UserId = UserId::from_bytes([1; 16]);

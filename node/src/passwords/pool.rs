@@ -49,7 +49,7 @@ impl PasswordPool {
     ///
     /// # Errors
     /// When the system gives no thread, or the library does not hash.
-    pub fn start(entropy: Arc<dyn Entropy>) -> std::io::Result<Self> {
+    pub fn start(entropy: &Arc<dyn Entropy>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::sync_channel(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
         let waiting = Arc::new(AtomicUsize::new(0));

@@ -65,7 +65,7 @@ async fn a_hundred_parallel_registrations_of_one_email_get_one_201() {
     let name = fresh("crowd");
     // The node sheds what its hashing queue cannot take: those come again, as clients do.
     let attempt = async |n: usize| {
-        let name = if n % 2 == 0 { name.clone() } else { name.to_uppercase() };
+        let name = if n.is_multiple_of(2) { name.clone() } else { name.to_uppercase() };
         loop {
             let answer = register(&node, &format!("{name}@example.org")).await;
             if answer.status != 503 {

@@ -8,7 +8,6 @@ async fn what_is_not_there_is_404_in_the_form_of_errors() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for path in [
-        "/",
         "/api",
         "/api/v1",
         "/api/v1/",
@@ -16,7 +15,6 @@ async fn what_is_not_there_is_404_in_the_form_of_errors() {
         "nothing",
         "users/me/nothing",
         "/favicon.ico",
-        "/health",
         "/.well-known/nothing",
         "//api/v1/users/me",
         "/api/v1//users/me",

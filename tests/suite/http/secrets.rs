@@ -95,10 +95,10 @@ async fn no_secret_is_in_a_log_line_an_error_or_a_metric() {
     // What lies in the data directory in the clear, as the key that seals the signing keys does.
     for entry in std::fs::read_dir(node.data_dir()).unwrap().flatten() {
         let small = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < 200);
-        if let Some(text) = small.then(|| std::fs::read_to_string(entry.path()).ok()).flatten() {
-            if text.trim().len() >= 40 {
-                secrets.insert(text.trim().to_owned());
-            }
+        // What begins with a brace describes the node, and is no secret.
+        let text = small.then(|| std::fs::read_to_string(entry.path()).ok()).flatten().unwrap_or_default();
+        if text.trim().len() >= 40 && !text.starts_with('{') {
+            secrets.insert(text.trim().to_owned());
         }
     }
     // A token is told by its signature already, a refresh token by its end.

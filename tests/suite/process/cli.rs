@@ -146,9 +146,8 @@ async fn an_email_that_exists_becomes_superuser_only_with_promote() {
         if !is_running {
             node.terminate().await;
         }
-        let promote =
-            node.cli(&["superuser", "create", "--email", &ann.email.to_uppercase(), "--promote"]).await;
-        promote.is_done();
+        let promote = create(node, &ann.email.to_uppercase(), &fresh("another secret")).args(["--promote"]);
+        promote.run().await.is_done();
         running(node, is_running).await;
         // The next check sees it, and the password is still the user's own.
         assert!(ann.may("all_all").await);

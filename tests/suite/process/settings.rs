@@ -161,10 +161,11 @@ async fn a_wrong_value_ends_the_start_with_the_name_and_what_was_given() {
 #[tokio::test]
 async fn a_wrong_secret_is_named_but_not_shown() {
     let secret = "c2hvcnQ-this-is-a-secret";
-    for name in ["MASTER_KEY", "CLUSTER_SECRET"] {
+    let cluster = ("CLUSTER_LISTEN", "127.0.0.1:7946");
+    for (name, beside) in [("MASTER_KEY", None), ("CLUSTER_SECRET", Some(cluster))] {
         let directory = scratch();
         let call = check_config().setting(name, secret).setting("DATA_DIR", directory.path());
-        let run = call.setting("CLUSTER_LISTEN", "127.0.0.1:7946").run().await;
+        let run = beside.into_iter().fold(call, |call, (name, value)| call.setting(name, value)).run().await;
         assert_eq!(run.status, 1, "{run:?}");
         assert!(run.stderr.contains(name), "{run:?}");
         assert!(!run.stderr.contains(secret) && !run.stdout.contains(secret), "{run:?}");

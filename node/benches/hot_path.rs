@@ -1,0 +1,106 @@
+//! What a validation and a permission check cost inside the node, without HTTP.
+//!
+//! `cargo bench -p node`: the verdict, the lookup of a token that was seen before (one, and among
+//! 100,000), a whole check of such a token, and the evaluation of permission queries.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::time::Duration;
+
+use actors::Snapshot;
+use divan::{Bencher, black_box};
+use node::tokens::cache::VerifiedTokens;
+use schema::{
+    Denials, Fact, FactKind, KeyId, PermissionId, Query, SessionId, Timestamp, TokenId, UserId, decide,
+    permission::{Effective, Permission},
+    token::AccessClaims,
+};
+
+fn main() {
+    divan::main();
+}
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+fn id(n: u32) -> [u8; 16] {
+    let mut id = [7; 16];
+    id[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
+    id
+}
+
+fn claims(n: u32) -> AccessClaims {
+    AccessClaims {
+        user: UserId::from_bytes(id(n)),
+        session: SessionId::from_bytes(id(n)),
+        token: TokenId::from_bytes(id(n)),
+        key: KeyId::from_bytes([9; 16]),
+        version: 1,
+        issued_at: NOW.as_secs(),
+        expires_at: NOW.plus(Duration::from_secs(900)).as_secs(),
+        is_access: true,
+    }
+}
+
+fn denials(count: u32) -> Denials {
+    let denials = Denials::default();
+    for n in 0..count {
+        let session = SessionId::from_bytes(id(n + 1_000_000_000));
+        denials.apply(&Fact { kind: FactKind::SessionRevoked { session }, until: Timestamp::MAX });
+    }
+    denials
+}
+
+#[divan::bench(args = [0, 1_000, 1_000_000])]
+fn decide_with_denials(bencher: Bencher<'_, '_>, count: u32) {
+    let (denials, claims) = (denials(count), claims(1));
+    bencher.bench_local(|| decide(black_box(&claims), black_box(NOW), &denials).is_ok());
+}
+
+/// As long as one of ours.
+fn token(n: u32) -> Vec<u8> {
+    format!("{}.{n:0>290}.{}", "h".repeat(110), "s".repeat(86)).into_bytes()
+}
+
+#[divan::bench(args = [1, 100_000])]
+fn verified_token_lookup(bencher: Bencher<'_, '_>, count: u32) {
+    let cache = VerifiedTokens::default();
+    let tokens: Vec<_> = (0..count).map(token).collect();
+    for (n, token) in (0..).zip(&tokens) {
+        cache.insert(token, claims(n), NOW);
+    }
+    let mut next = 0;
+    bencher.bench_local(|| {
+        next = (next + 7_919) % tokens.len();
+        cache.get(black_box(&tokens[next]))
+    });
+}
+
+#[divan::bench]
+fn check_of_a_token_seen_before(bencher: Bencher<'_, '_>) {
+    let (cache, denials, token) = (VerifiedTokens::default(), denials(1_000), token(1));
+    cache.insert(&token, claims(1), NOW);
+    bencher.bench_local(|| cache.get(black_box(&token)).map(|claims| decide(&claims, NOW, &denials).is_ok()));
+}
+
+fn snapshot() -> Snapshot {
+    let permission = |n: u32| Permission {
+        id: PermissionId::from_bytes(id(n)),
+        name: format!("service.{n:02}.read").parse().unwrap(),
+        description: None,
+    };
+    Snapshot::new(true, &Effective { combined: (0..40).map(permission).collect(), ..Effective::default() })
+}
+
+const ONE: &str = r#""service.07.read""#;
+const SIX: &str = r#"{"any":["nobody",{"all":["service.01.read","service.02.read","nobody"]},{"all":["service.03.read","service.04.read"]}]}"#;
+
+#[divan::bench(args = [ONE, SIX])]
+fn query_evaluation(bencher: Bencher<'_, '_>, text: &str) {
+    let (snapshot, query) = (snapshot(), Query::parse(text).unwrap());
+    bencher.bench_local(|| black_box(&query).holds(&|name| snapshot.has(name)));
+}
+
+#[divan::bench(args = [ONE, SIX])]
+fn query_parsing(bencher: Bencher<'_, '_>, text: &str) {
+    bencher.bench_local(|| Query::parse(black_box(text)).is_ok());
+}
