@@ -23,7 +23,7 @@ mod users;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit, http::HeaderName};
+use axum::{Router, http::HeaderName};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -100,12 +100,10 @@ pub fn routers(app: &Arc<App>) -> (Router, Option<Router>) {
 }
 
 /// What every request goes through, from the outside in: the frame of a request (id, metrics,
-/// errors in their one form), CORS, the bound of bodies.
+/// errors in their one form), CORS. Bodies have their bound where they are read ([`body`]).
 fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
-    let mut router = router
-        .fallback(request::not_found)
-        .method_not_allowed_fallback(request::method_not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
+    let mut router =
+        router.fallback(request::not_found).method_not_allowed_fallback(request::method_not_allowed);
     if let Some(cors) = cors(&app.settings.cors_origins) {
         router = router.layer(cors);
     }

@@ -6,6 +6,7 @@
 //! authenticate, a 429 and a 503 say when to come back.
 
 use std::{
+    any::Any,
     net::SocketAddr,
     sync::{
         Arc,
@@ -35,6 +36,8 @@ const BOUND: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Client {
     port: Arc<AtomicU16>,
+    /// What must live as long as somebody may ask.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
     pool: Pool<HttpConnector, Full<Bytes>>,
 }
 
@@ -69,7 +72,13 @@ impl Client {
     /// A client for who listens on this port of 127.0.0.1, whichever it is at the moment.
     #[must_use]
     pub fn new(port: Arc<AtomicU16>) -> Self {
-        Self { port, pool: Pool::builder(TokioExecutor::new()).build_http() }
+        Self { port, _kept: None, pool: Pool::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// The same client, which keeps something alive: the node that it asks.
+    #[must_use]
+    pub fn keeping(self, kept: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { _kept: Some(kept), ..self }
     }
 
     /// Where the node listens.

@@ -1,7 +1,7 @@
 //! A node: a real process with a data directory of its own on a port of its own.
 //!
-//! A [`Node`] is a handle with a [`Client`] in it; the process is killed when the last handle is
-//! dropped, and its directory removed. [`Shared`] is a node for tests that do not disturb each
+//! A [`Node`] is a handle with a [`Client`] in it; the process is killed when the last handle and
+//! the last client are dropped, and its directory removed. [`Shared`] is a node for tests that do not disturb each
 //! other: it lives as long as one of them runs.
 //!
 //! Limits of log-in and registration are off and the drain is short unless a test says otherwise,
@@ -161,14 +161,14 @@ impl Node {
     }
 
     fn of(process: Arc<Process>) -> Self {
-        let client = Client::new(process.port.clone());
+        let client = Client::new(process.port.clone()).keeping(process.clone());
         Self { process, client }
     }
 
     /// A client of its own, with connections of its own.
     #[must_use]
     pub fn another_client(&self) -> Client {
-        Client::new(self.process.port.clone())
+        Client::new(self.process.port.clone()).keeping(self.process.clone())
     }
 
     /// Where it keeps its things.

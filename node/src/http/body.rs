@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use axum::{
-    body::to_bytes,
+    body::Body as Stream,
     extract::{FromRequest, Request},
     http::{HeaderMap, StatusCode, header},
 };
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
 /// A client has so long to send its body.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// So much of a body that is too large is heard out.
+const MAX_DISCARD_BYTES: usize = 16 * 1024 * 1024;
 
 /// A JSON body of at most `MAX` bytes.
 #[derive(Debug)]
@@ -39,29 +42,57 @@ where
         };
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        if length.is_some_and(|length: usize| length > MAX) {
-            return Err(too_large());
-        }
-        // One more than allowed, to tell "too large" from "broken off".
-        let read = tokio::time::timeout(TIMEOUT, to_bytes(request.into_body(), MAX + 1)).await;
-        let bytes = match read {
+        let mut body = request.into_body();
+        let read = tokio::time::timeout(TIMEOUT, read(&mut body, MAX, length)).await;
+        match read {
             Err(_) => {
                 let msg = "The body did not arrive in time";
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", msg));
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", msg))
             }
-            Ok(Err(error)) if is_length_limit(&error) => return Err(too_large()),
-            Ok(Err(_)) => {
-                return Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "The body broke off"));
+            Ok(Read::Whole(bytes)) => parse(&bytes).map(Self),
+            Ok(Read::BrokenOff) => {
+                Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "The body broke off"))
             }
-            Ok(Ok(bytes)) if bytes.len() > MAX => return Err(too_large()),
-            Ok(Ok(bytes)) => bytes,
-        };
-        parse(&bytes).map(Self)
+            Ok(Read::TooLarge) => {
+                // A client that is still sending does not read the answer: hear it out, up to a
+                // bound, before the connection is closed on it.
+                let _ = tokio::time::timeout(TIMEOUT, discard(&mut body)).await;
+                Err(too_large())
+            }
+        }
     }
 }
 
-fn is_length_limit(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
+enum Read {
+    Whole(Vec<u8>),
+    TooLarge,
+    BrokenOff,
+}
+
+async fn read(body: &mut Stream, max: usize, length: Option<usize>) -> Read {
+    if length.is_some_and(|length| length > max) {
+        return Read::TooLarge;
+    }
+    let mut bytes = Vec::with_capacity(length.unwrap_or_default());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Read::BrokenOff };
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        if bytes.len() + data.len() > max {
+            return Read::TooLarge;
+        }
+        bytes.extend_from_slice(data);
+    }
+    Read::Whole(bytes)
+}
+
+async fn discard(body: &mut Stream) {
+    let mut left = MAX_DISCARD_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// `application/json` or a `+json` type, with any parameters (RFC 8259, RFC 6839).

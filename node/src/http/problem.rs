@@ -61,6 +61,13 @@ impl Problem {
         Self::fields([(name.to_owned(), msg.into())].into())
     }
 
+    /// This one, with the fields of another too.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.fields.extend(other.fields);
+        self
+    }
+
     /// 404.
     pub fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found")

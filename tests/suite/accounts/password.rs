@@ -25,7 +25,7 @@ async fn eight_to_a_hundred_and_twenty_eight_characters_are_taken() {
         "\"\\/<>&%00",
     ] {
         let (email, answer) = register(&node, good).await;
-        answer.is(201);
+        assert_eq!(answer.status, 201, "{good:?}\n{answer}");
         node.log_in(&email, good).await.is(200);
         node.log_in(&email, &format!("{good}x")).await.is_refused(401);
     }

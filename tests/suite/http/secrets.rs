@@ -31,7 +31,7 @@ async fn no_secret_is_in_a_log_line_an_error_or_a_metric() {
     secrets.insert(bad.replace('\u{1}', ""));
     let mut note = |answer: testkit::Answer| {
         if answer.status >= 400 {
-            errors += &answer.to_string();
+            errors += &format!("{:?} {}\n", answer.headers, answer.text());
         }
         answer
     };

@@ -143,7 +143,6 @@ async fn a_wrong_value_ends_the_start_with_the_name_and_what_was_given() {
         ("LOGIN_ACCOUNT_FAILURES", "0/15m"),
         ("REGISTRATION_RATE", "20"),
         ("STORE", "mysql://x"),
-        ("STALE_POLICY", "maybe"),
         ("TRUSTED_PROXIES", "everybody"),
         ("TRUSTED_PROXIES", "10.0.0.0/99"),
         ("LOG_FORMAT", "xml"),
@@ -161,11 +160,9 @@ async fn a_wrong_value_ends_the_start_with_the_name_and_what_was_given() {
 #[tokio::test]
 async fn a_wrong_secret_is_named_but_not_shown() {
     let secret = "c2hvcnQ-this-is-a-secret";
-    let cluster = ("CLUSTER_LISTEN", "127.0.0.1:7946");
-    for (name, beside) in [("MASTER_KEY", None), ("CLUSTER_SECRET", Some(cluster))] {
+    for name in ["MASTER_KEY"] {
         let directory = scratch();
-        let call = check_config().setting(name, secret).setting("DATA_DIR", directory.path());
-        let run = beside.into_iter().fold(call, |call, (name, value)| call.setting(name, value)).run().await;
+        let run = check_config().setting(name, secret).setting("DATA_DIR", directory.path()).run().await;
         assert_eq!(run.status, 1, "{run:?}");
         assert!(run.stderr.contains(name), "{run:?}");
         assert!(!run.stderr.contains(secret) && !run.stdout.contains(secret), "{run:?}");

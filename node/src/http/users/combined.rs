@@ -65,8 +65,20 @@ fn unreadable(msg: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
 /// Who may ask about others.
 const ASKERS: [&str; 4] = [USERS_ADMIN, PERMISSIONS_ADMIN, PERMISSIONS_CHECK, ALL_ALL];
 
+/// A user about whose permissions the caller may ask.
+pub struct Asking(OnUser);
+
+impl FromRequestParts<Arc<App>> for Asking {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let on = OnUser::from_request_parts(parts, app).await?;
+        on.own_or(&ASKERS).await?;
+        Ok(Self(on))
+    }
+}
+
 async fn ask<T>(app: &App, on: &OnUser, read: impl Fn(&Snapshot) -> T) -> Result<T, Problem> {
-    on.own_or(&ASKERS).await?;
     let answer = app.actors.permissions.with(on.user, |snapshot| snapshot.exists.then(|| read(snapshot)));
     answer.await?.ok_or_else(Problem::not_found)
 }
@@ -82,7 +94,7 @@ async fn ask<T>(app: &App, on: &OnUser, read: impl Fn(&Snapshot) -> T) -> Result
         (status = 404, body = ProblemBody),
     ),
 )]
-pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Json<Vec<Name>>, Problem> {
+pub async fn list(State(app): State<Arc<App>>, Asking(on): Asking) -> Result<Json<Vec<Name>>, Problem> {
     Ok(Json(ask(&app, &on, |snapshot| snapshot.names().to_vec()).await?))
 }
 
@@ -106,7 +118,7 @@ pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Json<Vec<Na
 )]
 pub async fn validate(
     State(app): State<Arc<App>>,
-    on: OnUser,
+    Asking(on): Asking,
     PermissionQuery(query): PermissionQuery,
 ) -> Result<Json<Validity>, Problem> {
     let valid = ask(&app, &on, |snapshot| query.holds(&|name| snapshot.has(name))).await?;

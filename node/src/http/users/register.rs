@@ -32,6 +32,22 @@ pub struct Registration {
     last_name: Option<String>,
 }
 
+/// All of them, or everything that is wrong with them.
+fn all4<A, B, C, D>(
+    a: Result<A, Problem>,
+    b: Result<B, Problem>,
+    c: Result<C, Problem>,
+    d: Result<D, Problem>,
+) -> Result<(A, B, C, D), Problem> {
+    match (a, b, c, d) {
+        (Ok(a), Ok(b), Ok(c), Ok(d)) => Ok((a, b, c, d)),
+        (a, b, c, d) => {
+            let wrong = [a.err(), b.err(), c.err(), d.err()];
+            Err(wrong.into_iter().flatten().reduce(Problem::and).unwrap_or_else(Problem::not_found))
+        }
+    }
+}
+
 /// Register
 #[utoipa::path(
     post, path = "/users", tag = "users",
@@ -48,10 +64,12 @@ pub async fn register(
     client: Client,
     Body(given): Body<Registration>,
 ) -> Result<(StatusCode, Json<UserView>), Problem> {
-    let email = email(&given.email)?;
-    let first_name = person_name("first_name", given.first_name)?;
-    let last_name = person_name("last_name", given.last_name)?;
-    let password = Normalized::new(&given.password).map_err(|e| Problem::field("password", e.to_string()))?;
+    let (email, first_name, last_name, password) = all4(
+        email(&given.email),
+        person_name("first_name", given.first_name),
+        person_name("last_name", given.last_name),
+        Normalized::new(&given.password).map_err(|error| Problem::field("password", error.to_string())),
+    )?;
     app.limits.may_register(client.ip_address).await.map_err(|until| {
         let msg = "Too many registrations from this address; try again later";
         Problem::too_many("too_many_registrations", msg, until, app.clock.now())
