@@ -6,5 +6,6 @@ mod crash;
 mod directory;
 mod drain;
 mod flood;
+mod full;
 mod settings;
 mod stored;

@@ -158,12 +158,16 @@ async fn a_request_id_that_is_sane_is_taken_and_another_is_made() {
 #[tokio::test]
 async fn a_request_id_is_in_the_log() {
     let node = Node::shared().await;
-    let id = fresh("look-for-me");
-    node.post("users").header("x-request-id", &id).json(&json!({})).send().await.is_refused(400);
-    testkit::eventually(std::time::Duration::from_secs(5), "the id in the log", async || {
-        node.logs().contains(&id).then_some(())
-    })
-    .await;
+    let (done, refused) = (fresh("look-for-me"), fresh("look-for-me-too"));
+    let body = json!({"email": format!("{}@example.org", fresh("ann")), "password": fresh("a secret")});
+    node.post("users").header("x-request-id", &done).json(&body).send().await.is(201);
+    node.post("users").header("x-request-id", &refused).json(&json!({})).send().await.is_refused(400);
+    for id in [done, refused] {
+        testkit::eventually(std::time::Duration::from_secs(5), "the id in the log", async || {
+            node.logs().contains(&id).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ async fn operators_can_have_a_listener_of_their_own() {
         .setting("DATA_DIR", directory.path().join("data"))
         .setting("DRAIN_GRACE", "100ms");
     let mut command = tokio::process::Command::from(call.into_command());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let _child = command.kill_on_drop(true).spawn().unwrap();
     let client = |address: std::net::SocketAddr| {
         testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(address.port())))

@@ -72,6 +72,7 @@ async fn issuer_of(call: Palisade) -> String {
         .setting("DATA_DIR", directory.path().join("data"))
         .setting("DRAIN_GRACE", "100ms");
     let mut command = tokio::process::Command::from(call.into_command());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let _child = command.kill_on_drop(true).spawn().unwrap();
     let client = testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(port)));
     testkit::eventually(std::time::Duration::from_secs(60), "readiness", async || {
