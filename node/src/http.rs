@@ -1,7 +1,7 @@
 //! HTTP: one endpoint, one file, named `<noun>/<verb>.rs`.
 //!
 //! To add an endpoint: write its file with a handler and its `#[utoipa::path]`, and register it in
-//! [`api`] with `routes!`; the OpenAPI document, the metrics and the tests that walk all routes
+//! `api` with `routes!`; the OpenAPI document, the metrics and the tests that walk all routes
 //! take it from there. What a handler may rely on is said by its extractors ([`authority`]).
 
 pub mod authority;

@@ -5,7 +5,7 @@
 //! store at most once a second for all requests together; private keys lie in the store sealed
 //! under the master key.
 //!
-//! What happens to keys happens in the stored [`KeySet`], by compare-and-set ([`change`]);
+//! What happens to keys happens in the stored [`KeySet`], by compare-and-set (`change`);
 //! [`KeyRing`] is what this node made of it and what readers use without a lock.
 
 mod change;

@@ -1,7 +1,7 @@
 //! Tokens: made, and checked.
 //!
 //! [`Tokens::check`] is the hot path: a token that was seen before costs a lookup in the
-//! [`cache`] and [`decide`]; no store, no mailbox, no lock. The cache remembers that a signature
+//! [`cache`] and [`decide()`]; no store, no mailbox, no lock. The cache remembers that a signature
 //! is good, never a verdict.
 
 pub mod cache;

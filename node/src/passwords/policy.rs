@@ -25,10 +25,10 @@ pub enum PasswordError {
     /// Control characters, unassigned code points, or nothing at all.
     #[error("a password has no control characters")]
     Characters,
-    /// Fewer than [`MIN_CHARS`].
+    /// Fewer than 8.
     #[error("a password has at least 8 characters")]
     TooShort,
-    /// More than [`MAX_CHARS`].
+    /// More than 128.
     #[error("a password has at most 128 characters")]
     TooLong,
     /// Among the 10,000 most common.
