@@ -90,7 +90,7 @@ async fn an_apostrophe_in_an_email_is_just_a_letter() {
 
 #[tokio::test]
 async fn paths_with_commands_are_not_found() {
-    let node = Node::shared().await;
+    let node = Node::start().await;
     let root = node.root().await;
     let before = root.get("permissions").send().await.is(200).json();
     for text in COMMANDS {

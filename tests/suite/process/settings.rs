@@ -236,14 +236,15 @@ async fn a_node_without_a_command_serves() {
 async fn the_rates_of_the_defaults_hold() {
     let node = Node::builder().default_setting("REGISTRATION_RATE").start().await;
     let mut registered = 0;
-    for _ in 0..21 {
+    for _ in 0..30 {
         let body = serde_json::json!({
             "email": format!("{}@example.org", testkit::fresh("ann")),
             "password": "a password nobody else has",
         });
         registered += usize::from(node.post("users").json(&body).send().await.status == 201);
     }
-    assert_eq!(registered, 20);
+    // One or two more when the machine is so slow that a part of the minute has passed.
+    assert!((20..25).contains(&registered), "{registered}");
 }
 
 #[tokio::test]
