@@ -4,13 +4,13 @@
 //! known everywhere before it is answered, and that the last superuser stays.
 
 use schema::{
-    Name, Subject,
+    RoleId, Subject,
     fact::FactKind,
     permission::{ALL_ALL, Permission, Role},
 };
 
 use crate::{
-    ActorError, Context, Receipt,
+    ActorError, Context, Receipt, shard,
     superusers::{self, Leave, Loss},
 };
 
@@ -52,20 +52,25 @@ impl Catalogue {
     ///
     /// # Errors
     /// `NotFound`, `Full`, or it was not done.
-    pub async fn add(&self, role: &Name, permission: &Permission) -> Result<(Role, Receipt), CatalogueError> {
-        let stores = &self.context.stores;
-        let role = stores.roles.add(role, permission).await?.ok_or(CatalogueError::NotFound)?;
-        if !role.permissions.contains(&permission.id) {
-            // Full, or the permission was deleted meanwhile.
-            let there = stores.permissions.get(&permission.name).await?;
-            let there = there.is_some_and(|there| there.id == permission.id);
-            return Err(if there { CatalogueError::Full } else { CatalogueError::NotFound });
-        }
-        if permission.name.as_str() == ALL_ALL {
-            superusers::count_holders(stores, &role).await?;
-        }
-        let receipt = self.changed(Subject::Role(role.id)).await?;
-        Ok((role, receipt))
+    pub async fn add(&self, role: &Role, permission: &Permission) -> Result<(Role, Receipt), CatalogueError> {
+        let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
+        isolated(async move {
+            let stores = &this.context.stores;
+            let added = stores.roles.add(&role.name, &permission).await;
+            let receipt = this.changed(Subject::Role(role.id)).await?;
+            let role = added?.ok_or(CatalogueError::NotFound)?;
+            if !role.permissions.contains(&permission.id) {
+                // Full, or the permission was deleted meanwhile.
+                let there = stores.permissions.get(&permission.name).await?;
+                let there = there.is_some_and(|there| there.id == permission.id);
+                return Err(if there { CatalogueError::Full } else { CatalogueError::NotFound });
+            }
+            if permission.name.as_str() == ALL_ALL {
+                superusers::count_holders(stores, &role).await?;
+            }
+            Ok((role, receipt))
+        })
+        .await
     }
 
     /// Takes a permission out of a role. Not in it is no error.
@@ -77,13 +82,16 @@ impl Catalogue {
         role: &Role,
         permission: &Permission,
     ) -> Result<(Role, Receipt), CatalogueError> {
-        if permission.name.as_str() == ALL_ALL && role.permissions.contains(&permission.id) {
-            self.may_lose_power(role).await?;
-        }
-        let removed = self.context.stores.roles.remove(&role.name, permission).await?;
-        let role = removed.ok_or(CatalogueError::NotFound)?;
-        let receipt = self.changed(Subject::Role(role.id)).await?;
-        Ok((role, receipt))
+        let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
+        isolated(async move {
+            if permission.name.as_str() == ALL_ALL {
+                this.may_lose_power(role.id).await?;
+            }
+            let removed = this.context.stores.roles.remove(&role.name, &permission).await;
+            let receipt = this.changed(Subject::Role(role.id)).await?;
+            Ok((removed?.ok_or(CatalogueError::NotFound)?, receipt))
+        })
+        .await
     }
 
     /// Deletes a role, from all who have it too.
@@ -91,32 +99,48 @@ impl Catalogue {
     /// # Errors
     /// `NotFound`, `LastSuperuser`, or it was not done.
     pub async fn delete_role(&self, role: &Role) -> Result<Receipt, CatalogueError> {
-        if superusers::is_powerful(&self.context.stores, role).await? {
-            self.may_lose_power(role).await?;
-        }
-        let deleted = self.context.stores.roles.delete(&role.name).await?;
-        let deleted = deleted.ok_or(CatalogueError::NotFound)?;
-        Ok(self.changed(Subject::Role(deleted.id)).await?)
+        let (this, role) = (self.clone(), role.clone());
+        isolated(async move {
+            this.may_lose_power(role.id).await?;
+            let deleted = this.context.stores.roles.delete(&role.name).await;
+            let receipt = this.changed(Subject::Role(role.id)).await?;
+            deleted?.ok_or(CatalogueError::NotFound)?;
+            Ok(receipt)
+        })
+        .await
     }
 
     /// Deletes a permission, from all who have it too. Built-in ones are the caller's to refuse.
     ///
     /// # Errors
     /// `NotFound`, or it was not done.
-    pub async fn delete_permission(&self, name: &Name) -> Result<Receipt, CatalogueError> {
-        let deleted = self.context.stores.permissions.delete(name).await?;
-        let deleted = deleted.ok_or(CatalogueError::NotFound)?;
-        Ok(self.changed(Subject::Permission(deleted.id)).await?)
+    pub async fn delete_permission(&self, permission: &Permission) -> Result<Receipt, CatalogueError> {
+        let (this, permission) = (self.clone(), permission.clone());
+        isolated(async move {
+            let deleted = this.context.stores.permissions.delete(&permission.name).await;
+            let receipt = this.changed(Subject::Permission(permission.id)).await?;
+            deleted?.ok_or(CatalogueError::NotFound)?;
+            Ok(receipt)
+        })
+        .await
     }
 
-    async fn may_lose_power(&self, role: &Role) -> Result<(), CatalogueError> {
-        match superusers::leave(&self.context.stores, Loss::OfRole(role.id)).await? {
+    async fn may_lose_power(&self, role: RoleId) -> Result<(), CatalogueError> {
+        match superusers::leave(&self.context.stores, Loss::OfRole(role)).await? {
             Leave::Granted => Ok(()),
             Leave::LastOne => Err(CatalogueError::LastSuperuser),
         }
     }
 
+    /// To be called whatever came of the change: when the store did not answer it may have happened.
     async fn changed(&self, subject: Subject) -> Result<Receipt, ActorError> {
         self.context.facts.take_away(&[FactKind::PermissionsChanged { subject }]).await
     }
+}
+
+/// Goes on when the caller is gone: a change is never left unknown because a connection closed.
+async fn isolated<T: Send + 'static>(
+    work: impl Future<Output = Result<T, CatalogueError>> + Send + 'static,
+) -> Result<T, CatalogueError> {
+    shard::isolated(async move { Ok(work.await) }).await?
 }

@@ -1,8 +1,8 @@
 //! Facts on their way: applied here first, then handed on.
 //!
-//! [`Facts::take_away`] is what every revoking call does: the facts refuse on this node before it
-//! returns the first time to the runtime, then they go to the [`FactSink`], which makes them
-//! durable and known elsewhere. [`Facts::hear`] is for facts that others made.
+//! Every revoking call first [denies](Facts::deny), on its own thread and without waiting for
+//! anything; then the facts go to the [`FactSink`], which makes them durable and known elsewhere.
+//! [`Facts::hear`] is for facts that others made.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,6 +41,11 @@ pub enum Durability {
     /// On this node's disk; the store comes later.
     Journal,
 }
+
+/// Facts that refuse here and are to be published.
+#[derive(Debug)]
+#[must_use]
+pub struct Denied(Vec<Fact>);
 
 /// How long access tokens live, and so how long facts matter.
 #[derive(Debug, Clone, Copy)]
@@ -87,15 +92,33 @@ impl Facts {
         }
     }
 
-    /// Takes something away: here at once, then durably and everywhere.
-    ///
-    /// # Errors
-    /// `Unavailable` when it could not be made durable. It refuses here all the same.
-    pub async fn take_away(&self, kinds: &[FactKind]) -> Result<Receipt, ActorError> {
-        let until = self.until();
+    /// Takes something away here, at once: it is refused when this returns. What comes back is to be
+    /// [published](Self::publish), on a task that outlives the caller.
+    pub fn deny(&self, kinds: &[FactKind]) -> Denied {
+        self.deny_until(kinds, self.until())
+    }
+
+    /// As [`Self::deny`], remembered at least until then: for what the store could not be told.
+    pub fn deny_until(&self, kinds: &[FactKind], until: Timestamp) -> Denied {
         let facts: Vec<_> = kinds.iter().map(|kind| Fact { kind: *kind, until }).collect();
         facts.iter().for_each(|fact| self.hear(fact));
-        self.sink.publish(&facts).await.map_err(|error: StoreError| error.into())
+        Denied(facts)
+    }
+
+    /// Makes denied facts durable and known everywhere.
+    ///
+    /// # Errors
+    /// `Unavailable` when they could not be made durable. They refuse here all the same.
+    pub async fn publish(&self, denied: Denied) -> Result<Receipt, ActorError> {
+        self.sink.publish(&denied.0).await.map_err(|error: StoreError| error.into())
+    }
+
+    /// [`Self::deny`], then [`Self::publish`].
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn take_away(&self, kinds: &[FactKind]) -> Result<Receipt, ActorError> {
+        self.publish(self.deny(kinds)).await
     }
 
     /// The end of every access token that may be out there now.

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use schema::{
-    Name, PermissionId, RoleId, Stores, UserId,
+    PermissionId, RoleId, Stores, UserId,
     page::{MAX_LIMIT, PageOf},
     permission::{ALL_ALL, Effective, Grant, Role},
 };
@@ -156,17 +156,4 @@ fn keeps(effective: &Effective, user: UserId, all_all: PermissionId, loss: Optio
     let direct = loss != Some(Loss::Permission(user, all_all))
         && effective.direct.iter().any(|permission| permission.id == all_all);
     direct || effective.roles.iter().any(|role| role.permissions.contains(&all_all) && !loses_role(role.id))
-}
-
-/// Whether a role holds `all_all`.
-///
-/// # Errors
-/// When the store does not answer.
-pub async fn is_powerful(stores: &Stores, role: &Role) -> Result<bool, ActorError> {
-    let Ok(name) = ALL_ALL.parse::<Name>() else { return Ok(false) };
-    Ok(stores
-        .permissions
-        .get(&name)
-        .await?
-        .is_some_and(|permission| role.permissions.contains(&permission.id)))
 }

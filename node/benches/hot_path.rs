@@ -45,7 +45,10 @@ fn denials(count: u32) -> Denials {
     let denials = Denials::default();
     for n in 0..count {
         let session = SessionId::from_bytes(id(n + 1_000_000_000));
-        denials.apply(&Fact { kind: FactKind::SessionRevoked { session }, until: Timestamp::MAX });
+        denials.apply(&Fact {
+            kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session },
+            until: Timestamp::MAX,
+        });
     }
     denials
 }

@@ -47,6 +47,15 @@ pub struct App {
     ready: AtomicBool,
 }
 
+/// What an [`App`] is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve: keys and lifetimes become what the settings say.
+    Serve,
+    /// For one command beside no node: they stay as the last node left them.
+    Operate,
+}
+
 /// Why a node does not come up. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant is the error of its name")]
@@ -72,7 +81,7 @@ impl App {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+    pub async fn start(settings: Settings, purpose: Purpose) -> Result<Arc<Self>, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let data_dir = DataDir::open(&settings.data_dir)?;
@@ -84,12 +93,17 @@ impl App {
             None => data_dir.master_key(&*entropy)?,
         }));
         let tools = keys::Tools { stores: &stores, master: &master, clock: &*clock, entropy: &*entropy };
-        let key_set = keys::ensure(tools, settings.signing_algorithm, settings.access_ttl).await?;
+        let (algorithm, access_ttl) = (settings.signing_algorithm, settings.access_ttl);
+        let key_set = match purpose {
+            Purpose::Serve => keys::ensure(tools, algorithm, access_ttl).await?,
+            Purpose::Operate => keys::stored(tools, algorithm, access_ttl).await?,
+        };
         let ring = Arc::new(KeyRing::new(&key_set, &master)?);
 
         let sink = Arc::new(LedgerWriter::start(stores.clone(), identity.origin()));
-        let lifetimes = Lifetimes { access_ttl: settings.access_ttl, access_horizon: key_set.access_horizon };
+        let lifetimes = Lifetimes { access_ttl: key_set.access_ttl, access_horizon: key_set.access_horizon };
         let facts = Arc::new(Facts::new(sink, clock.clone(), lifetimes));
+        keys::deny_revoked(&key_set, facts.denials());
         let heard = ledger::read_all(&stores, &facts).await?;
         facts.denials().forget(clock.now(), CLOCK_SKEW);
         tracing::info!(

@@ -13,7 +13,7 @@ use clap::ArgMatches;
 use schema::KeyId;
 
 use crate::{
-    app::App,
+    app::{App, Purpose},
     control::{self, Answer},
     http, logging,
     operator::{Command, Done, NewSuperuser},
@@ -116,16 +116,19 @@ fn sources(leaf: &ArgMatches) -> Sources {
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    // Blocking threads read the store; more of them than this would only wait for its disk.
-    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(32).build()
+    // Blocking threads read the store (24 at most at a time) and do the upkeep.
+    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(64).build()
 }
 
 fn operator_command(path: &[&str], leaf: &ArgMatches) -> Result<Command, Failure> {
     let text = |name: &str| leaf.get_one::<String>(name).cloned();
     Ok(match path {
         ["app", "init"] => {
-            let superuser =
-                if leaf.get_flag("with-superuser") { Some(new_superuser(leaf, true)?) } else { None };
+            let superuser = if leaf.get_flag("with-superuser") {
+                Some(new_superuser(leaf, leaf.get_flag("promote"))?)
+            } else {
+                None
+            };
             Command::AppInit { superuser }
         }
         ["superuser", "create"] => Command::SuperuserCreate(new_superuser(leaf, leaf.get_flag("promote"))?),
@@ -178,7 +181,7 @@ async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> 
             )));
         }
     }
-    let app = App::start(settings).await?;
+    let app = App::start(settings, Purpose::Operate).await?;
     Ok(app.operate(command).await?)
 }
 

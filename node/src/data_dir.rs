@@ -65,15 +65,24 @@ impl DataDir {
         let mode =
             fs::metadata(path).map_err(|error| dir.error(path, &error.to_string()))?.permissions().mode();
         if mode & 0o077 != 0 {
-            let closed = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-            closed.map_err(|error| {
-                dir.error(
-                    path,
-                    &format!("others can read the data directory, and it cannot be closed to them: {error}"),
-                )
-            })?;
+            dir.close_to_others()?;
         }
         Ok(dir)
+    }
+
+    /// A directory of ours, or an empty one, is closed; one that others use for other things is not
+    /// ours to close.
+    fn close_to_others(&self) -> Result<(), DataDirError> {
+        let path = &self.0;
+        let empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if !empty && !self.store().exists() {
+            let why =
+                "others can read the directory and it holds other things; give one of its own, or chmod 700";
+            return Err(self.error(path, why));
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| {
+            self.error(path, &format!("others can read the data directory, and it cannot be closed: {error}"))
+        })
     }
 
     /// The embedded store.

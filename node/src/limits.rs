@@ -11,6 +11,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{
     Clock, Timestamp,
     email::FoldedEmail,
@@ -20,13 +22,14 @@ use schema::{
 /// How many accounts and addresses are remembered; beyond, the one that came first is forgotten.
 const REMEMBERED: usize = 100_000;
 
-/// Who is limited, as text: a counter's key.
+/// Who is limited: a counter's key, of one length whatever was typed as an email.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Key(String);
 
 impl Key {
     fn account(email: &FoldedEmail) -> Self {
-        Self(format!("login account {}", email.as_str()))
+        let digest = digest(&SHA256, email.as_str().as_bytes());
+        Self(format!("login account {}", URL_SAFE_NO_PAD.encode(digest)))
     }
 
     fn address(what: &str, address: IpAddr) -> Self {
@@ -142,7 +145,7 @@ pub struct LocalCounters {
 #[async_trait]
 impl Counters for LocalCounters {
     async fn failures(&self, key: &str) -> Option<Failures> {
-        lock(&self.failures).map.get(key).copied()
+        lock(&self.failures).map.get(key).copied().flatten()
     }
 
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures {
@@ -150,7 +153,7 @@ impl Counters for LocalCounters {
     }
 
     async fn forget(&self, key: &str) {
-        lock(&self.failures).map.remove(key);
+        lock(&self.failures).forget(key);
     }
 
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
@@ -170,7 +173,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// A map that forgets what came first.
 struct Bounded<T> {
-    map: HashMap<String, T>,
+    /// Each key is in `order` once; what was forgotten keeps its place there.
+    map: HashMap<String, Option<T>>,
     order: VecDeque<String>,
 }
 
@@ -181,10 +185,16 @@ impl<T> Default for Bounded<T> {
 }
 
 impl<T: Copy> Bounded<T> {
+    fn forget(&mut self, key: &str) {
+        if let Some(value) = self.map.get_mut(key) {
+            *value = None;
+        }
+    }
+
     fn update(&mut self, key: &str, change: impl FnOnce(Option<T>) -> T) -> T {
         let previous = self.map.get(key).copied();
-        let next = change(previous);
-        self.map.insert(key.to_owned(), next);
+        let next = change(previous.flatten());
+        self.map.insert(key.to_owned(), Some(next));
         if previous.is_none() {
             self.order.push_back(key.to_owned());
             while self.order.len() > REMEMBERED {

@@ -46,7 +46,7 @@ pub struct Metrics {
     verdicts: [AtomicU64; Refusal::ALL.len() + 1],
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
-    refresh_reuses: AtomicU64,
+    refresh_refusals: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl Metrics {
 
     /// A refresh token got nothing.
     pub fn refresh_refused(&self) {
-        add(&self.refresh_reuses, 1);
+        add(&self.refresh_refusals, 1);
     }
 
     /// All of it in the text format of `OpenMetrics` 1.0, which Prometheus reads.
@@ -167,7 +167,7 @@ type NoLabels = [(&'static str, &'static str); 0];
 #[derive(Debug)]
 struct Snapshot {
     families: Vec<Family>,
-    durations: Vec<Duration1>,
+    durations: Vec<RouteDuration>,
 }
 
 #[derive(Debug)]
@@ -180,7 +180,7 @@ struct Family {
 }
 
 #[derive(Debug)]
-struct Duration1 {
+struct RouteDuration {
     labels: Vec<(&'static str, String)>,
     sum_seconds: f64,
     buckets: Vec<(f64, u64)>,
@@ -211,7 +211,7 @@ impl Snapshot {
             counter(
                 "palisade_refresh_refusals",
                 "Refresh tokens refused",
-                one(read(&metrics.refresh_reuses)),
+                one(read(&metrics.refresh_refusals)),
             ),
             gauge(
                 "palisade_password_queue_length",
@@ -284,11 +284,11 @@ impl Metrics {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a sum of microseconds, shown in seconds")]
-    fn durations(&self) -> Vec<Duration1> {
+    fn durations(&self) -> Vec<RouteDuration> {
         let seconds = |us: u64| us as f64 / 1e6;
         let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::MAX]);
         let used = self.all_routes().filter(|(_, route)| route.buckets.iter().any(|b| read(b) > 0));
-        used.map(|(labels, route)| Duration1 {
+        used.map(|(labels, route)| RouteDuration {
             labels,
             sum_seconds: seconds(read(&route.sum_us)),
             buckets: ends.clone().zip(route.buckets.iter().map(read)).collect(),

@@ -25,7 +25,7 @@ use crate::{
 pub enum Command {
     /// Makes the built-in permissions and the role `superuser`. Done before is done.
     AppInit {
-        /// Makes a superuser too.
+        /// Makes a superuser too; who is one already stays one.
         superuser: Option<NewSuperuser>,
     },
     /// Makes a superuser.
@@ -111,7 +111,7 @@ impl App {
             Command::AppInit { superuser } => {
                 let mut done = self.init().await?;
                 if let Some(new) = superuser {
-                    let made = self.create_superuser(NewSuperuser { promote: true, ..new }).await?;
+                    let made = self.create_superuser(new).await?;
                     done.msg = format!("{}; {}", done.msg, made.msg);
                     done.result["superuser"] = made.result;
                 }
@@ -122,14 +122,14 @@ impl App {
             Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
             Command::KeysRotate => {
                 let set = keys::rotate(self.key_tools()).await?;
-                self.ring.replace(&set, &self.master)?;
+                self.ring.replace(&set, &self.master, self.facts.denials())?;
                 tracing::info!("the signing keys were rotated");
                 Ok(keys_done("the next key signs from now on", self.ring.infos()))
             }
             Command::KeysRetire { kid } => {
                 // Nothing new is signed with it from here on, then everything signed is refused.
                 let set = keys::retire(self.key_tools(), kid).await?;
-                self.ring.replace(&set, &self.master)?;
+                self.ring.replace(&set, &self.master, self.facts.denials())?;
                 self.facts.take_away(&[FactKind::KeyRetired { key: kid }]).await?;
                 tracing::info!(%kid, "a signing key was retired");
                 Ok(keys_done("what this key signed is refused from now on", self.ring.infos()))
@@ -169,6 +169,10 @@ impl App {
         let email: Email = new.email.parse().map_err(|_| OperatorError::Email(new.email.clone()))?;
         let existing = self.stores.users.by_email(&email.folded()).await?;
         let (user, msg) = match existing {
+            // Done before is done; but whoever else has this email is not made one silently.
+            Some(user) if self.stores.grants.raw(user.id).await?.roles.contains(&role.id) => {
+                (user.id, format!("{} is a superuser already", new.email))
+            }
             Some(_) if !new.promote => return Err(OperatorError::Exists(new.email)),
             Some(user) => (user.id, format!("{} is a superuser now", new.email)),
             None => {

@@ -4,7 +4,14 @@
 //! is served as before; then the listener stops, what runs is finished, and the process ends with
 //! status 0. A second SIGTERM ends it at once.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use futures_util::FutureExt as _;
@@ -22,14 +29,14 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    app::{App, StartError},
+    app::{App, Purpose, StartError},
     control,
     http::{self, client::Peer},
     keys,
     settings::Settings,
 };
 
-/// A client has so long to send the head of a request, and so long may a connection idle.
+/// A client has so long to send its first request, the head of each, and to idle in between.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// The head of a request: the longest permission query fits in with room to spare.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -70,7 +77,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         Some(address) => Some(bind("OPERATOR_LISTEN", address).await?),
         None => None,
     };
-    let app = App::start(settings).await?;
+    let app = App::start(settings, Purpose::Serve).await?;
     let control = control::listen(app.data_dir.path())
         .map_err(|error| ServeError::Control(app.data_dir.path().display().to_string(), error))?;
     tokio::spawn(control::serve(app.clone(), control));
@@ -118,7 +125,10 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Recei
         // Answers are small: waiting to fill a packet would only add latency.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
+        let asked = Arc::new(AtomicBool::new(false));
+        let first = asked.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
+            first.store(true, Ordering::Relaxed);
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
             router.clone().oneshot(request)
@@ -126,17 +136,29 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Recei
         let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            // hyper's own clock starts when it knows whether this is HTTP/1 or 2, so a client that
+            // says nothing at all is for us to end.
+            let ended = match tokio::time::timeout(HEAD_TIMEOUT, &mut connection).await {
+                Ok(ended) => ended,
+                Err(_) if !asked.load(Ordering::Relaxed) => Ok(()),
+                Err(_) => connection.await,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(permit);
         });
     };
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { break };
+        let knock = async {
+            let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, peer) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, peer, permit))
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => serve(stream, peer, permit),
+            accepted = knock => match accepted {
+                Ok((stream, peer, permit)) => serve(stream, peer, permit),
                 Err(error) => {
                     // Out of file descriptors, mostly: others will be closed in a moment.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -198,7 +220,7 @@ async fn upkeep(app: Arc<App>) {
         }
         match keys::sweep(app.key_tools()).await {
             Ok(set) => {
-                if let Err(error) = app.ring.replace(&set, &app.master) {
+                if let Err(error) = app.ring.replace(&set, &app.master, app.facts.denials()) {
                     tracing::warn!(%error, "the signing keys could not be read anew");
                 }
             }

@@ -103,7 +103,10 @@ impl Tokens {
         }
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
-            self.ring.look_up(&self.stores, &self.master, &*self.clock).await;
+            let answered = self.ring.look_up(&self.stores, &self.master, &self.denials, &*self.clock).await;
+            if !answered && !self.ring.knows(unverified.key()) {
+                return Err(Refusal::CannotKnow);
+            }
         }
         let claims = self.verify(unverified)?;
         let verdict = self.verdict(claims);

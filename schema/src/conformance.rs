@@ -134,7 +134,7 @@ macro_rules! conformance_suite {
                 many_sessions_opened_at_once_stay_below_the_cap
                 an_ended_session_is_absent
                 an_ended_session_leaves_room
-                ending_all_keeps_the_one_that_is_to_be_kept
+                ending_the_older_keeps_those_of_the_version_and_above
                 sessions_are_listed_newest_first_page_by_page
                 a_list_of_sessions_is_stable_while_one_more_begins
                 sessions_of_different_users_do_not_mix

@@ -55,7 +55,7 @@ mod tests {
     fn expiry_goes_before_type_and_type_before_revocation() {
         let denials = Denials::default();
         denials.apply(&Fact {
-            kind: FactKind::SessionRevoked { session: claims().session },
+            kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session: claims().session },
             until: Timestamp::MAX,
         });
         let other = AccessClaims { is_access: false, ..claims() };

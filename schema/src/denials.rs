@@ -49,7 +49,7 @@ impl Denials {
     /// Merges a fact in. It refuses from now on, on every thread.
     pub fn apply(&self, fact: &Fact) {
         match fact.kind {
-            FactKind::SessionRevoked { session } => self.sessions.raise(session, 1, fact.until),
+            FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
             FactKind::UserVersion { user, at_least } => self.users.raise(user, at_least, fact.until),
             FactKind::KeyRetired { key } => self.keys.raise(key, 1, fact.until),
@@ -188,7 +188,10 @@ mod tests {
 
     fn any_fact() -> impl Strategy<Value = Fact> {
         let kind = prop_oneof![
-            (0..4_u8).prop_map(|n| FactKind::SessionRevoked { session: SessionId::from_bytes([n; 16]) }),
+            (0..4_u8).prop_map(|n| FactKind::SessionRevoked {
+                user: UserId::from_bytes([0; 16]),
+                session: SessionId::from_bytes([n; 16])
+            }),
             (0..4_u8).prop_map(|n| FactKind::TokenRevoked { token: TokenId::from_bytes([n; 16]) }),
             (0..4_u8, 0..9_u64).prop_map(|(n, at_least)| FactKind::UserVersion {
                 user: UserId::from_bytes([n; 16]),
@@ -233,7 +236,10 @@ mod tests {
     fn each_kind_refuses_its_own_and_nothing_else() {
         let until = Timestamp::from_millis(100);
         for kind in [
-            FactKind::SessionRevoked { session: SessionId::from_bytes([1; 16]) },
+            FactKind::SessionRevoked {
+                user: UserId::from_bytes([0; 16]),
+                session: SessionId::from_bytes([1; 16]),
+            },
             FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) },
             FactKind::UserVersion { user: UserId::from_bytes([1; 16]), at_least: 5 },
             FactKind::KeyRetired { key: KeyId::from_bytes([1; 16]) },
@@ -262,7 +268,10 @@ mod tests {
         let denials = Denials::default();
         let session = SessionId::from_bytes([1; 16]);
         let until = Timestamp::from_millis(100);
-        denials.apply(&Fact { kind: FactKind::SessionRevoked { session }, until });
+        denials.apply(&Fact {
+            kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session },
+            until,
+        });
         denials.forget(Timestamp::from_millis(110), Duration::from_millis(10));
         assert!(denials.refuses_session(session));
         denials.forget(Timestamp::from_millis(111), Duration::from_millis(10));
@@ -281,7 +290,10 @@ mod tests {
                         let mut id = [n; 16];
                         id[0] = thread;
                         let session = SessionId::from_bytes(id);
-                        let fact = Fact { kind: FactKind::SessionRevoked { session }, until: Timestamp::MAX };
+                        let fact = Fact {
+                            kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session },
+                            until: Timestamp::MAX,
+                        };
                         denials.apply(&fact);
                         assert!(denials.refuses_session(session));
                     }

@@ -18,7 +18,7 @@ pub struct Fact {
     /// What.
     #[serde(flatten)]
     pub kind: FactKind,
-    /// How long it matters: nothing that it refuses lives longer.
+    /// How long it matters: no access token that it refuses lives longer.
     pub until: Timestamp,
 }
 
@@ -28,6 +28,8 @@ pub struct Fact {
 pub enum FactKind {
     /// Every token of the session.
     SessionRevoked {
+        /// Whose it is: who hears of it later can end it in the store.
+        user: UserId,
         /// The session.
         session: SessionId,
     },

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::KeyId, time::Timestamp, token::Algorithm};
 
-/// How many keys there may be at a time.
+/// How many keys there may be for another rotation. Revoking one is always possible.
 pub const MAX_KEYS: usize = 16;
 
 /// Where a key is in its life.
@@ -60,7 +60,7 @@ impl std::fmt::Debug for StoredKey {
 pub struct KeySet {
     /// Raised by each change.
     pub revision: u64,
-    /// At most [`MAX_KEYS`].
+    /// About [`MAX_KEYS`] at most.
     pub keys: Vec<StoredKey>,
     /// The life of access tokens issued now.
     pub access_ttl: Duration,

@@ -116,8 +116,8 @@ impl FromStr for Rate {
         let (count, window) = text.split_once('/').ok_or(FORM)?;
         let count = count.parse().map_err(|_| FORM)?;
         let window = parse_duration(window).ok_or(FORM)?;
-        if count == 0 || window.is_zero() {
-            return Err("more than zero, in more than no time");
+        if count == 0 || window < Duration::from_millis(1) * count {
+            return Err("more than zero, and at most one a millisecond");
         }
         Ok(Self { count, window })
     }

@@ -27,11 +27,13 @@ pub enum Refusal {
     NotAccess,
     /// Not a refresh token, where one is due.
     NotRefresh,
+    /// What is needed for a verdict cannot be read now. The token may be good.
+    CannotKnow,
 }
 
 impl Refusal {
     /// Every refusal, for metrics that must exist before the first one happens.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MissingHeader,
         Self::RepeatedHeader,
         Self::OtherScheme,
@@ -42,6 +44,7 @@ impl Refusal {
         Self::Revoked,
         Self::NotAccess,
         Self::NotRefresh,
+        Self::CannotKnow,
     ];
 
     /// The HTTP status.
@@ -49,6 +52,7 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::RepeatedHeader => 400,
+            Self::CannotKnow => 503,
             Self::MissingHeader | Self::OtherScheme | Self::Expired | Self::Revoked => 401,
             Self::BadHeader
             | Self::NotEnoughSegments
@@ -74,6 +78,7 @@ impl Refusal {
             Self::Revoked => "Token has been revoked",
             Self::NotAccess => "Only non-refresh tokens are allowed",
             Self::NotRefresh => "Only refresh tokens are allowed",
+            Self::CannotKnow => "The signing keys cannot be read now",
         }
     }
 
@@ -91,6 +96,7 @@ impl Refusal {
             Self::Revoked => "token_revoked",
             Self::NotAccess => "token_not_access",
             Self::NotRefresh => "token_not_refresh",
+            Self::CannotKnow => "cannot_know",
         }
     }
 }

@@ -10,8 +10,11 @@
 //!   `kill -9` and the loss of power of what the store is made to lose.
 //! - **Absence is `None`** (or an outcome such as [`Replaced::Gone`]), never an error.
 //! - **There are two errors**, by what the caller can do. [`StoreError::Unavailable`]: it is not
-//!   known whether it happened; trying again is safe, every method is idempotent or a
-//!   compare-and-set. [`StoreError::Inconsistent`]: what is stored contradicts itself; an alarm.
+//!   known whether it happened; asking again does no harm, but may answer as to somebody who comes
+//!   second (`Exists`, `Changed`, `false`). A store that can find out what became of a
+//!   compare-and-set does so before it says `Unavailable`. [`StoreError::Inconsistent`]: what is
+//!   stored contradicts itself; an alarm.
+//! - **Callers may go away.** Who must know that a change was made awaits it on a task of its own.
 //! - **Compare-and-set is the only condition.** `replace`, `rotate` and `swap` change a record only
 //!   when it is as the caller saw it, and say what is there otherwise. Two callers never both win.
 //! - **Nothing is promised between two calls**, and nothing above relies on it.
@@ -179,8 +182,8 @@ pub trait Sessions: Send + Sync + 'static {
     async fn rotate(&self, expected: &SecretHash, next: &Session) -> Result<Rotated>;
     /// Ends a session; says whether it was there.
     async fn end(&self, user: UserId, id: SessionId) -> Result<bool>;
-    /// Ends all sessions of a user but `keep`; gives their ids.
-    async fn end_all(&self, user: UserId, keep: Option<SessionId>) -> Result<Vec<SessionId>>;
+    /// Ends the sessions of a user whose `user_version` is below `version`.
+    async fn end_older(&self, user: UserId, version: u64) -> Result<()>;
     /// The sessions of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>>;
 }
@@ -238,7 +241,7 @@ pub trait GrantsStore: Send + Sync + 'static {
     /// What the user may do, resolved. A user that does not exist may do nothing.
     async fn effective(&self, user: UserId) -> Result<Effective>;
     /// Gives. Had already: `Exists`; [`MAX_GRANTS`](crate::permission::MAX_GRANTS) of that kind
-    /// had: `Full`.
+    /// had: `Full`. Giving what does not exist, or to nobody, is `Done` and gives nothing.
     async fn give(&self, user: UserId, grant: Grant) -> Result<Added>;
     /// Takes back; says whether it was there.
     async fn take(&self, user: UserId, grant: Grant) -> Result<bool>;

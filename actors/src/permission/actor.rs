@@ -21,7 +21,14 @@ const ATTEMPTS: usize = 16;
 
 pub(super) enum PermissionMessage {
     Load(UserId, Reply<Arc<Snapshot>>),
-    Loaded(UserId, Result<Arc<Snapshot>, ActorError>),
+    Loaded(UserId, Result<Loaded, ActorError>),
+}
+
+/// A snapshot, and the epoch in which it was read.
+#[derive(Clone)]
+pub(super) struct Loaded {
+    epoch: u64,
+    snapshot: Arc<Snapshot>,
 }
 
 #[derive(Clone)]
@@ -56,16 +63,16 @@ impl Actor for PermissionCacheActor {
                 let waiting = state.waiting.entry(user).or_default();
                 waiting.push(reply);
                 if waiting.len() == 1 {
-                    let context = self.context.clone();
-                    tokio::spawn(async move {
-                        let loaded = shard::isolated(load(context, user)).await;
-                        let _ = myself.send_message(PermissionMessage::Loaded(user, loaded));
-                    });
+                    self.start(myself, user);
                 }
+            }
+            PermissionMessage::Loaded(user, Ok(loaded)) if self.is_old(user, &loaded) => {
+                // Invalidated while this message was on its way; somebody may have asked since.
+                self.start(myself, user);
             }
             PermissionMessage::Loaded(user, loaded) => {
                 for reply in state.waiting.remove(&user).unwrap_or_default() {
-                    reply.send(loaded.clone());
+                    reply.send(loaded.as_ref().map(|loaded| loaded.snapshot.clone()).map_err(|error| *error));
                 }
                 if loaded.is_ok() {
                     state.order.push_back(user);
@@ -81,9 +88,23 @@ impl Actor for PermissionCacheActor {
     }
 }
 
+impl PermissionCacheActor {
+    fn start(&self, myself: ActorRef<PermissionMessage>, user: UserId) {
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            let loaded = shard::isolated(load(context, user)).await;
+            let _ = myself.send_message(PermissionMessage::Loaded(user, loaded));
+        });
+    }
+
+    fn is_old(&self, user: UserId, loaded: &Loaded) -> bool {
+        self.context.facts.snapshots().epoch_of(user) != loaded.epoch
+    }
+}
+
 /// Reads what the user may do and publishes it; begins anew when it was invalidated meanwhile, so
 /// that everybody who waits gets what was true after they asked.
-async fn load(context: Context, user: UserId) -> Result<Arc<Snapshot>, ActorError> {
+async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
     let snapshots = context.facts.snapshots();
     for _ in 0..ATTEMPTS {
         let epoch = snapshots.epoch_of(user);
@@ -91,7 +112,7 @@ async fn load(context: Context, user: UserId) -> Result<Arc<Snapshot>, ActorErro
             tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
         let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective));
         if snapshots.publish(user, epoch, snapshot.clone()) {
-            return Ok(snapshot);
+            return Ok(Loaded { epoch, snapshot });
         }
     }
     Err(ActorError::Busy)

@@ -75,8 +75,9 @@ impl Actor for SessionActor {
 async fn open(context: &Context, session: &Session) -> Result<(), ActorError> {
     let displaced = context.stores.sessions.open(session, MAX_SESSIONS).await?;
     if !displaced.is_empty() {
+        let user = session.user;
         let kinds: Vec<_> =
-            displaced.into_iter().map(|session| FactKind::SessionRevoked { session }).collect();
+            displaced.into_iter().map(|session| FactKind::SessionRevoked { user, session }).collect();
         context.facts.take_away(&kinds).await?;
     }
     Ok(())

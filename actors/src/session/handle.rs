@@ -8,7 +8,10 @@ use super::{
     end,
     refresh::{RefreshRefusal, RefreshRequest, Refreshed},
 };
-use crate::{ActorError, Context, Receipt, shard::Shards};
+use crate::{
+    ActorError, Context, Receipt,
+    shard::{self, Shards},
+};
 
 /// Opens, refreshes and ends sessions.
 #[derive(Clone)]
@@ -45,12 +48,12 @@ impl SessionHandle {
         self.shards.ask(user.as_bytes(), |reply| SessionMessage::Refresh(Box::new(request), reply)).await
     }
 
-    /// Ends one session. It is refused here before this returns for the first time.
+    /// Ends one session. It is refused here before anything is waited for.
     ///
     /// # Errors
     /// When it could not be made durable.
     pub async fn end(&self, user: UserId, session: SessionId) -> Result<Receipt, ActorError> {
-        end::one(&self.context, user, session).await
+        self.finish(user, vec![session]).await
     }
 
     /// Ends every session of the user but `keep`.
@@ -58,6 +61,13 @@ impl SessionHandle {
     /// # Errors
     /// When it could not be made durable.
     pub async fn end_others(&self, user: UserId, keep: SessionId) -> Result<Receipt, ActorError> {
-        end::others(&self.context, user, keep).await
+        let others = end::others(&self.context, user, keep).await?;
+        self.finish(user, others).await
+    }
+
+    /// Denies here and now; the rest goes on when the caller is gone.
+    async fn finish(&self, user: UserId, sessions: Vec<SessionId>) -> Result<Receipt, ActorError> {
+        let (context, denied) = (self.context.clone(), end::deny(&self.context, user, &sessions));
+        shard::isolated(async move { end::finish(&context, user, &sessions, denied).await }).await
     }
 }

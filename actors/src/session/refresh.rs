@@ -4,13 +4,13 @@ use std::{net::IpAddr, time::Duration};
 
 use schema::{
     LoginId, SessionId, Timestamp, UserId,
-    fact::FactKind,
     login::{Login, Outcome},
     session::{Presented, SecretHash, Session},
     store::Rotated,
     user::User,
 };
 
+use super::end;
 use crate::{ActorError, Context};
 
 /// How often a lost compare-and-set is looked at again.
@@ -69,6 +69,7 @@ pub(super) async fn refresh(
         stores.sessions.get(request.user, request.session),
     )?;
     let (Some(user), Some(mut session)) = (user, session) else { return Ok(Err(RefreshRefusal::Revoked)) };
+    let mut confirmed = false;
     for _ in 0..ATTEMPTS {
         if is_dead(context, request, &user, &session) {
             return Ok(Err(RefreshRefusal::Revoked));
@@ -76,22 +77,26 @@ pub(super) async fn refresh(
         let now = context.clock.now();
         let policy = context.refresh;
         let version = session.user_version;
-        match session.presented(&request.presented, now, policy.grace) {
+        let presented = session.presented(&request.presented, now, policy.grace);
+        match presented {
             Presented::Live if session.expires_at <= now => return Ok(Err(RefreshRefusal::Expired)),
-            Presented::Live => {
+            // A plain read may be behind (a store of several nodes); the compare-and-set is not.
+            // Only what it says is reason for an alarm.
+            Presented::Live | Presented::Reused if presented == Presented::Live || !confirmed => {
                 // Whole seconds, as the token says it.
                 let expires_at = Timestamp::from_secs(now.plus(policy.ttl).as_secs());
-                let next = session.rotated(request.successor, expires_at, now, policy.grace);
+                let shown = Session { live: request.presented, ..session.clone() };
+                let next = shown.rotated(request.successor, expires_at, now, policy.grace);
                 match stores.sessions.rotate(&request.presented, &next).await? {
                     Rotated::Done => return Ok(Ok(Refreshed { version, expires_at })),
-                    Rotated::Lost(current) => session = *current,
+                    Rotated::Lost(current) => (session, confirmed) = (*current, true),
                     Rotated::Gone => return Ok(Err(RefreshRefusal::Revoked)),
                 }
             }
             Presented::Grace { successor_expires_at: expires_at } => {
                 return Ok(Ok(Refreshed { version, expires_at }));
             }
-            Presented::Reused => {
+            Presented::Live | Presented::Reused => {
                 revoke_reused(context, request, &session).await?;
                 return Ok(Err(RefreshRefusal::Revoked));
             }
@@ -129,11 +134,10 @@ async fn revoke_reused(
         user_agent: request.user_agent.clone(),
         outcome: Outcome::RefreshReuse,
     };
-    let revoked = [FactKind::SessionRevoked { session: request.session }];
-    tokio::try_join!(
-        context.facts.take_away(&revoked),
-        async { Ok(context.stores.sessions.end(request.user, request.session).await?) },
-        async { Ok(context.stores.logins.record(&login).await?) },
-    )?;
+    let ended = [request.session];
+    let denied = end::deny(context, request.user, &ended);
+    tokio::try_join!(end::finish(context, request.user, &ended, denied), async {
+        Ok(context.stores.logins.record(&login).await?)
+    })?;
     Ok(())
 }

@@ -3,13 +3,12 @@
 use schema::{
     Timestamp, UserId,
     email::Email,
-    fact::FactKind,
     session::{SecretHash, Session},
     store::{Replaced, Rotated},
     user::{PasswordHash, User},
 };
 
-use super::UserError;
+use super::{UserError, revoke::kill_tokens};
 use crate::{ActorError, Context, Receipt};
 
 /// How often a lost compare-and-set is tried again.
@@ -73,6 +72,12 @@ pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange
     .await
 }
 
+/// Raises the stored version to what was heard, so that tokens issued from it are good.
+pub(super) async fn catch_up(context: &Context, id: UserId) -> Result<User, UserError> {
+    let heard = context.facts.denials().user_version(id);
+    update(context, id, |user| user.version = user.version.max(heard)).await
+}
+
 /// Sets the password and kills every earlier token of the user. The session to keep is given the
 /// new version and a new refresh token; gives the version, the refresh token's end, and what the
 /// others know.
@@ -81,17 +86,11 @@ pub(super) async fn password(
     id: UserId,
     password: NewPassword,
 ) -> Result<(u64, Timestamp, Receipt), UserError> {
-    let heard = context.facts.denials().user_version(id);
-    let user = update(context, id, |user| {
-        user.password = Some(password.hash.clone());
-        user.version = user.version.max(heard) + 1;
-    })
-    .await?;
-    let raised = FactKind::UserVersion { user: id, at_least: user.version };
-    let receipt = context.facts.take_away(&[raised]).await?;
+    let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
+    let (user, receipt) =
+        kill_tokens(context, &user, |user| user.password = Some(password.hash.clone())).await?;
     let now = context.clock.now();
     let expires_at = Timestamp::from_secs(now.plus(context.refresh.ttl).as_secs());
-    let kept = password.keep.map(|(session, _)| session);
     if let Some((session, live)) = password.keep {
         let renew = |old: &Session| Session {
             user_version: user.version,
@@ -103,7 +102,7 @@ pub(super) async fn password(
         };
         renew_session(context, id, session, renew).await?;
     }
-    context.stores.sessions.end_all(id, kept).await?;
+    context.stores.sessions.end_older(id, user.version).await?;
     Ok((user.version, expires_at, receipt))
 }
 
@@ -114,7 +113,7 @@ async fn renew_session(
     renew: impl Fn(&Session) -> Session,
 ) -> Result<(), UserError> {
     let sessions = &context.stores.sessions;
-    // Gone: somebody ended it meanwhile. The tokens that the caller gets are dead then, as asked.
+    // Gone: somebody ended it meanwhile, and its fact refuses the tokens that the caller gets.
     let Some(mut session) = sessions.get(user, id).await? else { return Ok(()) };
     for _ in 0..ATTEMPTS {
         match sessions.rotate(&session.live, &renew(&session)).await? {

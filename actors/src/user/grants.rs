@@ -34,32 +34,29 @@ impl GrantChange {
 pub(super) async fn give(context: &Context, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
     let stores = &context.stores;
     stores.users.get(user).await?.ok_or(UserError::NotFound)?;
-    if stores.grants.give(user, change.grant()).await? == Added::Full {
+    let given = stores.grants.give(user, change.grant()).await;
+    let receipt = changed(context, user).await?;
+    if given? == Added::Full {
         return Err(UserError::Full);
     }
     superusers::count(stores, &[user]).await?;
-    changed(context, user).await
+    Ok(receipt)
 }
 
 pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
-    let stores = &context.stores;
-    stores.users.get(user).await?.ok_or(UserError::NotFound)?;
     let loss = match &change {
-        GrantChange::Role(role) if superusers::is_powerful(stores, role).await? => {
-            Some(Loss::Role(user, role.id))
-        }
+        GrantChange::Role(role) => Some(Loss::Role(user, role.id)),
         GrantChange::Permission(permission) if permission.name.as_str() == ALL_ALL => {
             Some(Loss::Permission(user, permission.id))
         }
-        _ => None,
+        GrantChange::Permission(_) => None,
     };
     if let Some(loss) = loss
-        && superusers::leave(stores, loss).await? == Leave::LastOne
+        && superusers::leave(&context.stores, loss).await? == Leave::LastOne
     {
         return Err(UserError::LastSuperuser);
     }
-    stores.grants.take(user, change.grant()).await?;
-    changed(context, user).await
+    take_unasked(context, user, &change).await
 }
 
 pub(super) async fn take_even_last(
@@ -67,13 +64,20 @@ pub(super) async fn take_even_last(
     user: UserId,
     change: GrantChange,
 ) -> Result<Receipt, UserError> {
-    let stores = &context.stores;
-    stores.users.get(user).await?.ok_or(UserError::NotFound)?;
-    stores.grants.take(user, change.grant()).await?;
-    superusers::recount(stores).await?;
-    changed(context, user).await
+    let receipt = take_unasked(context, user, &change).await?;
+    superusers::recount(&context.stores).await?;
+    Ok(receipt)
 }
 
+async fn take_unasked(context: &Context, user: UserId, change: &GrantChange) -> Result<Receipt, UserError> {
+    context.stores.users.get(user).await?.ok_or(UserError::NotFound)?;
+    let taken = context.stores.grants.take(user, change.grant()).await;
+    let receipt = changed(context, user).await?;
+    taken?;
+    Ok(receipt)
+}
+
+/// To be called whatever came of the change: when the store did not answer it may have happened.
 async fn changed(context: &Context, user: UserId) -> Result<Receipt, UserError> {
     let changed = FactKind::PermissionsChanged { subject: Subject::User(user) };
     Ok(context.facts.take_away(&[changed]).await?)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ractor::SpawnErr;
-use schema::{Timestamp, UserId, store::Created, user::User};
+use schema::{Timestamp, UserId, fact::FactKind, store::Created, user::User};
 
 use super::{
     UserError,
@@ -80,20 +80,32 @@ impl UserHandle {
         self.serially(user, async move |context| change::password(&context, user, password).await).await
     }
 
+    /// The user with a version that no fact refuses: a store that heard of a revocation late is
+    /// told of it first.
+    ///
+    /// # Errors
+    /// `NotFound`, or it was not done.
+    pub async fn catch_up(&self, user: UserId) -> Result<User, UserError> {
+        self.serially(user, async move |context| change::catch_up(&context, user).await).await
+    }
+
     /// Ends all sessions of a user whose tokens carry versions below `at_least`. They are refused
-    /// here before this returns for the first time.
+    /// here before anything is waited for.
     ///
     /// # Errors
     /// `NotFound`, or it was not made durable.
     pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, UserError> {
-        revoke::all_sessions(&self.context, user, at_least).await
+        let denied = self.context.facts.deny(&[FactKind::UserVersion { user, at_least }]);
+        let finish =
+            async move |context: Arc<Context>| revoke::all_sessions(&context, user, at_least, denied).await;
+        self.serially(user, finish).await
     }
 
-    /// Enables or disables; a receipt when something was taken.
+    /// Enables or disables; gives the user as it is now.
     ///
     /// # Errors
     /// `NotFound`, `LastSuperuser`, or it was not done.
-    pub async fn set_active(&self, user: UserId, active: bool) -> Result<(User, Option<Receipt>), UserError> {
+    pub async fn set_active(&self, user: UserId, active: bool) -> Result<(User, Receipt), UserError> {
         self.serially(user, async move |context| revoke::set_active(&context, user, active).await).await
     }
 

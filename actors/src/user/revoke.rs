@@ -1,71 +1,95 @@
 //! Taking everything from a user: log out everywhere, disable, delete.
 
-use schema::{UserId, fact::FactKind, user::User};
+use schema::{Subject, UserId, fact::FactKind, user::User};
 
 use super::{UserError, change::update};
 use crate::{
-    ActorError, Context, Receipt,
+    Context, Receipt,
+    facts::Denied,
     superusers::{self, Leave, Loss},
 };
 
-/// Ends all sessions. `at_least` comes from the caller's own token: it needs no read.
+/// Makes the end of all sessions of lower versions last. They are denied already.
 pub(super) async fn all_sessions(
     context: &Context,
     user: UserId,
     at_least: u64,
+    denied: Denied,
 ) -> Result<Receipt, UserError> {
-    let raised = [FactKind::UserVersion { user, at_least }];
-    let (receipt, _) = tokio::try_join!(
-        async { Ok::<_, UserError>(context.facts.take_away(&raised).await?) },
-        update(context, user, |user| user.version = user.version.max(at_least)),
-    )?;
-    context.stores.sessions.end_all(user, None).await?;
-    Ok(receipt)
+    let receipt = context.facts.publish(denied).await;
+    update(context, user, |user| user.version = user.version.max(at_least)).await?;
+    context.stores.sessions.end_older(user, at_least).await?;
+    Ok(receipt?)
 }
 
-/// Lets the user log in again, or no more.
+/// Lets the user log in again, or no more. Done before is done again: the first time may have
+/// stopped half-way.
 pub(super) async fn set_active(
     context: &Context,
     id: UserId,
     active: bool,
-) -> Result<(User, Option<Receipt>), UserError> {
+) -> Result<(User, Receipt), UserError> {
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    if user.active == active {
-        return Ok((user, None));
-    }
     if active {
         let user = update(context, id, |user| user.active = true).await?;
         superusers::count(&context.stores, &[id]).await?;
-        return Ok((user, None));
+        let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
+        return Ok((user, context.facts.take_away(&[changed]).await?));
     }
     may_lose_power(context, id).await?;
-    let heard = context.facts.denials().user_version(id);
-    let at_least = user.version.max(heard) + 1;
-    let raised = [FactKind::UserVersion { user: id, at_least }];
-    let (receipt, user) = tokio::try_join!(
-        async { Ok::<_, UserError>(context.facts.take_away(&raised).await?) },
-        update(context, id, |user| {
-            user.active = false;
-            user.version = user.version.max(at_least);
-        }),
-    )?;
-    context.stores.sessions.end_all(id, None).await?;
-    Ok((user, Some(receipt)))
+    if !user.active {
+        let at_least = user.version;
+        return Ok((user, context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?));
+    }
+    let (user, receipt) = kill_tokens(context, &user, |user| user.active = false).await?;
+    context.stores.sessions.end_older(id, user.version).await?;
+    Ok((user, receipt))
 }
 
-/// Removes the user and all it has.
+/// Changes a user so that no token of before is good any more.
+///
+/// They are denied first, then the change is made and the stored version rises by at least one.
+/// Should somebody have logged in between the two, with what the change takes away, the version
+/// rose beyond what was denied, and that is denied too.
+pub(super) async fn kill_tokens(
+    context: &Context,
+    user: &User,
+    change: impl Fn(&mut User) + Send + Sync,
+) -> Result<(User, Receipt), UserError> {
+    let id = user.id;
+    let at_least = next_version(context, user);
+    let mut receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    let user = update(context, id, |user| {
+        change(user);
+        user.version = user.version.saturating_add(1).max(at_least);
+    })
+    .await?;
+    if user.version > at_least {
+        let at_least = user.version;
+        receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    }
+    Ok((user, receipt))
+}
+
+/// Removes the user and all it has. The facts are durable first: afterwards nobody could say what
+/// to refuse.
 pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, UserError> {
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     may_lose_power(context, id).await?;
-    let at_least = user.version.max(context.facts.denials().user_version(id)) + 1;
-    let subject = schema::Subject::User(id);
-    let gone = [FactKind::UserVersion { user: id, at_least }, FactKind::PermissionsChanged { subject }];
-    let (receipt, ()) = tokio::try_join!(context.facts.take_away(&gone), async {
-        Ok::<_, ActorError>(context.stores.users.delete(id).await?)
-    })?;
-    // Who loaded the permissions in between saw the user alive.
-    context.facts.snapshots().invalidate(subject);
+    let at_least = next_version(context, &user);
+    let receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    let deleted = context.stores.users.delete(id).await;
+    // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
+    let last = FactKind::UserVersion { user: id, at_least: at_least.saturating_add(1) };
+    let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
+    let receipt = context.facts.take_away(&[last, changed]).await.and(Ok(receipt))?;
+    deleted?;
     Ok(receipt)
+}
+
+/// The version that no token carries yet.
+fn next_version(context: &Context, user: &User) -> u64 {
+    user.version.max(context.facts.denials().user_version(user.id)).saturating_add(1)
 }
 
 async fn may_lose_power(context: &Context, id: UserId) -> Result<(), UserError> {

@@ -33,7 +33,8 @@ fn group(name: &'static str, about: &'static str) -> Command {
 fn app() -> Command {
     let init = Command::new("init")
         .about("Make the built-in permissions and the role superuser; doing it again is no error")
-        .arg(switch("with-superuser", "Make a superuser too"));
+        .arg(switch("with-superuser", "Make a superuser too"))
+        .arg(switch("promote", "An email that exists becomes superuser; the password stays"));
     group("app", "Set up").subcommand(person(init))
 }
 

@@ -8,6 +8,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use schema::Refusal;
+
 use super::{
     authority,
     problem::{Problem, ProblemBody},
@@ -17,8 +19,8 @@ use crate::app::App;
 
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const SESSION: HeaderName = HeaderName::from_static("x-auth-session");
-/// How long a verifier may keep the key set, in seconds. A new key is published a whole rotation
-/// before it signs, so this may be long.
+/// How long a verifier may keep the key set. A key is published from one rotation to the next before
+/// it signs, so who rotates less often than this needs no care.
 const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
 /// Decide about a request for a gateway
@@ -39,9 +41,10 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
 )]
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
-    let claims = authority::check(&app, &parts.headers)
-        .await
-        .map_err(|refusal| Problem::new(StatusCode::UNAUTHORIZED, refusal.code(), refusal.msg()))?;
+    let claims = authority::check(&app, &parts.headers).await.map_err(|refusal| match refusal {
+        Refusal::CannotKnow => refusal.into(),
+        _ => Problem::from(refusal).with_status(StatusCode::UNAUTHORIZED),
+    })?;
     // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
     let query = PermissionQuery::of(&parts).map_err(|problem| problem.with_status(StatusCode::FORBIDDEN))?;
     if let Some(PermissionQuery(query)) = query {

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     authority::{Named, PermissionsAdmin},
-    body::Body,
+    body::{Body, present},
     power,
     problem::{Problem, ProblemBody},
     taken::Taken,
@@ -49,8 +49,10 @@ pub struct NewNamed {
 /// A new description.
 #[derive(Deserialize, ToSchema)]
 pub struct NewDescription {
-    /// At most 500 characters; null for none.
-    pub description: Option<String>,
+    /// At most 500 characters; null for none. Absent: it stays.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    pub description: Option<Option<String>>,
 }
 
 /// The name of something that exists, to be put somewhere.
@@ -144,8 +146,10 @@ pub async fn update(
     Named(name): Named<Name>,
     Body(new): Body<NewDescription>,
 ) -> Result<Json<PermissionView>, Problem> {
-    let text = description(new.description)?;
-    power::over_permission(&caller, &find(&app, &name).await?).await?;
+    let text = new.description.map(description).transpose()?;
+    let permission = find(&app, &name).await?;
+    power::over_permission(&caller, &permission).await?;
+    let Some(text) = text else { return Ok(Json(permission.into())) };
     let described = app.stores.permissions.describe(&name, text.as_deref()).await?;
     Ok(Json(described.ok_or_else(Problem::not_found)?.into()))
 }
@@ -173,7 +177,8 @@ pub async fn delete(
             "Built-in permissions are never deleted",
         ));
     }
-    let receipt = app.actors.catalogue.delete_permission(&name).await?;
+    let permission = find(&app, &name).await?;
+    let receipt = app.actors.catalogue.delete_permission(&permission).await?;
     tracing::info!(permission = %name, by = %caller.claims.user, "a permission was deleted");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
 }

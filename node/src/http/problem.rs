@@ -132,6 +132,9 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
+        if refusal == Refusal::CannotKnow {
+            return Self::unavailable(refusal.code(), refusal.msg());
+        }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
         Self::new(status, refusal.code(), refusal.msg())
     }

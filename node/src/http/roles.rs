@@ -129,8 +129,10 @@ pub async fn update(
     Named(name): Named<Name>,
     Body(new): Body<NewDescription>,
 ) -> Result<Json<RoleView>, Problem> {
-    let text = description(new.description)?;
-    power::over_role(&app, &caller, &find(&app, &name).await?).await?;
+    let text = new.description.map(description).transpose()?;
+    let role = find(&app, &name).await?;
+    power::over_role(&app, &caller, &role).await?;
+    let Some(text) = text else { return view(&app, role).await };
     let described = app.stores.roles.describe(&name, text.as_deref()).await?;
     view(&app, described.ok_or_else(Problem::not_found)?).await
 }

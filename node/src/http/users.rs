@@ -83,3 +83,19 @@ fn person_name(field: &str, name: Option<String>) -> Result<Option<String>, Prob
     }
     Ok(Some(name).filter(|name| !name.trim().is_empty()))
 }
+
+/// All of them, or everything that is wrong with them.
+pub fn together<A, B, C, D>(
+    a: Result<A, Problem>,
+    b: Result<B, Problem>,
+    c: Result<C, Problem>,
+    d: Result<D, Problem>,
+) -> Result<(A, B, C, D), Problem> {
+    match (a, b, c, d) {
+        (Ok(a), Ok(b), Ok(c), Ok(d)) => Ok((a, b, c, d)),
+        (a, b, c, d) => {
+            let wrong = [a.err(), b.err(), c.err(), d.err()];
+            Err(wrong.into_iter().flatten().reduce(Problem::and).unwrap_or_else(Problem::not_found))
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub enum KeyError {
     #[error("there is no key {0}")]
     NotFound(KeyId),
     /// As many keys as may be are still needed.
-    #[error("{MAX_KEYS} keys are in use; wait until the oldest retiring one has gone, or retire one")]
+    #[error("{MAX_KEYS} keys are still needed to verify tokens; wait until the oldest has gone")]
     TooMany,
 }
 
@@ -81,12 +81,29 @@ pub async fn ensure(
     .await
 }
 
+/// The key set as it is, for who is not to serve with it; made when there is none.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn stored(
+    tools: Tools<'_>,
+    algorithm: Algorithm,
+    access_ttl: Duration,
+) -> Result<KeySet, KeyError> {
+    let set = tools.stores.keys.load().await?;
+    if set.revision == 0 { ensure(tools, algorithm, access_ttl).await } else { Ok(set) }
+}
+
 /// The next key becomes active, the active one retires, a new next one is published.
 ///
 /// # Errors
 /// When the store does not answer or the master key is another one.
 pub async fn rotate(tools: Tools<'_>) -> Result<KeySet, KeyError> {
-    change(tools, |set, now| promote(tools, set, now)).await
+    change(tools, |set, now| {
+        promote(tools, set, now)?;
+        if set.keys.len() > MAX_KEYS { Err(KeyError::TooMany) } else { Ok(()) }
+    })
+    .await
 }
 
 /// Revokes a key; what it signed is refused from now on. When it was active, the next one takes its
@@ -162,7 +179,7 @@ fn promote(tools: Tools<'_>, set: &mut KeySet, now: Timestamp) -> Result<(), Key
     if let Some(algorithm) = algorithm {
         set.keys.push(generate(tools, algorithm, now)?);
     }
-    if set.keys.len() > MAX_KEYS { Err(KeyError::TooMany) } else { Ok(()) }
+    Ok(())
 }
 
 fn remove_gone(set: &mut KeySet, now: Timestamp) {

@@ -2,18 +2,22 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use jsonwebtoken::{DecodingKey, EncodingKey, jwk::Jwk};
 use schema::{
-    Clock, KeyId, Stores, Timestamp,
+    Clock, Denials, Fact, FactKind, KeyId, Stores, Timestamp,
     key::{KeySet, KeyState, StoredKey},
     token::Algorithm,
 };
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use super::{
@@ -62,8 +66,9 @@ pub struct KeyInfo {
 /// The keys of the cluster, as this node knows them.
 pub struct KeyRing {
     opened: ArcSwap<Opened>,
-    /// When an unknown key asked the store last, milliseconds.
-    looked_up_ms: AtomicU64,
+    /// When an unknown key asked the store last, and whether it answered. Who comes while it is
+    /// being asked waits for the answer.
+    last_lookup: Mutex<Option<(Timestamp, bool)>>,
     lookups: AtomicU64,
 }
 
@@ -75,16 +80,18 @@ impl KeyRing {
     pub fn new(set: &KeySet, master: &MasterKey) -> Result<Self, KeyError> {
         Ok(Self {
             opened: ArcSwap::from_pointee(open(set, master)?),
-            looked_up_ms: AtomicU64::new(0),
+            last_lookup: Mutex::new(None),
             lookups: AtomicU64::new(0),
         })
     }
 
-    /// Takes a newer key set in; an older one changes nothing.
+    /// Takes a newer key set in; an older one changes nothing. What its revoked keys signed is
+    /// denied, whether the fact of it was heard or not.
     ///
     /// # Errors
     /// As [`Self::new`]; the keys stay as they are.
-    pub fn replace(&self, set: &KeySet, master: &MasterKey) -> Result<(), KeyError> {
+    pub fn replace(&self, set: &KeySet, master: &MasterKey, denials: &Denials) -> Result<(), KeyError> {
+        deny_revoked(set, denials);
         if set.revision <= self.opened.load().revision {
             return Ok(());
         }
@@ -95,27 +102,32 @@ impl KeyRing {
     }
 
     /// Reads the stored keys for the sake of an unknown one, unless that was done within the last
-    /// second.
-    pub async fn look_up(&self, stores: &Stores, master: &MasterKey, clock: &dyn Clock) {
+    /// second; says whether the store answered, so that what is unknown now is no key.
+    pub async fn look_up(
+        &self,
+        stores: &Stores,
+        master: &MasterKey,
+        denials: &Denials,
+        clock: &dyn Clock,
+    ) -> bool {
+        let mut last = self.last_lookup.lock().await;
         let now = clock.now();
-        let last = self.looked_up_ms.load(Ordering::Acquire);
-        let due = now.since(Timestamp::from_millis(last)) >= LOOKUP_INTERVAL;
-        let mine = due
-            && self
-                .looked_up_ms
-                .compare_exchange(last, now.as_millis(), Ordering::AcqRel, Ordering::Acquire)
-                .is_ok();
-        if !mine {
-            return;
+        // A clock that was set back makes it due, too.
+        if let Some((at, answered)) = *last
+            && (at..at.plus(LOOKUP_INTERVAL)).contains(&now)
+        {
+            return answered;
         }
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let replaced = match stores.keys.load().await {
-            Ok(set) => self.replace(&set, master),
+            Ok(set) => self.replace(&set, master, denials),
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = replaced {
+        if let Err(error) = &replaced {
             tracing::warn!(%error, "the signing keys could not be read anew");
         }
+        *last = Some((now, replaced.is_ok()));
+        replaced.is_ok()
     }
 
     /// How often unknown keys asked the store.
@@ -148,6 +160,15 @@ impl KeyRing {
     #[must_use]
     pub fn jwks(&self) -> bytes::Bytes {
         self.opened.load().jwks.clone()
+    }
+}
+
+/// Denies what revoked keys signed.
+pub fn deny_revoked(set: &KeySet, denials: &Denials) {
+    for key in &set.keys {
+        if let KeyState::Revoked { until } = key.state {
+            denials.apply(&Fact { kind: FactKind::KeyRetired { key: key.id }, until });
+        }
     }
 }
 

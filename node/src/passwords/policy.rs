@@ -22,7 +22,7 @@ pub struct Normalized(Zeroizing<String>);
 /// Why a text cannot be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// Control characters, unassigned code points, or nothing at all.
+    /// Control characters, separators of lines and paragraphs, noncharacters.
     #[error("a password has no control characters")]
     Characters,
     /// Fewer than 8.
@@ -113,7 +113,15 @@ mod tests {
 
     #[test]
     fn control_characters_are_refused() {
-        for text in ["null\0null", "bell\u{7}bell", "line\nline1", "tab\ttabtab", "dele\u{7f}te1", "para\u{2029}para", "non\u{ffff}char"] {
+        for text in [
+            "null\0null",
+            "bell\u{7}bell",
+            "line\nline1",
+            "tab\ttabtab",
+            "dele\u{7f}te1",
+            "para\u{2029}para",
+            "non\u{ffff}char",
+        ] {
             assert_eq!(Normalized::new(text).unwrap_err(), PasswordError::Characters, "{text:?}");
             assert!(Normalized::typed(text).is_none());
         }

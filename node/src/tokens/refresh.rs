@@ -86,7 +86,7 @@ impl RefreshTokens {
     /// Reads a token that this cluster made.
     ///
     /// # Errors
-    /// `Revoked` for what begins like one of ours and is none, `Expired`, or `NotAccess` as the
+    /// `Revoked` for what begins like one of ours and is none, `Expired`, or `NotRefresh` as the
     /// sign that it is no refresh token at all: the caller looks at it as an access token.
     pub fn read(&self, text: &[u8], now: Timestamp) -> Result<RefreshToken, Refusal> {
         if !text.starts_with(REFRESH_PREFIX.as_bytes()) {

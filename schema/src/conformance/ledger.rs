@@ -108,7 +108,10 @@ pub async fn every_kind_of_fact_comes_back(harness: &impl Harness) {
     let origin = make.origin();
     let user = UserId::from_bytes([1; 16]);
     let kinds = [
-        FactKind::SessionRevoked { session: SessionId::from_bytes([2; 16]) },
+        FactKind::SessionRevoked {
+            user: UserId::from_bytes([2; 16]),
+            session: SessionId::from_bytes([2; 16]),
+        },
         FactKind::TokenRevoked { token: TokenId::from_bytes([3; 16]) },
         FactKind::UserVersion { user, at_least: u64::MAX >> 1 },
         FactKind::KeyRetired { key: KeyId::from_bytes([4; 16]) },

@@ -145,7 +145,14 @@ impl Samples {
     pub fn entry(&self, origin: Origin, seq: u64) -> Entry {
         let session = SessionId::from_bytes([u8::try_from(seq % 256).unwrap(); 16]);
         let until = self.now.plus(Duration::from_secs(30 * 24 * 3600));
-        Entry { origin, seq, fact: Fact { kind: FactKind::SessionRevoked { session }, until } }
+        Entry {
+            origin,
+            seq,
+            fact: Fact {
+                kind: FactKind::SessionRevoked { user: UserId::from_bytes([1; 16]), session },
+                until,
+            },
+        }
     }
 
     /// A user that is stored.

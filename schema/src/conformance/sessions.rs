@@ -1,7 +1,5 @@
 //! Sessions.
 
-use std::slice::from_ref;
-
 use futures_util::future::join_all;
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
 };
 use crate::{
     page::PageOf,
-    session::{Session, Spent},
+    session::{MAX_SESSIONS, Session, Spent},
     store::Rotated,
     time::Timestamp,
 };
@@ -154,29 +152,29 @@ pub async fn an_ended_session_leaves_room(harness: &impl Harness) {
     }
     stores.sessions.end(user, sessions[1].id).await.unwrap();
     assert_eq!(stores.sessions.open(&sessions[2], 2).await.unwrap(), []);
-    stores.sessions.end_all(user, None).await.unwrap();
+    stores.sessions.end_older(user, u64::MAX).await.unwrap();
     for session in &sessions[3..5] {
         assert_eq!(stores.sessions.open(session, 2).await.unwrap(), []);
     }
     assert_eq!(stores.sessions.open(&sessions[5], 2).await.unwrap(), [sessions[3].id]);
 }
 
-pub async fn ending_all_keeps_the_one_that_is_to_be_kept(harness: &impl Harness) {
+pub async fn ending_the_older_keeps_those_of_the_version_and_above(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let user = make.stored_user(&stores).await.id;
     let mut sessions = Vec::new();
-    for _ in 0..5 {
-        sessions.push(make.stored_session(&stores, user).await);
+    for version in [0, 1, 2, 1, 3] {
+        let session = Session { user_version: version, ..make.session(user) };
+        stores.sessions.open(&session, MAX_SESSIONS).await.unwrap();
+        sessions.push(session);
     }
-    let kept = sessions[2].clone();
-    let mut ended = stores.sessions.end_all(user, Some(kept.id)).await.unwrap();
-    ended.sort_unstable();
-    let others: Vec<_> = sessions.iter().map(|session| session.id).filter(|id| *id != kept.id).collect();
-    assert_eq!(ended, others);
-    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, from_ref(&kept));
-    assert_eq!(stores.sessions.end_all(user, Some(kept.id)).await.unwrap(), []);
-    assert_eq!(stores.sessions.end_all(user, None).await.unwrap(), [kept.id]);
-    assert_eq!(stores.sessions.end_all(user, None).await.unwrap(), []);
+    stores.sessions.end_older(user, 2).await.unwrap();
+    stores.sessions.end_older(user, 2).await.unwrap();
+    let kept = [sessions[4].clone(), sessions[2].clone()];
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, kept);
+    stores.sessions.end_older(user, 0).await.unwrap();
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, kept);
+    stores.sessions.end_older(user, u64::MAX).await.unwrap();
     assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, []);
 }
 
@@ -216,7 +214,7 @@ pub async fn sessions_of_different_users_do_not_mix(harness: &impl Harness) {
     let (anns, bobs) = (make.stored_session(&stores, ann).await, make.stored_session(&stores, bob).await);
     assert_eq!(stores.sessions.open(&make.session(ann), 1).await.unwrap(), [anns.id]);
     assert!(!stores.sessions.end(ann, bobs.id).await.unwrap());
-    stores.sessions.end_all(ann, None).await.unwrap();
+    stores.sessions.end_older(ann, u64::MAX).await.unwrap();
     assert_eq!(stores.sessions.list(ann, first()).await.unwrap().items, []);
     assert_eq!(stores.sessions.list(bob, first()).await.unwrap().items, [bobs]);
 }

@@ -49,8 +49,8 @@ impl Sessions for Store {
         .await
     }
 
-    async fn end_all(&self, user: UserId, keep: Option<SessionId>) -> Result<Vec<SessionId>> {
-        self.change(move |change| end_all(change, user, keep)).await
+    async fn end_older(&self, user: UserId, version: u64) -> Result<()> {
+        self.change(move |change| end_older(change, user, version)).await
     }
 
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>> {
@@ -100,19 +100,17 @@ fn rotate(change: &Change<'_>, expected: &SecretHash, next: &Session) -> Result<
     Ok(Rotated::Done)
 }
 
-/// Ends all of a user's sessions but one.
-pub(crate) fn end_all(change: &Change<'_>, user: UserId, keep: Option<SessionId>) -> Result<Vec<SessionId>> {
-    let mut sessions = change.scan(&SESSIONS, &Span::of(&user), usize::MAX)?;
-    let before = sessions.len();
-    sessions.retain(|((_, id), _)| Some(*id) != keep);
-    if sessions.is_empty() {
-        return Ok(Vec::new());
+/// Ends a user's sessions of versions below this one.
+pub(crate) fn end_older(change: &Change<'_>, user: UserId, version: u64) -> Result<()> {
+    let mut older = change.scan(&SESSIONS, &Span::of(&user), usize::MAX)?;
+    older.retain(|(_, session)| session.user_version < version);
+    if older.is_empty() {
+        return Ok(());
     }
-    for (_, session) in &sessions {
+    for (_, session) in &older {
         remove(change, session)?;
     }
-    count(change, user, |_| before - sessions.len())?;
-    Ok(sessions.into_iter().map(|((_, id), _)| id).collect())
+    count(change, user, |count| count.saturating_sub(older.len()))
 }
 
 /// Removes sessions that have ended; says how many.

@@ -1,13 +1,13 @@
 //! What all nouns share: a queue to the writer, and threads for readers.
 
-use std::{fmt, io, path::PathBuf, sync::Arc, thread};
+use std::{fmt, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use schema::{
     StoreError, Stores,
     store::{Result, Upkeep},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, mpsc::error::TrySendError},
+    sync::{Semaphore, mpsc, mpsc::error::SendTimeoutError},
     task::spawn_blocking,
 };
 
@@ -22,7 +22,10 @@ use crate::{
 
 /// How many reads are under way at a time. A read of what is in memory takes microseconds; this many
 /// can wait for the disk without taking the runtime's blocking threads from everybody else.
-const READERS: usize = 64;
+const READERS: usize = 24;
+/// How long a change waits for a place in the queue. Commits take less than a millisecond, so a queue
+/// that stays full for so long does not move.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The store. Each trait is implemented in the module of its noun.
 pub(crate) struct Store {
@@ -98,9 +101,9 @@ impl Store {
     ) -> Result<T> {
         let (job, answer) = writer::job(apply);
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::unavailable("too many changes wait for the disk"),
-            TrySendError::Closed(_) => stopped(),
+        queue.send_timeout(job, PATIENCE).await.map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => StoreError::unavailable("too many changes wait for the disk"),
+            SendTimeoutError::Closed(_) => stopped(),
         })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }

@@ -92,7 +92,7 @@ fn replace(change: &Change<'_>, next: &User) -> Result<Replaced> {
 fn delete(change: &Change<'_>, id: UserId) -> Result<()> {
     let Some(user) = change.get(&USERS, &id)? else { return Ok(()) };
     release(change, &user.email.folded(), id)?;
-    sessions::end_all(change, id, None)?;
+    sessions::end_older(change, id, u64::MAX)?;
     grants::forget(change, id)?;
     logins::forget(change, id)?;
     change.remove(&USERS, &id)?;

@@ -70,9 +70,18 @@ pub async fn login(
     }
     let user = app.stores.users.by_email(&email).await?;
     let checked = check(&app, user, &given.password).await;
+    // Asked again: while this one waited for its turn, others may have locked the account, and a
+    // lock hides whether a password was right.
+    if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
+        app.metrics.login(LoginResult::Locked);
+        return Err(locked(&app, until));
+    }
     let attempt = Attempt { app: &app, email: &email, client, device: given.device };
     match checked {
-        Ok((user, Outcome::Success)) => attempt.succeeded(user).await,
+        Ok((user, Outcome::Success)) => match still_good(&app, user).await? {
+            Ok(user) => attempt.succeeded(user).await,
+            Err(known) => Err(attempt.failed(Some(known)).await),
+        },
         Ok((user, outcome)) => Err(attempt.failed(Some((user, outcome))).await),
         Err(Failed::NoUser) => Err(attempt.failed(None).await),
         Err(Failed::Problem(problem)) => {
@@ -128,6 +137,24 @@ async fn check(app: &App, user: Option<User>, password: &str) -> Result<(User, O
     Ok((user, outcome))
 }
 
+/// The user as it is now. Between reading the hash and here the password may have been changed, the
+/// user disabled or deleted: then the old password opens nothing any more.
+async fn still_good(app: &App, checked: User) -> Answer<Result<User, (User, Outcome)>> {
+    let Some(mut user) = app.stores.users.get(checked.id).await? else {
+        return Ok(Err((checked, Outcome::BadPassword)));
+    };
+    if user.version < app.facts.denials().user_version(user.id) {
+        user = app.actors.users.catch_up(user.id).await?;
+    }
+    Ok(if !user.active {
+        Err((user, Outcome::Disabled))
+    } else if user.version == checked.version || user.password == checked.password {
+        Ok(user)
+    } else {
+        Err((user, Outcome::BadPassword))
+    })
+}
+
 fn locked(app: &App, until: Timestamp) -> Problem {
     Problem::too_many("locked", "Too many failed attempts; try again later", until, app.clock.now())
 }
@@ -142,8 +169,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn succeeded(self, user: User) -> Answer<TokenPair> {
         let app = self.app;
-        // The version that was heard counts too: a token that is refused at once helps nobody.
-        let user_version = user.version.max(app.facts.denials().user_version(user.id));
+        let user_version = user.version;
         let now = app.clock.now();
         let secret = app.tokens.refresh.secret();
         let session = Session {

@@ -52,7 +52,7 @@ pub async fn add(
     let permission = permissions::find(&app, &permissions::name(&which.name)?).await?;
     power::over_role(&app, &caller, &role).await?;
     power::over_permission(&caller, &permission).await?;
-    let (role, receipt) = app.actors.catalogue.add(&name, &permission).await?;
+    let (role, receipt) = app.actors.catalogue.add(&role, &permission).await?;
     tracing::info!(role = %name, permission = %permission.name, by = %caller.claims.user, "a role was given a permission");
     Ok(Taken(receipt, Json(view(&app, role).await?.0.permissions)))
 }

@@ -48,7 +48,8 @@ impl PermissionQuery {
     /// # Errors
     /// 422 that says where it cannot be read.
     pub fn of(parts: &Parts) -> Result<Option<Self>, Problem> {
-        let mut given = query(parts)?.into_iter().filter(|(name, _)| name == "permissions");
+        let given = query(parts).map_err(|_| unreadable("permissions: its percent-encoding is no UTF-8"))?;
+        let mut given = given.into_iter().filter(|(name, _)| name == "permissions");
         let Some((_, text)) = given.next() else { return Ok(None) };
         if given.next().is_some() {
             return Err(unreadable("permissions is there more than once"));

@@ -6,7 +6,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{UserView, email, person_name};
+use super::{UserView, email, person_name, together};
 use crate::{
     app::App,
     http::{
@@ -32,22 +32,6 @@ pub struct Registration {
     last_name: Option<String>,
 }
 
-/// All of them, or everything that is wrong with them.
-fn all4<A, B, C, D>(
-    a: Result<A, Problem>,
-    b: Result<B, Problem>,
-    c: Result<C, Problem>,
-    d: Result<D, Problem>,
-) -> Result<(A, B, C, D), Problem> {
-    match (a, b, c, d) {
-        (Ok(a), Ok(b), Ok(c), Ok(d)) => Ok((a, b, c, d)),
-        (a, b, c, d) => {
-            let wrong = [a.err(), b.err(), c.err(), d.err()];
-            Err(wrong.into_iter().flatten().reduce(Problem::and).unwrap_or_else(Problem::not_found))
-        }
-    }
-}
-
 /// Register
 #[utoipa::path(
     post, path = "/users", tag = "users",
@@ -64,7 +48,7 @@ pub async fn register(
     client: Client,
     Body(given): Body<Registration>,
 ) -> Result<(StatusCode, Json<UserView>), Problem> {
-    let (email, first_name, last_name, password) = all4(
+    let (email, first_name, last_name, password) = together(
         email(&given.email),
         person_name("first_name", given.first_name),
         person_name("last_name", given.last_name),

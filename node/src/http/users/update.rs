@@ -10,15 +10,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schema::permission::{ALL_ALL, USERS_ADMIN};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{UserView, confirm::confirm, email, person_name};
+use super::{UserView, confirm::confirm, email, person_name, together};
 use crate::{
     app::App,
     http::{
         authority::Changing,
-        body::Body,
+        body::{Body, present},
         client::Client,
         problem::{Problem, ProblemBody},
         taken::Taken,
@@ -43,11 +43,6 @@ pub struct UserChange {
     active: Option<bool>,
 }
 
-/// Tells null from absent.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
 /// Change a user
 #[utoipa::path(
     patch, path = "/users/{id}", tag = "users",
@@ -68,27 +63,35 @@ pub async fn update(
     Changing(on): Changing,
     Body(change): Body<UserChange>,
 ) -> Result<Response, Problem> {
-    let profile = ProfileChange {
-        email: change.email.as_deref().map(email).transpose()?,
-        first_name: change.first_name.map(|name| person_name("first_name", name)).transpose()?,
-        last_name: change.last_name.map(|name| person_name("last_name", name)).transpose()?,
-    };
+    let (email, first_name, last_name, ()) = together(
+        change.email.as_deref().map(email).transpose(),
+        change.first_name.map(|name| person_name("first_name", name)).transpose(),
+        change.last_name.map(|name| person_name("last_name", name)).transpose(),
+        Ok(()),
+    )?;
     if change.active.is_some() {
         on.caller.require_any(&[USERS_ADMIN, ALL_ALL]).await?;
     }
-    if profile.email.is_some() {
+    if let Some(email) = &email {
         // Who changes an email shows that it is no passer-by at an open screen.
         let password = change.password.ok_or_else(|| {
             Problem::new(StatusCode::FORBIDDEN, "password_required", "Changing the email needs your password")
         })?;
         confirm(&app, &on.caller, &client, &password).await?;
+        // Known now is known before anything is changed; the store decides all the same.
+        let holder = app.stores.users.by_email(&email.folded()).await?;
+        if holder.is_some_and(|holder| holder.id != on.user) {
+            return Err(actors::user::UserError::EmailTaken.into());
+        }
     }
-    let mut user = app.actors.users.change_profile(on.user, profile).await?;
+    // What may be refused comes first, so that a request is done whole or not at all.
     let mut receipt = None;
     if let Some(active) = change.active {
-        (user, receipt) = app.actors.users.set_active(on.user, active).await?;
+        receipt = Some(app.actors.users.set_active(on.user, active).await?.1);
         tracing::info!(user = %on.user, by = %on.caller.claims.user, active, "a user was enabled or disabled");
     }
+    let profile = ProfileChange { email, first_name, last_name };
+    let user = app.actors.users.change_profile(on.user, profile).await?;
     let view = if on.caller.has_any(&[USERS_ADMIN, ALL_ALL]).await? {
         UserView::for_admin(&app, user).await
     } else {
