@@ -58,4 +58,13 @@ mod tests {
             assert_eq!(bearer(header.map(str::as_bytes)), Err(*refusal), "{header:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(value: Vec<u8>) {
+            if let Ok(token) = bearer(Some(&value)) {
+                proptest::prop_assert!(!token.is_empty() && !token.iter().any(u8::is_ascii_whitespace));
+            }
+        }
+    }
 }

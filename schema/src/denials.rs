@@ -114,13 +114,6 @@ struct Mark {
     until_ms: AtomicU64,
 }
 
-impl Clone for Mark {
-    fn clone(&self) -> Self {
-        let copy = |value: &AtomicU64| AtomicU64::new(value.load(Ordering::Acquire));
-        Self { level: copy(&self.level), until_ms: copy(&self.until_ms) }
-    }
-}
-
 impl<K: Eq + Hash> Default for Marks<K> {
     fn default() -> Self {
         Self { marks: HashIndex::with_hasher(RandomState::default()), count: AtomicUsize::new(0) }

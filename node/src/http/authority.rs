@@ -8,6 +8,8 @@
 //! | [`UsersAdmin`] | and `users_admin` or `all_all` |
 //! | [`Reading`] | a user `{id}` that the caller may read: itself, or any for `users_admin` |
 //! | [`Changing`] | the same for changing; who has `all_all` is changed only by itself or `all_all` |
+//! | [`ReadingGrants`] | a user whose grants the caller may read: itself, or any for `permissions_admin` |
+//! | [`Granting`] | a user, and `permissions_admin` or `all_all` |
 //!
 //! Whether a user exists is never told to who has no right to ask: 403 comes before 404.
 
@@ -189,6 +191,32 @@ impl FromRequestParts<Arc<App>> for Changing {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let Reading(on) = Reading::from_request_parts(parts, app).await?;
         on.unless_protected(app).await?;
+        Ok(Self(on))
+    }
+}
+
+/// A user whose roles and permissions the caller may read.
+pub struct ReadingGrants(pub OnUser);
+
+impl FromRequestParts<Arc<App>> for ReadingGrants {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let on = OnUser::from_request_parts(parts, app).await?;
+        on.own_or(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+        Ok(Self(on))
+    }
+}
+
+/// A user whom the caller may give roles and permissions, as far as it has power over them.
+pub struct Granting(pub OnUser);
+
+impl FromRequestParts<Arc<App>> for Granting {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let on = OnUser::from_request_parts(parts, app).await?;
+        on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
         Ok(Self(on))
     }
 }

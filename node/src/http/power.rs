@@ -3,10 +3,7 @@
 //! The built-in permissions, and roles that contain them, are given, taken and changed only by who
 //! holds them or `all_all`; `all_all` and the role `superuser` only by `all_all`.
 
-use schema::{
-    Name,
-    permission::{ALL_ALL, BUILT_IN, Permission, Role, SUPERUSER, is_built_in},
-};
+use schema::permission::{ALL_ALL, Permission, Role, SUPERUSER, is_built_in};
 
 use super::{authority::Caller, problem::Problem};
 use crate::app::App;
@@ -28,13 +25,10 @@ pub async fn over_role(app: &App, caller: &Caller, role: &Role) -> Result<(), Pr
     if role.name.as_str() == SUPERUSER {
         return caller.require_any(&[ALL_ALL]).await;
     }
-    for (built_in, _) in BUILT_IN {
-        let Ok(name) = built_in.parse::<Name>() else { continue };
-        if let Some(permission) = app.stores.permissions.get(&name).await?
-            && role.permissions.contains(&permission.id)
-        {
-            caller.require_any(&[built_in, ALL_ALL]).await?;
-        }
+    let permissions = app.stores.permissions.list().await?;
+    let inside = permissions.iter().filter(|permission| role.permissions.contains(&permission.id));
+    for permission in inside {
+        over_permission(caller, permission).await?;
     }
     Ok(())
 }

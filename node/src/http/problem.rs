@@ -98,6 +98,11 @@ impl Problem {
         problem
     }
 
+    /// 429: too many failed attempts on an account or from an address.
+    pub fn locked(until: Timestamp, now: Timestamp) -> Self {
+        Self::too_many("locked", "Too many failed attempts; try again later", until, now)
+    }
+
     /// The same with another status.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {

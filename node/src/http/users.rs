@@ -16,12 +16,13 @@ pub mod update;
 
 use schema::{
     email::Email,
+    permission::{ALL_ALL, USERS_ADMIN},
     user::{MAX_PERSON_NAME_CHARS, User},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::problem::Problem;
+use super::{authority::Caller, problem::Problem};
 use crate::app::App;
 
 /// A user, as the user sees it.
@@ -60,6 +61,12 @@ impl From<User> for UserView {
 }
 
 impl UserView {
+    /// As this caller sees it.
+    async fn for_caller(app: &App, caller: &Caller, user: User) -> Result<Self, Problem> {
+        let admin = caller.has_any(&[USERS_ADMIN, ALL_ALL]).await?;
+        Ok(if admin { Self::for_admin(app, user).await } else { user.into() })
+    }
+
     /// As an admin sees it.
     async fn for_admin(app: &App, user: User) -> Self {
         let locked_until = app.limits.locked_until(&user.email.folded()).await;

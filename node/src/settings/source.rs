@@ -247,4 +247,20 @@ mod tests {
             assert!(read(&given).is_err(), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(setting in 0..SPECS.len(), text: String) {
+            let given = sources(&[(SPECS[setting].name, &text)], &[]);
+            let _ = read(&given);
+        }
+
+        #[test]
+        fn no_file_makes_it_panic(text: String) {
+            let toml = file(&text);
+            let mut given = sources(&[], &[]);
+            given.config = Some(toml.path().to_str().unwrap().to_owned());
+            let _ = read(&given);
+        }
+    }
 }

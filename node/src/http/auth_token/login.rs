@@ -66,7 +66,7 @@ pub async fn login(
     let email = FoldedEmail::of(&given.email);
     if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(locked(&app, until));
+        return Err(Problem::locked(until, app.clock.now()));
     }
     let user = app.stores.users.by_email(&email).await?;
     let checked = check(&app, user, &given.password).await;
@@ -74,7 +74,7 @@ pub async fn login(
     // lock hides whether a password was right.
     if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(locked(&app, until));
+        return Err(Problem::locked(until, app.clock.now()));
     }
     let attempt = Attempt { app: &app, email: &email, client, device: given.device };
     match checked {
@@ -153,10 +153,6 @@ async fn still_good(app: &App, checked: User) -> Answer<Result<User, (User, Outc
     } else {
         Err((user, Outcome::BadPassword))
     })
-}
-
-fn locked(app: &App, until: Timestamp) -> Problem {
-    Problem::too_many("locked", "Too many failed attempts; try again later", until, app.clock.now())
 }
 
 struct Attempt<'a> {

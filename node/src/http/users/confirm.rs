@@ -15,13 +15,14 @@ use crate::{
 pub async fn confirm(app: &App, caller: &Caller, client: &Client, password: &str) -> Result<(), Problem> {
     let user = app.stores.users.get(caller.claims.user).await?.ok_or_else(Problem::not_found)?;
     let email = user.email.folded();
-    app.limits.may_log_in(&email, client.ip_address).await.map_err(|until| {
-        Problem::too_many("locked", "Too many failed attempts; try again later", until, app.clock.now())
-    })?;
+    let locked = |until| Problem::locked(until, app.clock.now());
+    app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
     let verdict = match (Normalized::typed(password), user.password) {
         (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,
         _ => Verdict::Wrong,
     };
+    // Asked again, as at a log-in: a lock hides whether it was right.
+    app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
     match verdict {
         Verdict::Good | Verdict::GoodButOld => Ok(()),
         Verdict::Wrong | Verdict::Damaged => {

@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use actors::user::GrantChange;
 use axum::{Json, extract::State};
-use schema::{
-    Name, UserId,
-    permission::{ALL_ALL, PERMISSIONS_ADMIN},
-};
+use schema::{Name, UserId};
 
 use crate::{
     app::App,
     http::{
-        authority::{Named, OnUser},
+        authority::{Granting, Named, ReadingGrants},
         body::Body,
         permissions::{NameOf, PermissionView, find, name},
         power,
@@ -35,8 +32,10 @@ async fn of(app: &App, user: UserId) -> Result<Permissions, Problem> {
     params(("id" = String, Path, description = "UUID or `me`")),
     responses((status = 200, body = Vec<PermissionView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
 )]
-pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Permissions, Problem> {
-    on.own_or(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+pub async fn list(
+    State(app): State<Arc<App>>,
+    ReadingGrants(on): ReadingGrants,
+) -> Result<Permissions, Problem> {
     app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
     of(&app, on.user).await
 }
@@ -55,10 +54,9 @@ pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Permissions
 )]
 pub async fn give(
     State(app): State<Arc<App>>,
-    on: OnUser,
+    Granting(on): Granting,
     Body(which): Body<NameOf>,
 ) -> Result<Taken<Permissions>, Problem> {
-    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
     let permission = find(&app, &name(&which.name)?).await?;
     power::over_permission(&on.caller, &permission).await?;
     let receipt = app.actors.users.give(on.user, GrantChange::Permission(permission)).await?;
@@ -80,10 +78,9 @@ pub async fn give(
 )]
 pub async fn take(
     State(app): State<Arc<App>>,
-    on: OnUser,
+    Granting(on): Granting,
     Named(name): Named<Name>,
 ) -> Result<Taken<Permissions>, Problem> {
-    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
     let permission = find(&app, &name).await?;
     power::over_permission(&on.caller, &permission).await?;
     let receipt = app.actors.users.take(on.user, GrantChange::Permission(permission)).await?;

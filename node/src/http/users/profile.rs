@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use schema::permission::{ALL_ALL, USERS_ADMIN};
 
 use super::UserView;
 use crate::{
@@ -23,10 +22,5 @@ use crate::{
 )]
 pub async fn get(State(app): State<Arc<App>>, Reading(on): Reading) -> Result<Json<UserView>, Problem> {
     let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
-    let view = if on.caller.has_any(&[USERS_ADMIN, ALL_ALL]).await? {
-        UserView::for_admin(&app, user).await
-    } else {
-        user.into()
-    };
-    Ok(Json(view))
+    Ok(Json(UserView::for_caller(&app, &on.caller, user).await?))
 }

@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use actors::user::GrantChange;
 use axum::{Json, extract::State};
-use schema::{
-    Name, UserId,
-    permission::{ALL_ALL, PERMISSIONS_ADMIN},
-};
+use schema::{Name, UserId};
 
 use crate::{
     app::App,
     http::{
-        authority::{Named, OnUser},
+        authority::{Granting, Named, ReadingGrants},
         body::Body,
         permissions::{NameOf, name},
         power,
@@ -36,8 +33,7 @@ async fn of(app: &App, user: UserId) -> Result<Roles, Problem> {
     params(("id" = String, Path, description = "UUID or `me`")),
     responses((status = 200, body = Vec<RoleView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
 )]
-pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Roles, Problem> {
-    on.own_or(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
+pub async fn list(State(app): State<Arc<App>>, ReadingGrants(on): ReadingGrants) -> Result<Roles, Problem> {
     app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
     of(&app, on.user).await
 }
@@ -56,10 +52,9 @@ pub async fn list(State(app): State<Arc<App>>, on: OnUser) -> Result<Roles, Prob
 )]
 pub async fn give(
     State(app): State<Arc<App>>,
-    on: OnUser,
+    Granting(on): Granting,
     Body(which): Body<NameOf>,
 ) -> Result<Taken<Roles>, Problem> {
-    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
     let role = find(&app, &name(&which.name)?).await?;
     power::over_role(&app, &on.caller, &role).await?;
     let receipt = app.actors.users.give(on.user, GrantChange::Role(role)).await?;
@@ -81,10 +76,9 @@ pub async fn give(
 )]
 pub async fn take(
     State(app): State<Arc<App>>,
-    on: OnUser,
+    Granting(on): Granting,
     Named(name): Named<Name>,
 ) -> Result<Taken<Roles>, Problem> {
-    on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
     let role = find(&app, &name).await?;
     power::over_role(&app, &on.caller, &role).await?;
     let receipt = app.actors.users.take(on.user, GrantChange::Role(role)).await?;

@@ -92,11 +92,7 @@ pub async fn update(
     }
     let profile = ProfileChange { email, first_name, last_name };
     let user = app.actors.users.change_profile(on.user, profile).await?;
-    let view = if on.caller.has_any(&[USERS_ADMIN, ALL_ALL]).await? {
-        UserView::for_admin(&app, user).await
-    } else {
-        user.into()
-    };
+    let view = UserView::for_caller(&app, &on.caller, user).await?;
     Ok(match receipt {
         Some(receipt) => Taken(receipt, Json(view)).into_response(),
         None => Json(view).into_response(),
