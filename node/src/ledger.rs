@@ -16,7 +16,10 @@ use schema::{
     ledger::{Entry, Head, Origin},
     store::{Result as StoreResult, StoreError},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 /// How many callers may wait for the next append.
 const QUEUE: usize = 4_096;
@@ -53,8 +56,12 @@ impl FactSink for LedgerWriter {
             return Ok(receipt);
         }
         let (reply, written) = oneshot::channel();
-        let busy = |_| StoreError::unavailable("too many revocations wait for the ledger");
-        self.queue.try_send((facts.to_vec(), reply)).map_err(busy)?;
+        self.queue.try_send((facts.to_vec(), reply)).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::unavailable("too many revocations wait for the ledger"),
+            TrySendError::Closed(_) => {
+                StoreError::unavailable("the ledger's task has ended; restart the node")
+            }
+        })?;
         match written.await {
             Ok(true) => Ok(receipt),
             _ => Err(StoreError::unavailable("the ledger could not be written")),
