@@ -143,7 +143,8 @@ async fn has_power(stores: &Stores, user: UserId, loss: Option<Loss>) -> Result<
     Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, loss)))
 }
 
-fn all_all(effective: &Effective) -> Option<PermissionId> {
+/// The permission `all_all`, when it is among these.
+pub(crate) fn all_all(effective: &Effective) -> Option<PermissionId> {
     effective.combined.iter().find(|p| p.name.as_str() == ALL_ALL).map(|p| p.id)
 }
 

@@ -9,7 +9,7 @@ mod grants;
 mod handle;
 mod revoke;
 
-pub use change::{NewPassword, ProfileChange};
+pub use change::{NewPassword, OwnChange, ProfileChange};
 pub use grants::GrantChange;
 pub use handle::UserHandle;
 
@@ -30,6 +30,9 @@ pub enum UserError {
     /// The user has as many of these as may be.
     #[error("no more of these for one user")]
     Full,
+    /// What the change rested on was taken away while it was made.
+    #[error("what allowed this was revoked meanwhile")]
+    Revoked,
     /// It was not done.
     #[error(transparent)]
     Actor(#[from] ActorError),

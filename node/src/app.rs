@@ -90,7 +90,7 @@ impl App {
         let identity = data_dir.identity(settings.node_name.as_deref(), &*clock, &*entropy)?;
         let master = Arc::new(MasterKey::new(match &settings.master_key {
             Some(key) => key.clone(),
-            None => data_dir.master_key(&*entropy)?,
+            None => data_dir.master_key(&*entropy, stores.keys.load().await?.revision == 0)?,
         }));
         let tools = keys::Tools { stores: &stores, master: &master, clock: &*clock, entropy: &*entropy };
         let (algorithm, access_ttl) = (settings.signing_algorithm, settings.access_ttl);

@@ -4,7 +4,10 @@
 //! JSON object a line in each direction; one command a connection.
 
 use std::{
-    io,
+    io::{
+        self,
+        ErrorKind::{ConnectionRefused, NotADirectory, NotFound},
+    },
     os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,6 +30,8 @@ const NAME: &str = "control.sock";
 const MAX_LINE: u64 = 64 * 1024;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many commands are under way at a time.
+const MAX_COMMANDS: usize = 16;
 /// A socket's path has at most 107 bytes.
 const MAX_PATH: usize = 100;
 
@@ -58,7 +63,7 @@ fn address(directory: &std::fs::File, data_dir: &Path) -> PathBuf {
 pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
     let path = data_dir.join(NAME);
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != NotFound => return Err(error),
         _ => {}
     }
     let directory = std::fs::File::open(data_dir)?;
@@ -68,14 +73,23 @@ pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves operators, one after another, until the runtime ends.
+/// Serves operators until the runtime ends.
 pub async fn serve(app: Arc<App>, listener: UnixListener) {
+    let mut commands = tokio::task::JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if let Err(error) = answer(&app, stream).await {
-                    tracing::debug!(%error, "a control connection ended early");
+                let app = app.clone();
+                let answered = async move {
+                    if let Err(error) = answer(&app, stream).await {
+                        tracing::debug!(%error, "a control connection ended early");
+                    }
+                };
+                while commands.try_join_next().is_some() {}
+                if commands.len() >= MAX_COMMANDS {
+                    commands.join_next().await;
                 }
+                commands.spawn(answered);
             }
             Err(error) => {
                 tracing::warn!(%error, "the control socket does not accept");
@@ -113,7 +127,8 @@ pub async fn ask(data_dir: &Path, command: &Command) -> io::Result<Option<Answer
     let Ok(directory) = std::fs::File::open(data_dir) else { return Ok(None) };
     let stream = match UnixStream::connect(address(&directory, data_dir)).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        // Whatever is wrong with the directory itself is said by who opens it next.
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory) => {
             return Ok(None);
         }
         Err(error) => return Err(error),

@@ -135,16 +135,25 @@ impl DataDir {
         Ok(identity)
     }
 
-    /// The master key of a node that is given none; made the first time.
+    /// The master key of a node that is given none; made the first time, but not when keys are
+    /// sealed with one that was lost.
     ///
     /// # Errors
-    /// When the file is torn or cannot be written.
-    pub fn master_key(&self, entropy: &dyn Entropy) -> Result<Zeroizing<[u8; 32]>, DataDirError> {
+    /// When the file is torn, lost, or cannot be written.
+    pub fn master_key(
+        &self,
+        entropy: &dyn Entropy,
+        first_time: bool,
+    ) -> Result<Zeroizing<[u8; 32]>, DataDirError> {
         let path = self.0.join("master.key");
         match fs::read_to_string(&path).map(Zeroizing::new) {
             Ok(text) => decode_key(&text).ok_or_else(|| {
                 self.error(&path, "it does not hold 32 bytes of base64; restore it from a backup")
             }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !first_time => {
+                let why = "it is lost, and the signing keys in the store are sealed with it; restore it, or set MASTER_KEY";
+                Err(self.error(&path, why))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut key = Zeroizing::new([0; 32]);
                 entropy.fill(key.as_mut_slice());

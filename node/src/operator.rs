@@ -30,7 +30,7 @@ pub enum Command {
     },
     /// Makes a superuser.
     SuperuserCreate(NewSuperuser),
-    /// Takes a superuser's power; the user stays.
+    /// Takes everything that gives `all_all` from a user; the user stays.
     SuperuserDelete {
         /// Whose.
         email: String,
@@ -193,23 +193,16 @@ impl App {
     }
 
     async fn delete_superuser(&self, email: &str, force: bool) -> Result<Done, OperatorError> {
-        let role = self.superuser_role().await?;
         let folded = schema::email::FoldedEmail::of(email);
         let user = self.stores.users.by_email(&folded).await?;
         let user = user.ok_or_else(|| OperatorError::NoUser(email.to_owned()))?.id;
-        if !self.stores.grants.raw(user).await?.roles.contains(&role.id) {
-            return Err(OperatorError::NoSuperuser(email.to_owned()));
-        }
-        let grant = GrantChange::Role(role);
-        let taken = if force {
-            self.actors.users.take_even_last(user, grant).await
-        } else {
-            self.actors.users.take(user, grant).await
-        };
-        taken.map_err(|error| match error {
+        let had = self.actors.users.take_power(user, force).await.map_err(|error| match error {
             UserError::LastSuperuser => OperatorError::LastSuperuser(email.to_owned()),
             other => OperatorError::User(other),
         })?;
+        if !had {
+            return Err(OperatorError::NoSuperuser(email.to_owned()));
+        }
         tracing::info!(%user, "a superuser was unmade");
         let msg = format!("{email} is no superuser any more");
         Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": email }) })

@@ -8,18 +8,18 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Request};
-use futures_util::FutureExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use rustix::process::Resource;
 use schema::time::CLOCK_SKEW;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -44,8 +44,11 @@ const MAX_HEADERS: usize = 64;
 /// How many connections are open at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
 const MAX_H2_STREAMS: u32 = 256;
-/// How long requests that run may still take at the end.
-const FINISH: Duration = Duration::from_secs(30);
+/// How long what runs may still take at the end: with the drain grace it stays below the ten seconds
+/// that Docker gives.
+const FINISH: Duration = Duration::from_secs(5);
+/// How long connections that were accepted last may take to send the request that they came with.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
 const UPKEEP: Duration = Duration::from_secs(60);
 /// How much of what has ended one round of upkeep removes at a time.
 const SWEEP: usize = 1_000;
@@ -118,17 +121,23 @@ async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeErr
 
 /// Accepts and serves connections until told to stop, then finishes what runs.
 async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(max_connections()));
     let graceful = GracefulShutdown::new();
     let server = server();
+    // Connections that have not sent a request yet.
+    let fresh = Arc::new(AtomicUsize::new(0));
     let serve = |stream: TcpStream, peer, permit: OwnedSemaphorePermit| {
         // Answers are small: waiting to fill a packet would only add latency.
         let _ = stream.set_nodelay(true);
         let router = router.clone();
         let asked = Arc::new(AtomicBool::new(false));
-        let first = asked.clone();
+        let (first, fresh) = (asked.clone(), fresh.clone());
+        fresh.fetch_add(1, Ordering::Relaxed);
+        let no_more_fresh = fresh.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            first.store(true, Ordering::Relaxed);
+            if !first.swap(true, Ordering::Relaxed) {
+                fresh.fetch_sub(1, Ordering::Relaxed);
+            }
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
             router.clone().oneshot(request)
@@ -146,6 +155,9 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Recei
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
+            }
+            if !asked.swap(true, Ordering::Relaxed) {
+                no_more_fresh.fetch_sub(1, Ordering::Relaxed);
             }
             drop(permit);
         });
@@ -169,15 +181,39 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Recei
         }
     }
     // Who knocked before the stop is let in: the system has told them that they are connected.
-    while let Ok(permit) = connections.clone().try_acquire_owned()
-        && let Some(Ok((stream, peer))) = listener.accept().now_or_never()
-    {
-        serve(stream, peer, permit);
+    match listener.into_std() {
+        Ok(listener) => {
+            while let Ok(permit) = connections.clone().try_acquire_owned()
+                && let Ok((stream, peer)) = listener.accept()
+                && stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                serve(stream, peer, permit);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the listener did not stop well"),
     }
-    drop(listener);
+    // hyper closes a connection that has not asked anything; these are about to.
+    let waited = tokio::time::timeout(LAST_REQUEST, async {
+        while fresh.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let _ = waited.await;
     if tokio::time::timeout(FINISH, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests took too long to be finished");
     }
+}
+
+/// As many as the system's limit of open files allows beside our own files, which is raised first as
+/// far as it may be.
+fn max_connections() -> usize {
+    const OWN_FILES: u64 = 64;
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    let files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(OWN_FILES).max(1)).unwrap_or(usize::MAX).min(MAX_CONNECTIONS)
 }
 
 fn server() -> auto::Builder<TokioExecutor> {

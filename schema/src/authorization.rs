@@ -15,7 +15,7 @@ pub fn bearer(value: Option<&[u8]>) -> Result<&[u8], Refusal> {
     if value.is_empty() {
         return Err(Refusal::MissingHeader);
     }
-    let (scheme, rest) = match value.iter().position(u8::is_ascii_whitespace) {
+    let (scheme, rest) = match value.iter().position(|b| *b == b' ') {
         Some(end) => value.split_at(end),
         None => (value, &[][..]),
     };
@@ -53,6 +53,7 @@ mod tests {
             (Some("Bearer "), Refusal::BadHeader),
             (Some("Bearer x y"), Refusal::BadHeader),
             (Some("Bearer x\ty"), Refusal::BadHeader),
+            (Some("Bearer\tx.y.z"), Refusal::OtherScheme),
         ];
         for (header, refusal) in cases {
             assert_eq!(bearer(header.map(str::as_bytes)), Err(*refusal), "{header:?}");

@@ -28,20 +28,44 @@ pub struct ProfileChange {
 pub struct NewPassword {
     /// The hash of the new password.
     pub hash: PasswordHash,
-    /// This session goes on with a new refresh token; `None` when an admin did it.
-    pub keep: Option<(schema::SessionId, SecretHash)>,
+    /// When the user does it itself; `None` when an admin does.
+    pub own: Option<OwnChange>,
+}
+
+/// What a user's own change of its password rests on, and the session that goes on.
+#[derive(Debug, Clone)]
+pub struct OwnChange {
+    /// The hash that the old password was checked against.
+    pub confirmed: PasswordHash,
+    /// The version of the token that asks.
+    pub token_version: u64,
+    /// The session of the token.
+    pub session: schema::SessionId,
+    /// Its new refresh token.
+    pub live: SecretHash,
+}
+
+impl OwnChange {
+    /// Whether nothing that it rests on was taken away meanwhile.
+    fn still_stands(&self, context: &Context, user: &User) -> bool {
+        let denials = context.facts.denials();
+        user.active
+            && user.password.as_ref() == Some(&self.confirmed)
+            && user.version.max(denials.user_version(user.id)) <= self.token_version
+            && !denials.refuses_session(self.session)
+    }
 }
 
 /// Reads a user, changes it, writes it, and again when somebody was faster.
 pub(super) async fn update(
     context: &Context,
     id: UserId,
-    change: impl Fn(&mut User) + Send,
+    change: impl Fn(&mut User) -> Result<(), UserError> + Send,
 ) -> Result<User, UserError> {
     let mut user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     for _ in 0..ATTEMPTS {
         let mut next = user.clone();
-        change(&mut next);
+        change(&mut next)?;
         if next == user {
             return Ok(user);
         }
@@ -68,6 +92,7 @@ pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange
         if let Some(name) = &change.last_name {
             user.last_name.clone_from(name);
         }
+        Ok(())
     })
     .await
 }
@@ -75,7 +100,11 @@ pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange
 /// Raises the stored version to what was heard, so that tokens issued from it are good.
 pub(super) async fn catch_up(context: &Context, id: UserId) -> Result<User, UserError> {
     let heard = context.facts.denials().user_version(id);
-    update(context, id, |user| user.version = user.version.max(heard)).await
+    update(context, id, |user| {
+        user.version = user.version.max(heard);
+        Ok(())
+    })
+    .await
 }
 
 /// Sets the password and kills every earlier token of the user. The session to keep is given the
@@ -87,11 +116,21 @@ pub(super) async fn password(
     password: NewPassword,
 ) -> Result<(u64, Timestamp, Receipt), UserError> {
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    let (user, receipt) =
-        kill_tokens(context, &user, |user| user.password = Some(password.hash.clone())).await?;
+    if password.own.as_ref().is_some_and(|own| !own.still_stands(context, &user)) {
+        return Err(UserError::Revoked);
+    }
+    let set = |user: &mut User| {
+        // Changed by another node between the look above and here: that change stands.
+        if password.own.as_ref().is_some_and(|own| user.password.as_ref() != Some(&own.confirmed)) {
+            return Err(UserError::Revoked);
+        }
+        user.password = Some(password.hash.clone());
+        Ok(())
+    };
+    let (user, receipt) = kill_tokens(context, &user, set).await?;
     let now = context.clock.now();
     let expires_at = Timestamp::from_secs(now.plus(context.refresh.ttl).as_secs());
-    if let Some((session, live)) = password.keep {
+    if let Some(OwnChange { session, live, .. }) = password.own {
         let renew = |old: &Session| Session {
             user_version: user.version,
             live,

@@ -59,14 +59,21 @@ pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -
     take_unasked(context, user, &change).await
 }
 
-pub(super) async fn take_even_last(
-    context: &Context,
-    user: UserId,
-    change: GrantChange,
-) -> Result<Receipt, UserError> {
-    let receipt = take_unasked(context, user, &change).await?;
-    superusers::recount(&context.stores).await?;
-    Ok(receipt)
+/// Takes everything that gives `all_all`; says whether there was any.
+pub(super) async fn take_power(context: &Context, user: UserId, even_last: bool) -> Result<bool, UserError> {
+    let stores = &context.stores;
+    let effective = stores.grants.effective(user).await?;
+    let Some(all_all) = superusers::all_all(&effective) else { return Ok(false) };
+    if !even_last && superusers::leave(stores, Loss::User(user)).await? == Leave::LastOne {
+        return Err(UserError::LastSuperuser);
+    }
+    let direct = effective.direct.into_iter().filter(|permission| permission.id == all_all);
+    let roles = effective.roles.into_iter().filter(|role| role.permissions.contains(&all_all));
+    for change in direct.map(GrantChange::Permission).chain(roles.map(GrantChange::Role)) {
+        take_unasked(context, user, &change).await?;
+    }
+    superusers::recount(stores).await?;
+    Ok(true)
 }
 
 async fn take_unasked(context: &Context, user: UserId, change: &GrantChange) -> Result<Receipt, UserError> {

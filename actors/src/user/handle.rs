@@ -61,6 +61,7 @@ impl UserHandle {
                 if user.password.as_ref() == Some(&old) {
                     user.password = Some(new.clone());
                 }
+                Ok(())
             };
             change::update(&context, user, rehash).await.map(drop)
         })
@@ -133,12 +134,13 @@ impl UserHandle {
         self.serially(user, async move |context| grants::take(&context, user, change).await).await
     }
 
-    /// Takes a role or permission back, even from the last superuser: for operators who say so.
+    /// Takes everything that gives `all_all`: roles and the direct permission; says whether there
+    /// was any. `even_last`: also from the last superuser, for operators who say so.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
-    pub async fn take_even_last(&self, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
-        self.serially(user, async move |context| grants::take_even_last(&context, user, change).await).await
+    /// `NotFound`, `LastSuperuser`, or it was not done.
+    pub async fn take_power(&self, user: UserId, even_last: bool) -> Result<bool, UserError> {
+        self.serially(user, async move |context| grants::take_power(&context, user, even_last).await).await
     }
 
     /// Runs work when the user's earlier changes are done. It goes on when the asker is gone: a

@@ -17,7 +17,11 @@ pub(super) async fn all_sessions(
     denied: Denied,
 ) -> Result<Receipt, UserError> {
     let receipt = context.facts.publish(denied).await;
-    update(context, user, |user| user.version = user.version.max(at_least)).await?;
+    update(context, user, |user| {
+        user.version = user.version.max(at_least);
+        Ok(())
+    })
+    .await?;
     context.stores.sessions.end_older(user, at_least).await?;
     Ok(receipt?)
 }
@@ -31,7 +35,11 @@ pub(super) async fn set_active(
 ) -> Result<(User, Receipt), UserError> {
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     if active {
-        let user = update(context, id, |user| user.active = true).await?;
+        let user = update(context, id, |user| {
+            user.active = true;
+            Ok(())
+        })
+        .await?;
         superusers::count(&context.stores, &[id]).await?;
         let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
         return Ok((user, context.facts.take_away(&[changed]).await?));
@@ -41,7 +49,11 @@ pub(super) async fn set_active(
         let at_least = user.version;
         return Ok((user, context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?));
     }
-    let (user, receipt) = kill_tokens(context, &user, |user| user.active = false).await?;
+    let (user, receipt) = kill_tokens(context, &user, |user| {
+        user.active = false;
+        Ok(())
+    })
+    .await?;
     context.stores.sessions.end_older(id, user.version).await?;
     Ok((user, receipt))
 }
@@ -54,14 +66,15 @@ pub(super) async fn set_active(
 pub(super) async fn kill_tokens(
     context: &Context,
     user: &User,
-    change: impl Fn(&mut User) + Send + Sync,
+    change: impl Fn(&mut User) -> Result<(), UserError> + Send + Sync,
 ) -> Result<(User, Receipt), UserError> {
     let id = user.id;
     let at_least = next_version(context, user);
     let mut receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let user = update(context, id, |user| {
-        change(user);
+        change(user)?;
         user.version = user.version.saturating_add(1).max(at_least);
+        Ok(())
     })
     .await?;
     if user.version > at_least {

@@ -10,23 +10,28 @@
 //! | [`Changing`] | the same for changing; who has `all_all` is changed only by itself or `all_all` |
 //! | [`ReadingGrants`] | a user whose grants the caller may read: itself, or any for `permissions_admin` |
 //! | [`Granting`] | a user, and `permissions_admin` or `all_all` |
+//! | [`Authorized`] | any of these and a body, in force when all of the body is there |
 //!
 //! Whether a user exists is never told to who has no right to ask: 403 comes before 404.
 
 use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts, RawPathParams},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
+    response::{IntoResponse, Response},
 };
 use schema::{
     Refusal, UserId,
     authorization::bearer,
+    decide,
     permission::{ALL_ALL, PERMISSIONS_ADMIN, USERS_ADMIN},
     token::AccessClaims,
 };
 
-use super::problem::Problem;
+use serde::de::DeserializeOwned;
+
+use super::{body::Body, problem::Problem};
 use crate::app::App;
 
 /// Who calls: an access token that is good now.
@@ -143,6 +148,17 @@ impl OnUser {
         if self.is_own() { Ok(()) } else { self.caller.require_any(names).await }
     }
 
+    /// Goes on when all that allowed the change still does: to be asked after work that took time,
+    /// such as hashing, right before the change.
+    ///
+    /// # Errors
+    /// The refusal of the token, 403, or when that is not known.
+    pub async fn still_may_change(&self, app: &App) -> Result<(), Problem> {
+        decide(&self.caller.claims, app.clock.now(), app.facts.denials())?;
+        self.own_or(&[USERS_ADMIN, ALL_ALL]).await?;
+        self.unless_protected(app).await
+    }
+
     /// Goes on when the user is not protected from the caller: who has `all_all` is changed only
     /// by itself or by `all_all`.
     ///
@@ -218,6 +234,28 @@ impl FromRequestParts<Arc<App>> for Granting {
         let on = OnUser::from_request_parts(parts, app).await?;
         on.caller.require_any(&[PERMISSIONS_ADMIN, ALL_ALL]).await?;
         Ok(Self(on))
+    }
+}
+
+/// Authority and a body. A body may take its time, and meanwhile the caller may be revoked or lose
+/// what allows the call: so authority is checked before the body is read, to refuse early, and
+/// again when all of it is there.
+pub struct Authorized<A, T>(pub A, pub T);
+
+impl<A, T> FromRequest<Arc<App>> for Authorized<A, T>
+where
+    A: FromRequestParts<Arc<App>> + Send,
+    T: DeserializeOwned + Send,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        A::from_request_parts(&mut parts, app).await.map_err(IntoResponse::into_response)?;
+        let request = Request::from_parts(parts.clone(), body);
+        let read = Body::<T>::from_request(request, app).await.map_err(IntoResponse::into_response)?;
+        let authority = A::from_request_parts(&mut parts, app).await;
+        Ok(Self(authority.map_err(IntoResponse::into_response)?, read.0))
     }
 }
 

@@ -118,6 +118,14 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Reads JSON; an error names the place and never repeats what was there: it may be a password.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // A struct could also be read from an array of its fields; no client means that.
+    if bytes
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|first| !b"{".contains(first) && b"[\"-0123456789tfn".contains(first))
+    {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_body", "The body must be a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

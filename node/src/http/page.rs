@@ -46,10 +46,16 @@ impl<Id: PagedBy, S: Sync> FromRequestParts<S> for Paged<Id> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut page = PageOf { after: None, limit: DEFAULT_LIMIT };
-        for (name, value) in query(parts)? {
+        let pairs = query(parts)?;
+        if pairs.iter().filter(|(name, _)| name == "limit").count() > 1 {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_limit", "limit is there more than once"));
+        }
+        for (name, value) in pairs {
             match name.as_str() {
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                    let digits = value.bytes().all(|b| b.is_ascii_digit()).then_some(value);
+                    let limit = digits.and_then(|digits| digits.parse().ok());
+                    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
                     page.limit = limit.ok_or_else(|| {
                         let msg = format!("limit is a number from 1 to {MAX_LIMIT}");
                         Problem::new(StatusCode::BAD_REQUEST, "bad_limit", msg)

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    authority::{Named, PermissionsAdmin},
-    body::{Body, present},
+    authority::{Authorized, Named, PermissionsAdmin},
+    body::present,
     power,
     problem::{Problem, ProblemBody},
     taken::Taken,
@@ -117,8 +117,7 @@ pub async fn list(
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
-    PermissionsAdmin(caller): PermissionsAdmin,
-    Body(new): Body<NewNamed>,
+    Authorized(PermissionsAdmin(caller), new): Authorized<PermissionsAdmin, NewNamed>,
 ) -> Result<(StatusCode, Json<PermissionView>), Problem> {
     let permission = Permission {
         id: PermissionId::new(app.clock.now(), app.entropy.id()),
@@ -142,10 +141,9 @@ pub async fn create(
 )]
 pub async fn update(
     State(app): State<Arc<App>>,
-    PermissionsAdmin(caller): PermissionsAdmin,
-    Named(name): Named<Name>,
-    Body(new): Body<NewDescription>,
+    allowed: Authorized<(PermissionsAdmin, Named<Name>), NewDescription>,
 ) -> Result<Json<PermissionView>, Problem> {
+    let Authorized((PermissionsAdmin(caller), Named(name)), new) = allowed;
     let text = new.description.map(description).transpose()?;
     let permission = find(&app, &name).await?;
     power::over_permission(&caller, &permission).await?;

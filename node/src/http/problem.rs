@@ -184,6 +184,7 @@ impl From<UserError> for Problem {
             UserError::NotFound => Self::not_found(),
             UserError::EmailTaken => Self::conflict("email_taken", "A user with this email exists"),
             UserError::LastSuperuser => Self::last_superuser(),
+            UserError::Revoked => Refusal::Revoked.into(),
             UserError::Full => Self::conflict("too_many_grants", "The user has as many of these as may be"),
             UserError::Actor(error) => error.into(),
         }

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -43,9 +43,16 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("-", MatchedPath::as_str);
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
-    let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span.clone()).await;
-    let mut response = answered
-        .unwrap_or_else(|_| Problem::unavailable("timeout", "This took too long; try again").into_response());
+    // RFC 9112, section 3.2: without Host it is no HTTP/1.1.
+    let nameless = request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST);
+    let mut response = if nameless {
+        Problem::new(StatusCode::BAD_REQUEST, "host_missing", "The Host header is missing").into_response()
+    } else {
+        let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span.clone()).await;
+        answered.unwrap_or_else(|_| {
+            Problem::unavailable("timeout", "This took too long; try again").into_response()
+        })
+    };
     if let Some(problem) = problem_of(&mut response) {
         response = problem.into_answer(id.to_str().unwrap_or_default(), response);
     }

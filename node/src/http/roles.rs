@@ -13,8 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    authority::{Named, PermissionsAdmin},
-    body::Body,
+    authority::{Authorized, Named, PermissionsAdmin},
     permissions::{NewDescription, NewNamed, PermissionView, added, description, name},
     power,
     problem::{Problem, ProblemBody},
@@ -85,8 +84,7 @@ pub async fn list(State(app): State<Arc<App>>, _: PermissionsAdmin) -> Result<Js
 )]
 pub async fn create(
     State(app): State<Arc<App>>,
-    PermissionsAdmin(caller): PermissionsAdmin,
-    Body(new): Body<NewNamed>,
+    Authorized(PermissionsAdmin(caller), new): Authorized<PermissionsAdmin, NewNamed>,
 ) -> Result<(StatusCode, Json<RoleView>), Problem> {
     let role = Role {
         id: RoleId::new(app.clock.now(), app.entropy.id()),
@@ -125,10 +123,9 @@ pub async fn get(
 )]
 pub async fn update(
     State(app): State<Arc<App>>,
-    PermissionsAdmin(caller): PermissionsAdmin,
-    Named(name): Named<Name>,
-    Body(new): Body<NewDescription>,
+    allowed: Authorized<(PermissionsAdmin, Named<Name>), NewDescription>,
 ) -> Result<Json<RoleView>, Problem> {
+    let Authorized((PermissionsAdmin(caller), Named(name)), new) = allowed;
     let text = new.description.map(description).transpose()?;
     let role = find(&app, &name).await?;
     power::over_role(&app, &caller, &role).await?;

@@ -195,7 +195,6 @@ mod tests {
         for (name, value) in [
             ("LISTEN", "nonsense"),
             ("LISTEN", "host:99999"),
-            ("STORE", "mysql"),
             ("SIGNING_ALGORITHM", "none"),
             ("ACCESS_TTL", "15"),
             ("ACCESS_TTL", "0s"),
@@ -217,6 +216,8 @@ mod tests {
 
     #[test]
     fn a_wrong_secret_is_not_shown() {
+        let text = error(&sources(&[("STORE", "cql://user:hunter2@host/keyspace")], &[]));
+        assert!(text.contains("--store") && !text.contains("hunter2"), "{text}");
         let text = error(&sources(&[], &[("PALISADE_MASTER_KEY", "hunter2hunter2")]));
         assert!(text.contains("PALISADE_MASTER_KEY") && !text.contains("hunter2"), "{text}");
     }

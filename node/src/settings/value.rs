@@ -18,7 +18,8 @@ const DAY: u64 = 24 * HOUR;
 /// Makes the settings of what was given.
 pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Settings, SettingsError> {
     let mut take = |name: &str| given.remove(name);
-    required(take("STORE"), "redb", |text| (text == "redb").then_some(()))?;
+    // It may have a password in it, so what was given is not repeated.
+    hidden(take("STORE"), "redb", |text| (text == "redb").then_some(()))?;
     Ok(Settings {
         listen: required(take("LISTEN"), ADDRESS, address)?,
         data_dir: required(take("DATA_DIR"), "a path", |text| (!text.is_empty()).then(|| text.into()))?,
@@ -151,12 +152,17 @@ fn origins(text: &str) -> Option<CorsOrigins> {
 }
 
 fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {
+    hidden(given, "32 bytes of base64, as `openssl rand -base64 32` makes them", decode_key)
+}
+
+fn hidden<T>(
+    given: Option<Given>,
+    allowed: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, SettingsError> {
     let Some(Given { name, text }) = given else { return Ok(None) };
-    decode_key(&text).map(Some).ok_or(SettingsError::Wrong {
-        name,
-        given: "(hidden)".into(),
-        allowed: "32 bytes of base64, as `openssl rand -base64 32` makes them".into(),
-    })
+    let wrong = SettingsError::Wrong { name, given: "(hidden)".into(), allowed: allowed.to_owned() };
+    read(&text).map(Some).ok_or(wrong)
 }
 
 /// 32 bytes of standard base64.

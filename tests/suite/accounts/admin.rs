@@ -1,9 +1,14 @@
 //! What admins see and do.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use serde_json::json;
-use testkit::{Node, fresh};
+use testkit::{Node, eventually, fresh};
 
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -122,4 +127,65 @@ async fn who_does_not_exist_is_not_found_by_admins() {
     root.post(&format!("{path}/unlock")).send().await.is_refused(404);
     let body = json!({"new_password": fresh("for nobody")});
     root.post(&format!("{path}/password")).json(&body).send().await.is_refused(404);
+}
+
+#[tokio::test]
+async fn who_logs_in_while_being_disabled_is_out_afterwards() {
+    let node = Node::start().await;
+    let root = node.root().await;
+    for round in 0..4 {
+        let ann = node.register("ann").await;
+        let (answered, logged_in) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let disable = async {
+            // Each round somewhat later, so that it meets the log-ins elsewhere.
+            let enough = async || (logged_in.load(Ordering::SeqCst) >= round).then_some(());
+            eventually(Duration::from_secs(30), "some log-ins", enough).await;
+            let answer = root.sets_active(&ann, false).await;
+            answered.store(true, Ordering::SeqCst);
+            answer.is(200).is_visible_everywhere();
+        };
+        let log_in = async || {
+            let mut pairs = Vec::new();
+            while !answered.load(Ordering::SeqCst) {
+                let answer = node.log_in(&ann.email, &ann.password).await;
+                match answer.status {
+                    200 => {
+                        pairs.push(answer.pair());
+                        logged_in.fetch_add(1, Ordering::SeqCst);
+                    }
+                    _ => drop(answer.is_error(401, "Bad email or password")),
+                }
+            }
+            pairs
+        };
+        let ((), pairs) = tokio::join!(disable, join_all((0..4).map(|_| log_in())));
+        let during: Vec<_> = pairs.into_iter().flatten().map(|pair| ann.with_tokens(pair)).collect();
+        for session in during.iter().chain([&ann]) {
+            session.is_out().await;
+        }
+        // Nor is anybody in again when the user is.
+        root.sets_active(&ann, true).await.is(200);
+        for session in during.iter().chain([&ann]) {
+            session.is_out().await;
+        }
+        ann.in_another_session().await.is_in().await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_with_an_email_that_is_taken_disables_nobody() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let before = root.get(&ann.path("")).send().await.is(200).json();
+    for email in [bob.email.clone(), bob.email.to_uppercase()] {
+        let body =
+            json!({"email": email, "password": root.password, "active": false, "first_name": "Changed"});
+        root.patch(&ann.path("")).json(&body).send().await.is_refused(409);
+        assert_eq!(root.get(&ann.path("")).send().await.is(200).json(), before);
+        ann.is_in().await;
+    }
+    let ann = ann.refreshed().await;
+    ann.is_in().await;
+    ann.in_another_session().await.is_in().await;
 }

@@ -1,7 +1,13 @@
 //! Passwords: which are taken, that they are the same in every Unicode form, and how they change.
 
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
 use serde_json::{Value, json};
-use testkit::{Answer, Node, fresh};
+use testkit::{Answer, Node, eventually, fresh};
 
 fn email() -> String {
     format!("{}@example.org", fresh("ann"))
@@ -158,4 +164,49 @@ async fn a_new_pair_after_a_change_is_not_stored_on_the_way_and_lasts() {
     now.refreshed().await.is_in().await;
     now.in_another_session().await.is_in().await;
     node.log_in(&ann.email, &ann.password).await.is_refused(401);
+}
+
+#[tokio::test]
+async fn who_logs_in_with_the_old_password_while_it_changes_is_out_afterwards() {
+    let node = Node::start().await;
+    let mut ann = node.register("ann").await;
+    for round in 0..4 {
+        let (old, new) = (ann.clone(), fresh("a new secret"));
+        let (answered, logged_in) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let change = async {
+            // Each round somewhat later, so that it meets the log-ins elsewhere.
+            let enough = async || (logged_in.load(Ordering::SeqCst) >= round).then_some(());
+            eventually(Duration::from_secs(30), "some log-ins", enough).await;
+            let body = json!({"old_password": old.password, "new_password": new});
+            let answer = old.post("users/me/password").json(&body).send().await;
+            answered.store(true, Ordering::SeqCst);
+            answer.pair()
+        };
+        // Four at a time, each again and again until the change is answered: some before it, some in
+        // the middle of it, the last ones too late.
+        let log_in = async || {
+            let mut pairs = Vec::new();
+            while !answered.load(Ordering::SeqCst) {
+                let answer = node.log_in(&old.email, &old.password).await;
+                match answer.status {
+                    200 => {
+                        pairs.push(answer.pair());
+                        logged_in.fetch_add(1, Ordering::SeqCst);
+                    }
+                    _ => drop(answer.is_error(401, "Bad email or password")),
+                }
+            }
+            pairs
+        };
+        let log_ins = join_all((0..4).map(|_| log_in()));
+        let (pair, pairs) = tokio::join!(change, log_ins);
+        for pair in pairs.into_iter().flatten() {
+            old.with_tokens(pair).is_out().await;
+        }
+        old.is_out().await;
+        node.log_in(&old.email, &old.password).await.is_error(401, "Bad email or password");
+        ann = old.with_tokens(pair).with_password(&new);
+        ann.is_in().await;
+        assert_eq!(ann.list("sessions", "users/me/sessions").await.len(), 1, "round {round}");
+    }
 }

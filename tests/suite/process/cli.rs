@@ -244,3 +244,35 @@ async fn commands_beside_requests_and_each_other_all_come_to_an_end() {
         assert!(testkit::Person::log_in(&node, email, password).await.may("all_all").await);
     }
 }
+
+#[tokio::test]
+async fn app_init_makes_a_superuser_of_an_email_that_exists_only_with_promote() {
+    both_ways(async |node, is_running| {
+        running(node, is_running).await;
+        let ann = node.register("ann").await;
+        if !is_running {
+            node.terminate().await;
+        }
+        let password = fresh("another secret");
+        let init = || {
+            node.palisade(&["app", "init", "--with-superuser", "--email", &ann.email])
+                .args(["--first-name", "O", "--last-name", "P"])
+                .setting("SUPERUSER_PASSWORD", &password)
+        };
+        init().run().await.failed_saying(&[&ann.email, "--promote"]).in_one_line();
+        running(node, is_running).await;
+        assert!(!ann.may("all_all").await);
+        if !is_running {
+            node.terminate().await;
+        }
+        init().args(["--promote"]).run().await.is_done();
+        // A superuser already: that is all that is asked.
+        init().run().await.is_done();
+        init().args(["--promote"]).run().await.is_done();
+        running(node, is_running).await;
+        assert!(ann.may("all_all").await);
+        ann.in_another_session().await.is_in().await;
+        node.log_in(&ann.email, &password).await.is_refused(401);
+    })
+    .await;
+}

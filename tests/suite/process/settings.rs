@@ -143,7 +143,6 @@ async fn a_wrong_value_ends_the_start_with_the_name_and_what_was_given() {
         ("LOGIN_ACCOUNT_FAILURES", "many"),
         ("LOGIN_ACCOUNT_FAILURES", "0/15m"),
         ("REGISTRATION_RATE", "20"),
-        ("STORE", "mysql://x"),
         ("TRUSTED_PROXIES", "everybody"),
         ("TRUSTED_PROXIES", "10.0.0.0/99"),
         ("LOG_FORMAT", "xml"),

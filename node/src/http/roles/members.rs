@@ -9,8 +9,7 @@ use super::{find, keeps_superuser, view};
 use crate::{
     app::App,
     http::{
-        authority::{InPath, Named, PermissionsAdmin},
-        body::Body,
+        authority::{Authorized, InPath, Named, PermissionsAdmin},
         permissions::{self, NameOf, PermissionView},
         power,
         problem::{Problem, ProblemBody},
@@ -44,10 +43,9 @@ type Members = Taken<Json<Vec<PermissionView>>>;
 )]
 pub async fn add(
     State(app): State<Arc<App>>,
-    PermissionsAdmin(caller): PermissionsAdmin,
-    Named(name): Named<Name>,
-    Body(which): Body<NameOf>,
+    allowed: Authorized<(PermissionsAdmin, Named<Name>), NameOf>,
 ) -> Result<Members, Problem> {
+    let Authorized((PermissionsAdmin(caller), Named(name)), which) = allowed;
     let role = find(&app, &name).await?;
     let permission = permissions::find(&app, &permissions::name(&which.name)?).await?;
     power::over_role(&app, &caller, &role).await?;

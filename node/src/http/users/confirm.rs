@@ -1,6 +1,7 @@
 //! Showing one's password once more: an access token alone does not take an account over.
 
 use axum::http::StatusCode;
+use schema::user::PasswordHash;
 
 use crate::{
     app::App,
@@ -8,24 +9,30 @@ use crate::{
     passwords::{Normalized, Verdict},
 };
 
-/// Goes on when this is the caller's password. Guessing has the limits of logging in.
+/// Goes on when this is the caller's password, and gives the hash that it was checked against.
+/// Guessing has the limits of logging in.
 ///
 /// # Errors
 /// 403 for another one, 429 after too many.
-pub async fn confirm(app: &App, caller: &Caller, client: &Client, password: &str) -> Result<(), Problem> {
+pub async fn confirm(
+    app: &App,
+    caller: &Caller,
+    client: &Client,
+    password: &str,
+) -> Result<PasswordHash, Problem> {
     let user = app.stores.users.get(caller.claims.user).await?.ok_or_else(Problem::not_found)?;
     let email = user.email.folded();
     let locked = |until| Problem::locked(until, app.clock.now());
     app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
-    let verdict = match (Normalized::typed(password), user.password) {
+    let verdict = match (Normalized::typed(password), user.password.clone()) {
         (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,
         _ => Verdict::Wrong,
     };
     // Asked again, as at a log-in: a lock hides whether it was right.
     app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
-    match verdict {
-        Verdict::Good | Verdict::GoodButOld => Ok(()),
-        Verdict::Wrong | Verdict::Damaged => {
+    match (verdict, user.password) {
+        (Verdict::Good | Verdict::GoodButOld, Some(hash)) => Ok(hash),
+        _ => {
             app.limits.failed(&email, client.ip_address).await;
             Err(Problem::new(StatusCode::FORBIDDEN, "wrong_password", "The password is wrong"))
         }

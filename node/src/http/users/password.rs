@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use actors::user::NewPassword;
+use actors::user::{NewPassword, OwnChange};
 use axum::{
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use schema::{session::SecretHash, token::RefreshToken, token::refresh::TAG_BYTES};
+use schema::{
+    session::SecretHash,
+    token::{RefreshToken, refresh::TAG_BYTES},
+    user::PasswordHash,
+};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -17,8 +21,7 @@ use crate::{
     app::App,
     http::{
         auth_token::TokenPair,
-        authority::{Changing, OnUser},
-        body::Body,
+        authority::{Authorized, Changing, OnUser},
         client::Client,
         problem::{Problem, ProblemBody},
         taken::Taken,
@@ -55,28 +58,29 @@ pub struct PasswordChange {
 pub async fn change_password(
     State(app): State<Arc<App>>,
     client: Client,
-    Changing(on): Changing,
-    Body(given): Body<PasswordChange>,
+    Authorized(Changing(on), given): Authorized<Changing, PasswordChange>,
 ) -> Result<Response, Problem> {
     let new =
         Normalized::new(&given.new_password).map_err(|e| Problem::field("new_password", e.to_string()))?;
     if on.is_own() {
         let Some(old) = given.old_password else { return Err(Problem::field("old_password", "is missing")) };
-        confirm(&app, &on.caller, &client, &old).await?;
-        own(&app, &on, new).await
+        let confirmed = confirm(&app, &on.caller, &client, &old).await?;
+        own(&app, &on, new, confirmed).await
     } else {
-        let password = NewPassword { hash: app.passwords.hash(new).await?, keep: None };
+        let password = NewPassword { hash: app.passwords.hash(new).await?, own: None };
+        on.still_may_change(&app).await?;
         let (_, _, receipt) = app.actors.users.change_password(on.user, password).await?;
         tracing::info!(user = %on.user, by = %on.caller.claims.user, "a password was set by an admin");
         Ok(Taken(receipt, StatusCode::NO_CONTENT).into_response())
     }
 }
 
-async fn own(app: &App, on: &OnUser, new: Normalized) -> Result<Response, Problem> {
+async fn own(app: &App, on: &OnUser, new: Normalized, confirmed: PasswordHash) -> Result<Response, Problem> {
     let session = on.caller.claims.session;
     let secret = app.tokens.refresh.secret();
     let live: SecretHash = RefreshTokens::hash(&secret);
-    let password = NewPassword { hash: app.passwords.hash(new).await?, keep: Some((session, live)) };
+    let own = OwnChange { confirmed, token_version: on.caller.claims.version, session, live };
+    let password = NewPassword { hash: app.passwords.hash(new).await?, own: Some(own) };
     let (version, expires_at, receipt) = app.actors.users.change_password(on.user, password).await?;
     tracing::info!(user = %on.user, "a password was changed");
     let refresh = app.tokens.refresh.tagged(RefreshToken {

@@ -9,8 +9,7 @@ use schema::{Name, UserId};
 use crate::{
     app::App,
     http::{
-        authority::{Granting, Named, ReadingGrants},
-        body::Body,
+        authority::{Authorized, Granting, Named, ReadingGrants},
         permissions::{NameOf, PermissionView, find, name},
         power,
         problem::{Problem, ProblemBody},
@@ -54,8 +53,7 @@ pub async fn list(
 )]
 pub async fn give(
     State(app): State<Arc<App>>,
-    Granting(on): Granting,
-    Body(which): Body<NameOf>,
+    Authorized(Granting(on), which): Authorized<Granting, NameOf>,
 ) -> Result<Taken<Permissions>, Problem> {
     let permission = find(&app, &name(&which.name)?).await?;
     power::over_permission(&on.caller, &permission).await?;

@@ -9,8 +9,7 @@ use schema::{Name, UserId};
 use crate::{
     app::App,
     http::{
-        authority::{Granting, Named, ReadingGrants},
-        body::Body,
+        authority::{Authorized, Granting, Named, ReadingGrants},
         permissions::{NameOf, name},
         power,
         problem::{Problem, ProblemBody},
@@ -52,8 +51,7 @@ pub async fn list(State(app): State<Arc<App>>, ReadingGrants(on): ReadingGrants)
 )]
 pub async fn give(
     State(app): State<Arc<App>>,
-    Granting(on): Granting,
-    Body(which): Body<NameOf>,
+    Authorized(Granting(on), which): Authorized<Granting, NameOf>,
 ) -> Result<Taken<Roles>, Problem> {
     let role = find(&app, &name(&which.name)?).await?;
     power::over_role(&app, &on.caller, &role).await?;

@@ -17,8 +17,8 @@ use super::{UserView, confirm::confirm, email, person_name, together};
 use crate::{
     app::App,
     http::{
-        authority::Changing,
-        body::{Body, present},
+        authority::{Authorized, Changing},
+        body::present,
         client::Client,
         problem::{Problem, ProblemBody},
         taken::Taken,
@@ -60,8 +60,7 @@ pub struct UserChange {
 pub async fn update(
     State(app): State<Arc<App>>,
     client: Client,
-    Changing(on): Changing,
-    Body(change): Body<UserChange>,
+    Authorized(Changing(on), change): Authorized<Changing, UserChange>,
 ) -> Result<Response, Problem> {
     let (email, first_name, last_name, ()) = together(
         change.email.as_deref().map(email).transpose(),
@@ -78,6 +77,7 @@ pub async fn update(
             Problem::new(StatusCode::FORBIDDEN, "password_required", "Changing the email needs your password")
         })?;
         confirm(&app, &on.caller, &client, &password).await?;
+        on.still_may_change(&app).await?;
         // Known now is known before anything is changed; the store decides all the same.
         let holder = app.stores.users.by_email(&email.folded()).await?;
         if holder.is_some_and(|holder| holder.id != on.user) {

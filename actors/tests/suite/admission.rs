@@ -1,0 +1,104 @@
+//! How many requests are taken at a time.
+
+use actors::{
+    ActorError,
+    session::RefreshRequest,
+    shard::{ADMITTED, SHARDS},
+    user::{ProfileChange, UserError},
+};
+use futures_util::{FutureExt as _, future::join_all};
+use schema::{UserId, user::User};
+
+use crate::world::{World, within};
+
+/// As many of these as are taken, all on their way.
+fn filled<T, F: Future<Output = T>>(call: impl Fn() -> F) -> Vec<std::pin::Pin<Box<F>>> {
+    let begin = |_| {
+        let mut call = Box::pin(call());
+        assert!((&mut call).now_or_never().is_none(), "it waits");
+        call
+    };
+    (0..ADMITTED).map(begin).collect()
+}
+
+/// Two users of different shards.
+async fn ann_and_bob(world: &World) -> (User, UserId) {
+    let (ann, bob) = (world.user().await, world.user().await);
+    let shard = |id: UserId| usize::from(id.as_bytes()[15]) % SHARDS;
+    assert_ne!(shard(ann.id), shard(bob.id));
+    (ann, bob.id)
+}
+
+#[tokio::test]
+async fn refreshes_beyond_admission_are_busy_at_once() {
+    let world = World::start().await;
+    let (ann, _) = ann_and_bob(&world).await;
+    let session = world.samples.stored_session(&world.stores, ann.id).await;
+    let successor = world.samples.hash();
+    let refresh = || {
+        world.actors.sessions.refresh(RefreshRequest {
+            user: ann.id,
+            session: session.id,
+            version: 0,
+            presented: session.live,
+            successor,
+            ip_address: session.ip_address,
+            user_agent: None,
+        })
+    };
+    let hold = world.faults.hold_calls("sessions.rotate", 1);
+    let waiting = filled(refresh);
+    assert_eq!(refresh().now_or_never(), Some(Err(ActorError::Busy)));
+    hold.release();
+    let answers = within("all who were taken", join_all(waiting)).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Ok(_)))));
+    assert!(within("there is room again", refresh()).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn changes_of_users_beyond_admission_are_busy_at_once() {
+    let world = World::start().await;
+    let (ann, bob) = ann_and_bob(&world).await;
+    let change = |user| world.actors.users.change_profile(user, ProfileChange::default());
+    let hold = world.faults.hold_calls("users.get", 1);
+    let waiting = filled(|| change(ann.id));
+    assert_eq!(change(ann.id).now_or_never(), Some(Err(UserError::Actor(ActorError::Busy))));
+    within("the first is at work", hold.reached(1)).await;
+    assert!(within("another shard", change(bob)).await.is_ok());
+    hold.release();
+    let answers = within("all who were taken", join_all(waiting)).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(within("there is room again", change(ann.id)).await.is_ok());
+}
+
+#[tokio::test]
+async fn questions_beyond_admission_are_busy_at_once_but_not_what_is_cached() {
+    let world = World::start().await;
+    let (ann, bob) = ann_and_bob(&world).await;
+    let ask = |user| world.actors.permissions.with(user, |snapshot| snapshot.exists);
+    let hold = world.faults.hold_calls("grants.effective", 1);
+    let waiting = filled(|| ask(ann.id));
+    assert_eq!(ask(ann.id).now_or_never(), Some(Err(ActorError::Busy)));
+    within("the load", hold.reached(1)).await;
+    assert_eq!(within("another shard", ask(bob)).await, Ok(true));
+    hold.release();
+    let answers = within("all who were taken", join_all(waiting)).await;
+    assert!(answers.iter().all(|answer| *answer == Ok(true)));
+}
+
+#[tokio::test]
+async fn denying_is_not_turned_away_when_the_shard_is_full() {
+    let world = World::start().await;
+    let (ann, _) = ann_and_bob(&world).await;
+    let session = world.samples.stored_session(&world.stores, ann.id).await;
+    let hold = world.faults.hold_calls("users.get", 1);
+    let change = || world.actors.users.change_profile(ann.id, ProfileChange::default());
+    let waiting = filled(change);
+    within("the end", world.actors.sessions.end(ann.id, session.id)).await.unwrap();
+    assert!(!world.has_row(ann.id, session.id).await);
+    let all = world.actors.users.end_all_sessions(ann.id, 1).await;
+    assert_eq!(all, Err(UserError::Actor(ActorError::Busy)));
+    assert!(world.refuses(ann.id, session.id, 0));
+    hold.release();
+    within("all who were taken", join_all(waiting)).await;
+}
