@@ -56,6 +56,7 @@ impl Catalogue {
         let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
         isolated(async move {
             let stores = &this.context.stores;
+            let _one_at_a_time = this.context.power.lock().await;
             let added = stores.roles.add(&role.name, &permission).await;
             let receipt = this.changed(Subject::Role(role.id)).await?;
             let role = added?.ok_or(CatalogueError::NotFound)?;
@@ -84,6 +85,7 @@ impl Catalogue {
     ) -> Result<(Role, Receipt), CatalogueError> {
         let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
         isolated(async move {
+            let _one_at_a_time = this.context.power.lock().await;
             if permission.name.as_str() == ALL_ALL {
                 this.may_lose_power(role.id).await?;
             }
@@ -101,6 +103,7 @@ impl Catalogue {
     pub async fn delete_role(&self, role: &Role) -> Result<Receipt, CatalogueError> {
         let (this, role) = (self.clone(), role.clone());
         isolated(async move {
+            let _one_at_a_time = this.context.power.lock().await;
             this.may_lose_power(role.id).await?;
             let deleted = this.context.stores.roles.delete(&role.name).await;
             let receipt = this.changed(Subject::Role(role.id)).await?;

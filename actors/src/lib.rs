@@ -76,6 +76,7 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub refresh: session::RefreshPolicy,
+    pub power: superusers::PowerLock,
 }
 
 /// The handles of all actors of a node.

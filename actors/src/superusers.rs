@@ -6,7 +6,9 @@
 //! removals meet in the compare-and-set, and whatever is interrupted half-way errs to the safe
 //! side: somebody has power and does not count, never the reverse. Giving again counts again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use schema::{
     PermissionId, RoleId, Stores, UserId,
@@ -18,6 +20,21 @@ use crate::ActorError;
 
 /// How often a compare-and-set is tried before the caller is told to come again.
 const ATTEMPTS: usize = 64;
+
+/// One change of power at a time on this node: from asking leave until the loss is made, and from
+/// giving until it is counted. Somebody may have power by several ways, and two losses that each
+/// see the other way would both be granted.
+///
+/// Nodes that share a store need the same between them; the compare-and-set alone does not give it.
+#[derive(Debug, Clone, Default)]
+pub struct PowerLock(Arc<Mutex<()>>);
+
+impl PowerLock {
+    /// Waits for the change under way.
+    pub(crate) async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+}
 
 /// Something that may take `all_all` from somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

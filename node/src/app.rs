@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use actors::{Actors, Context, Facts, Lifetimes, session::RefreshPolicy};
+use actors::{Actors, Context, Facts, Lifetimes, session::RefreshPolicy, superusers::PowerLock};
 use schema::{Clock, Entropy, Stores, Timestamp, store::StoreError, time::CLOCK_SKEW, token::Expected};
 use store_redb::{OpenError, Stats};
 
@@ -119,6 +119,7 @@ impl App {
             clock: clock.clone(),
             entropy: entropy.clone(),
             refresh: RefreshPolicy { ttl: settings.refresh_ttl, grace: settings.refresh_grace },
+            power: PowerLock::default(),
         })
         .await?;
         let tokens = Tokens::new(TokensContext {

@@ -4,6 +4,7 @@
 mod catalogue;
 mod gateway;
 mod grants;
+mod held;
 mod power;
 mod query;
 mod superuser;

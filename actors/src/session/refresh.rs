@@ -16,6 +16,9 @@ use crate::{ActorError, Context};
 /// How often a lost compare-and-set is looked at again.
 const ATTEMPTS: usize = 8;
 
+/// The hash of no token.
+const NO_TOKEN: SecretHash = SecretHash::new([0; 32]);
+
 /// How refresh tokens live.
 #[derive(Debug, Clone, Copy)]
 pub struct RefreshPolicy {
@@ -71,22 +74,29 @@ pub(super) async fn refresh(
     let (Some(user), Some(mut session)) = (user, session) else { return Ok(Err(RefreshRefusal::Revoked)) };
     let mut confirmed = false;
     for _ in 0..ATTEMPTS {
+        let now = context.clock.now();
+        let policy = context.refresh;
+        let presented = session.presented(&request.presented, now, policy.grace);
+        let looks_stale = presented == Presented::Reused || request.version > session.user_version;
+        if looks_stale && !confirmed {
+            // A plain read may be behind, in a store of several nodes; a compare-and-set is not, also
+            // one that cannot win. Only what it says is reason for an alarm.
+            match stores.sessions.rotate(&NO_TOKEN, &session).await? {
+                Rotated::Lost(current) => (session, confirmed) = (*current, true),
+                Rotated::Done | Rotated::Gone => return Ok(Err(RefreshRefusal::Revoked)),
+            }
+            continue;
+        }
         if is_dead(context, request, &user, &session) {
             return Ok(Err(RefreshRefusal::Revoked));
         }
-        let now = context.clock.now();
-        let policy = context.refresh;
         let version = session.user_version;
-        let presented = session.presented(&request.presented, now, policy.grace);
         match presented {
             Presented::Live if session.expires_at <= now => return Ok(Err(RefreshRefusal::Expired)),
-            // A plain read may be behind (a store of several nodes); the compare-and-set is not.
-            // Only what it says is reason for an alarm.
-            Presented::Live | Presented::Reused if presented == Presented::Live || !confirmed => {
+            Presented::Live => {
                 // Whole seconds, as the token says it.
                 let expires_at = Timestamp::from_secs(now.plus(policy.ttl).as_secs());
-                let shown = Session { live: request.presented, ..session.clone() };
-                let next = shown.rotated(request.successor, expires_at, now, policy.grace);
+                let next = session.rotated(request.successor, expires_at, now, policy.grace);
                 match stores.sessions.rotate(&request.presented, &next).await? {
                     Rotated::Done => return Ok(Ok(Refreshed { version, expires_at })),
                     Rotated::Lost(current) => (session, confirmed) = (*current, true),
@@ -96,7 +106,7 @@ pub(super) async fn refresh(
             Presented::Grace { successor_expires_at: expires_at } => {
                 return Ok(Ok(Refreshed { version, expires_at }));
             }
-            Presented::Live | Presented::Reused => {
+            Presented::Reused => {
                 revoke_reused(context, request, &session).await?;
                 return Ok(Err(RefreshRefusal::Revoked));
             }

@@ -33,6 +33,7 @@ impl GrantChange {
 
 pub(super) async fn give(context: &Context, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
     let stores = &context.stores;
+    let _one_at_a_time = context.power.lock().await;
     stores.users.get(user).await?.ok_or(UserError::NotFound)?;
     let given = stores.grants.give(user, change.grant()).await;
     let receipt = changed(context, user).await?;
@@ -44,6 +45,7 @@ pub(super) async fn give(context: &Context, user: UserId, change: GrantChange) -
 }
 
 pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
+    let _one_at_a_time = context.power.lock().await;
     let loss = match &change {
         GrantChange::Role(role) => Some(Loss::Role(user, role.id)),
         GrantChange::Permission(permission) if permission.name.as_str() == ALL_ALL => {
@@ -62,6 +64,7 @@ pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -
 /// Takes everything that gives `all_all`; says whether there was any.
 pub(super) async fn take_power(context: &Context, user: UserId, even_last: bool) -> Result<bool, UserError> {
     let stores = &context.stores;
+    let _one_at_a_time = context.power.lock().await;
     let effective = stores.grants.effective(user).await?;
     let Some(all_all) = superusers::all_all(&effective) else { return Ok(false) };
     if !even_last && superusers::leave(stores, Loss::User(user)).await? == Leave::LastOne {

@@ -12,7 +12,10 @@ use super::{
     grants::{self, GrantChange},
     revoke,
 };
-use crate::{ActorError, Context, Receipt, shard::Shards};
+use crate::{
+    ActorError, Context, Receipt,
+    shard::{self, Shards},
+};
 
 /// Registers and changes users. Everything is durable when it returns.
 #[derive(Clone)]
@@ -97,9 +100,15 @@ impl UserHandle {
     /// `NotFound`, or it was not made durable.
     pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, UserError> {
         let denied = self.context.facts.deny(&[FactKind::UserVersion { user, at_least }]);
-        let finish =
-            async move |context: Arc<Context>| revoke::all_sessions(&context, user, at_least, denied).await;
-        self.serially(user, finish).await
+        let this = self.clone();
+        let finish = async move {
+            // Published also when the shard is full: who is told to come back is refused by then.
+            let receipt = this.context.facts.publish(denied).await;
+            let told = this
+                .serially(user, async move |context| revoke::all_sessions(&context, user, at_least).await);
+            Ok(told.await.and(receipt.map_err(UserError::from)))
+        };
+        shard::isolated(finish).await?
     }
 
     /// Enables or disables; gives the user as it is now.

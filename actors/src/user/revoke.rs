@@ -5,25 +5,18 @@ use schema::{Subject, UserId, fact::FactKind, user::User};
 use super::{UserError, change::update};
 use crate::{
     Context, Receipt,
-    facts::Denied,
     superusers::{self, Leave, Loss},
 };
 
-/// Makes the end of all sessions of lower versions last. They are denied already.
-pub(super) async fn all_sessions(
-    context: &Context,
-    user: UserId,
-    at_least: u64,
-    denied: Denied,
-) -> Result<Receipt, UserError> {
-    let receipt = context.facts.publish(denied).await;
+/// Tells the store that sessions of lower versions have ended. They are denied already.
+pub(super) async fn all_sessions(context: &Context, user: UserId, at_least: u64) -> Result<(), UserError> {
     update(context, user, |user| {
         user.version = user.version.max(at_least);
         Ok(())
     })
     .await?;
     context.stores.sessions.end_older(user, at_least).await?;
-    Ok(receipt?)
+    Ok(())
 }
 
 /// Lets the user log in again, or no more. Done before is done again: the first time may have
@@ -33,6 +26,7 @@ pub(super) async fn set_active(
     id: UserId,
     active: bool,
 ) -> Result<(User, Receipt), UserError> {
+    let _one_at_a_time = context.power.lock().await;
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     if active {
         let user = update(context, id, |user| {
@@ -71,22 +65,25 @@ pub(super) async fn kill_tokens(
     let id = user.id;
     let at_least = next_version(context, user);
     let mut receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
-    let user = update(context, id, |user| {
+    let updated = update(context, id, |user| {
         change(user)?;
         user.version = user.version.saturating_add(1).max(at_least);
         Ok(())
     })
-    .await?;
-    if user.version > at_least {
-        let at_least = user.version;
-        receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    .await;
+    // Without an answer it may have happened all the same.
+    let beyond = updated.as_ref().map_or(at_least.saturating_add(1), |user| user.version);
+    if beyond > at_least {
+        let raised = FactKind::UserVersion { user: id, at_least: beyond };
+        receipt = context.facts.take_away(&[raised]).await?;
     }
-    Ok((user, receipt))
+    Ok((updated?, receipt))
 }
 
 /// Removes the user and all it has. The facts are durable first: afterwards nobody could say what
 /// to refuse.
 pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, UserError> {
+    let _one_at_a_time = context.power.lock().await;
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     may_lose_power(context, id).await?;
     let at_least = next_version(context, &user);

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actors::superusers::PowerLock;
 use actors::{Actors, Context, Durability, FactSink, Facts, Lifetimes, Receipt, session::RefreshPolicy};
 use async_trait::async_trait;
 use schema::{
@@ -94,6 +95,7 @@ async fn node(stores: &Stores, faults: &Arc<Faults>, clock: &Arc<ManualClock>, s
         clock: clock.clone(),
         entropy: Arc::new(Seeded(AtomicU64::new(1))),
         refresh: REFRESH,
+        power: PowerLock::default(),
     };
     Node { actors: Actors::start(context).await.unwrap(), facts }
 }

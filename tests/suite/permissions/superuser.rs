@@ -118,3 +118,18 @@ async fn who_has_all_all_is_changed_only_by_itself_or_by_all_all() {
     root.post(&victim.path("password")).json(&password).send().await.is_done();
     victim.is_out().await;
 }
+
+#[tokio::test]
+async fn two_ways_to_power_taken_at_the_same_time_leave_one() {
+    let node = Node::start().await;
+    let root = node.root().await;
+    for round in 0..10 {
+        root.gives(&root, "all_all").await.is(200);
+        root.gives_role(&root, "superuser").await.is(200);
+        let (direct, role) = tokio::join!(root.takes(&root, "all_all"), root.takes_role(&root, "superuser"));
+        let statuses = [direct.status, role.status];
+        // Who comes second may have lost the right to it meanwhile, or is told that it is the last.
+        assert!(statuses.contains(&200) && statuses != [200, 200], "round {round}: {statuses:?}");
+        assert!(root.may("all_all").await, "round {round}");
+    }
+}

@@ -194,6 +194,20 @@ async fn superuser_delete_refuses_who_is_none_and_the_last_one() {
 }
 
 #[tokio::test]
+async fn superuser_delete_takes_power_by_whatever_way_it_was_given() {
+    let node = Node::start().await;
+    let root = node.root().await;
+    let rising = node.register("rising").await;
+    let boss = root.makes_role("boss", &["all_all"]).await;
+    root.gives_role(&rising, &boss).await.is(200);
+    root.gives(&rising, "all_all").await.is(200);
+    node.cli(&["superuser", "delete", "--email", &rising.email]).await.is_done();
+    assert!(!rising.may("all_all").await);
+    node.cli(&["superuser", "delete", "--email", &rising.email]).await.failed_saying(&[&rising.email]);
+    node.cli(&["superuser", "delete", "--email", &root.email]).await.failed_saying(&["--force"]);
+}
+
+#[tokio::test]
 async fn scripts_get_json() {
     let node = Node::start().await;
     let (email, password) = (email(), fresh("an operator's secret"));
