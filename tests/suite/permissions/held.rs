@@ -23,14 +23,14 @@ impl Held {
             whose.access,
             body.len(),
         );
-        raw.send(head.as_bytes()).await;
+        raw.send(head.as_bytes()).await.expect("the head is sent");
         // Long enough for the node to have read the head: an answer now would be a wrong one.
         assert_eq!(raw.reply(Duration::from_millis(300)).await.status(), None);
         Self { raw, last: last.as_bytes()[0] }
     }
 
     async fn released(mut self) -> Option<u16> {
-        self.raw.send(&[self.last]).await;
+        self.raw.send([self.last]).await.expect("the last byte is sent");
         self.raw.reply(Duration::from_secs(10)).await.status()
     }
 }
