@@ -80,17 +80,22 @@ async fn a_full_disk_promises_nothing_and_loses_nothing() {
         let long = "n".repeat(100);
         let body = json!({"email": email, "password": "a password nobody else has", "first_name": long});
         let answer = client.post("users").json(&body).send().await;
-        if answer.status != 201 {
-            break answer;
+        match answer.status {
+            201 => kept.push(email),
+            // The queue for hashing may be full, too; that is another reason, and passes.
+            503 if answer.json()["code"] == "busy" => {}
+            _ => break answer,
         }
-        kept.push(email);
         assert!(kept.len() < 2_000, "the disk is never full");
     };
     refused.is_refused(503);
     // What needs no disk goes on.
     ann.is_in().await;
     client.get("/health/live").send().await.is(200);
-    client.refresh(&ann.refresh).await.is_refused(503);
+    // A refresh may still find room inside the file. Either it is not spent, or it is and lasts.
+    let shown = client.refresh(&ann.refresh).await;
+    assert!(matches!(shown.status, 200 | 503), "{shown}");
+    let ann = if shown.status == 200 { ann.with_tokens(shown.pair()) } else { ann };
     // A log-out holds when it was answered so.
     let logout = bob.delete("auth_token").send().await;
     assert!(matches!(logout.status, 204 | 503), "{logout}");
