@@ -87,12 +87,12 @@ pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, Use
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     may_lose_power(context, id).await?;
     let at_least = next_version(context, &user);
-    let receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let deleted = context.stores.users.delete(id).await;
     // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
     let last = FactKind::UserVersion { user: id, at_least: at_least.saturating_add(1) };
     let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
-    let receipt = context.facts.take_away(&[last, changed]).await.and(Ok(receipt))?;
+    let receipt = context.facts.take_away(&[last, changed]).await?;
     deleted?;
     Ok(receipt)
 }
