@@ -4,14 +4,15 @@
 //! known everywhere before it is answered, and that the last superuser stays.
 
 use schema::{
-    RoleId, Subject,
+    Subject,
     fact::FactKind,
     permission::{ALL_ALL, Permission, Role},
+    power::Loss,
 };
 
 use crate::{
     ActorError, Context, Receipt, shard,
-    superusers::{self, Leave, Loss},
+    superusers::{self, Refusal},
 };
 
 /// Why a change of the catalogue did not happen.
@@ -29,6 +30,12 @@ pub enum CatalogueError {
     /// It was not done.
     #[error(transparent)]
     Actor(#[from] ActorError),
+}
+
+impl Refusal for CatalogueError {
+    fn is_certain(&self) -> bool {
+        !matches!(self, Self::Actor(_))
+    }
 }
 
 impl From<schema::StoreError> for CatalogueError {
@@ -86,12 +93,16 @@ impl Catalogue {
         let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
         isolated(async move {
             let _one_at_a_time = this.context.power.lock().await;
-            if permission.name.as_str() == ALL_ALL {
-                this.may_lose_power(role.id).await?;
+            let remove = async {
+                let removed = this.context.stores.roles.remove(&role.name, &permission).await;
+                let receipt = this.changed(Subject::Role(role.id)).await?;
+                Ok::<_, CatalogueError>((removed?.ok_or(CatalogueError::NotFound)?, receipt))
+            };
+            if permission.name.as_str() != ALL_ALL {
+                return remove.await;
             }
-            let removed = this.context.stores.roles.remove(&role.name, &permission).await;
-            let receipt = this.changed(Subject::Role(role.id)).await?;
-            Ok((removed?.ok_or(CatalogueError::NotFound)?, receipt))
+            let removed = superusers::lose(&this.context, Loss::OfRole(role.id), remove).await?;
+            removed.ok_or(CatalogueError::LastSuperuser)
         })
         .await
     }
@@ -104,11 +115,14 @@ impl Catalogue {
         let (this, role) = (self.clone(), role.clone());
         isolated(async move {
             let _one_at_a_time = this.context.power.lock().await;
-            this.may_lose_power(role.id).await?;
-            let deleted = this.context.stores.roles.delete(&role.name).await;
-            let receipt = this.changed(Subject::Role(role.id)).await?;
-            deleted?.ok_or(CatalogueError::NotFound)?;
-            Ok(receipt)
+            let delete = async {
+                let deleted = this.context.stores.roles.delete(&role.name).await;
+                let receipt = this.changed(Subject::Role(role.id)).await?;
+                deleted?.ok_or(CatalogueError::NotFound)?;
+                Ok::<_, CatalogueError>(receipt)
+            };
+            let deleted = superusers::lose(&this.context, Loss::OfRole(role.id), delete).await?;
+            deleted.ok_or(CatalogueError::LastSuperuser)
         })
         .await
     }
@@ -126,13 +140,6 @@ impl Catalogue {
             Ok(receipt)
         })
         .await
-    }
-
-    async fn may_lose_power(&self, role: RoleId) -> Result<(), CatalogueError> {
-        match superusers::leave(&self.context.stores, Loss::OfRole(role)).await? {
-            Leave::Granted => Ok(()),
-            Leave::LastOne => Err(CatalogueError::LastSuperuser),
-        }
     }
 
     /// To be called whatever came of the change: when the store did not answer it may have happened.

@@ -3,14 +3,25 @@
 //! Every revoking call first [denies](Facts::deny), on its own thread and without waiting for
 //! anything; then the facts go to the [`FactSink`], which makes them durable and known elsewhere.
 //! [`Facts::hear`] is for facts that others made.
+//!
+//! A fact lives as long as access tokens do, the row of a session as long as its refresh token. So
+//! who ends sessions hands the sink both ([`Rows::End`]): the fact, and the promise that the rows
+//! will go too, now or when the store is back ([`end_rows`]).
 
-use std::{sync::Arc, time::Duration};
+mod rows;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use schema::{
-    Clock, Denials, Fact, FactKind, Timestamp,
+    Clock, Denials, Fact, FactKind, Subject, Timestamp,
     store::{Result as StoreResult, StoreError},
 };
+
+pub use rows::end_rows;
 
 use crate::{ActorError, permission::Snapshots};
 
@@ -18,8 +29,25 @@ use crate::{ActorError, permission::Snapshots};
 #[async_trait]
 pub trait FactSink: Send + Sync + 'static {
     /// Returns when the facts are durable and every live peer has them, or the time for that is
-    /// over.
-    async fn publish(&self, facts: &[Fact]) -> StoreResult<Receipt>;
+    /// over. With [`Rows::End`] what is promised holds for the rows too.
+    async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt>;
+}
+
+/// A cache outside this node of what users may do, which must hear what the snapshots hear.
+pub trait SharedCache: Send + Sync + 'static {
+    /// What it has of the subject is old from now on.
+    fn invalidate(&self, subject: Subject);
+    /// All that it has is old from now on.
+    fn forget_everything(&self);
+}
+
+/// What becomes of the rows that facts are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// They stay, or the caller changes them itself.
+    Keep,
+    /// They go: now, or when the store is back.
+    End,
 }
 
 /// What can be promised about facts that were published.
@@ -45,10 +73,13 @@ pub enum Durability {
 /// Facts that refuse here and are to be published.
 #[derive(Debug)]
 #[must_use]
-pub struct Denied(Vec<Fact>);
+pub struct Denied {
+    facts: Vec<Fact>,
+    rows: Rows,
+}
 
 /// How long access tokens live, and so how long facts matter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
     /// Of tokens issued now.
     pub access_ttl: Duration,
@@ -60,16 +91,25 @@ pub struct Lifetimes {
 pub struct Facts {
     denials: Arc<Denials>,
     snapshots: Arc<Snapshots>,
+    shared_cache: Option<Arc<dyn SharedCache>>,
     sink: Arc<dyn FactSink>,
     clock: Arc<dyn Clock>,
-    lifetimes: Lifetimes,
+    lifetimes: RwLock<Lifetimes>,
 }
 
 impl Facts {
     /// With empty denials and snapshots.
     #[must_use]
     pub fn new(sink: Arc<dyn FactSink>, clock: Arc<dyn Clock>, lifetimes: Lifetimes) -> Self {
-        Self { denials: Arc::default(), snapshots: Arc::default(), sink, clock, lifetimes }
+        let lifetimes = RwLock::new(lifetimes);
+        let (denials, snapshots) = (Arc::default(), Arc::default());
+        Self { denials, snapshots, shared_cache: None, sink, clock, lifetimes }
+    }
+
+    /// With a cache outside this node that hears what is heard here.
+    #[must_use]
+    pub fn with_shared_cache(self, cache: Arc<dyn SharedCache>) -> Self {
+        Self { shared_cache: Some(cache), ..self }
     }
 
     /// What refuses.
@@ -88,21 +128,21 @@ impl Facts {
     pub fn hear(&self, fact: &Fact) {
         self.denials.apply(fact);
         if let FactKind::PermissionsChanged { subject } = fact.kind {
+            // First, else a snapshot could be loaded from there in between.
+            if let Some(cache) = &self.shared_cache {
+                cache.invalidate(subject);
+            }
             self.snapshots.invalidate(subject);
         }
     }
 
     /// Takes something away here, at once: it is refused when this returns. What comes back is to be
     /// [published](Self::publish), on a task that outlives the caller.
-    pub fn deny(&self, kinds: &[FactKind]) -> Denied {
-        self.deny_until(kinds, self.until())
-    }
-
-    /// As [`Self::deny`], remembered at least until then: for what the store could not be told.
-    pub fn deny_until(&self, kinds: &[FactKind], until: Timestamp) -> Denied {
+    pub fn deny(&self, kinds: &[FactKind], rows: Rows) -> Denied {
+        let until = self.until();
         let facts: Vec<_> = kinds.iter().map(|kind| Fact { kind: *kind, until }).collect();
         facts.iter().for_each(|fact| self.hear(fact));
-        Denied(facts)
+        Denied { facts, rows }
     }
 
     /// Makes denied facts durable and known everywhere.
@@ -110,19 +150,41 @@ impl Facts {
     /// # Errors
     /// `Unavailable` when they could not be made durable. They refuse here all the same.
     pub async fn publish(&self, denied: Denied) -> Result<Receipt, ActorError> {
-        self.sink.publish(&denied.0).await.map_err(|error: StoreError| error.into())
+        let published = self.sink.publish(&denied.facts, denied.rows).await;
+        published.map_err(|error: StoreError| error.into())
     }
 
-    /// [`Self::deny`], then [`Self::publish`].
+    /// [`Self::deny`], then [`Self::publish`]; the rows are the caller's.
     ///
     /// # Errors
     /// As [`Self::publish`].
     pub async fn take_away(&self, kinds: &[FactKind]) -> Result<Receipt, ActorError> {
-        self.publish(self.deny(kinds)).await
+        self.publish(self.deny(kinds, Rows::Keep)).await
+    }
+
+    /// How long access tokens live, as far as this node knows.
+    #[must_use]
+    pub fn lifetimes(&self) -> Lifetimes {
+        *self.lifetimes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on access tokens live so long.
+    pub fn set_lifetimes(&self, lifetimes: Lifetimes) {
+        *self.lifetimes.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
+    }
+
+    /// To be called when facts may have been missed and forgotten by all: what users may do is read
+    /// anew. Denials need nothing: what they would refuse has ended with them.
+    pub fn may_have_missed_some(&self) {
+        if let Some(cache) = &self.shared_cache {
+            cache.forget_everything();
+        }
+        self.snapshots.clear();
     }
 
     /// The end of every access token that may be out there now.
     fn until(&self) -> Timestamp {
-        self.clock.now().plus(self.lifetimes.access_ttl).max(self.lifetimes.access_horizon)
+        let lifetimes = self.lifetimes();
+        self.clock.now().plus(lifetimes.access_ttl).max(lifetimes.access_horizon)
     }
 }

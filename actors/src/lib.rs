@@ -29,10 +29,10 @@ pub mod user;
 
 use std::sync::Arc;
 
-use schema::{Clock, Entropy, StoreError, Stores};
+use schema::{Clock, Entropy, StoreError, Stores, store::GrantsStore};
 
 pub use catalogue::{Catalogue, CatalogueError};
-pub use facts::{Durability, FactSink, Facts, Lifetimes, Receipt};
+pub use facts::{Durability, FactSink, Facts, Lifetimes, Receipt, Rows, SharedCache, end_rows};
 pub use permission::{PermissionHandle, Snapshot, Snapshots};
 pub use session::SessionHandle;
 pub use user::UserHandle;
@@ -95,9 +95,23 @@ impl Actors {
     /// # Errors
     /// When an actor does not start, which is a defect.
     pub async fn start(context: Context) -> Result<Self, ractor::SpawnErr> {
+        let grants = context.stores.grants.clone();
+        Self::start_reading(context, grants).await
+    }
+
+    /// As [`Self::start`]; snapshots are loaded from `grants`, which may be a cache. Who decides about
+    /// power asks the store itself.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_reading(
+        context: Context,
+        grants: Arc<dyn GrantsStore>,
+    ) -> Result<Self, ractor::SpawnErr> {
+        let reading = Context { stores: Stores { grants, ..context.stores.clone() }, ..context.clone() };
         Ok(Self {
             sessions: SessionHandle::start(context.clone()).await?,
-            permissions: PermissionHandle::start(context.clone()).await?,
+            permissions: PermissionHandle::start(reading).await?,
             catalogue: Catalogue::new(context.clone()),
             users: UserHandle::start(context).await?,
         })

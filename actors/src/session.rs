@@ -7,6 +7,8 @@
 mod actor;
 mod end;
 mod handle;
+mod memory;
+mod recent;
 mod refresh;
 
 pub use handle::SessionHandle;

@@ -1,31 +1,35 @@
 //! The last superuser stays.
 //!
-//! The store keeps one small set of the users who count as superusers, changed by compare-and-set
-//! ([`schema::store::Superusers`]). Who is to lose power leaves the set *before* losing it, who
-//! gains power enters *after* gaining it. So everybody in the set has `all_all`, two parallel
-//! removals meet in the compare-and-set, and whatever is interrupted half-way errs to the safe
-//! side: somebody has power and does not count, never the reverse. Giving again counts again.
+//! The store keeps one small document, changed by compare-and-set ([`schema::power`]): the users who
+//! count as superusers, and the losses that are under way. Who is to lose power leaves the count
+//! *before* losing it, who gains power enters *after* gaining it, and a loss that was granted counts
+//! as made by everybody who asks for another one. So everybody in the count has `all_all`, two
+//! parallel removals meet in the compare-and-set, on whatever nodes, and whatever is interrupted
+//! half-way errs to the safe side: somebody has power and does not count, never the reverse. Giving
+//! again counts again.
 
-use std::{collections::BTreeSet, sync::Arc};
-
-use tokio::sync::{Mutex, MutexGuard};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use schema::{
     PermissionId, RoleId, Stores, UserId,
     page::{MAX_LIMIT, PageOf},
     permission::{ALL_ALL, Effective, Grant, Role},
+    power::{LEAVE, Leaving, Loss, MAX_LEAVING, Power},
+    time::CLOCK_SKEW,
+};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::timeout,
 };
 
-use crate::ActorError;
+use crate::{ActorError, Context};
 
 /// How often a compare-and-set is tried before the caller is told to come again.
 const ATTEMPTS: usize = 64;
+/// How long a loss may take to be made; the rest of its time is for clocks that differ.
+const MAKING: Duration = Duration::from_secs(LEAVE.as_secs() / 4 * 3);
 
-/// One change of power at a time on this node: from asking leave until the loss is made, and from
-/// giving until it is counted. Somebody may have power by several ways, and two losses that each
-/// see the other way would both be granted.
-///
-/// Nodes that share a store need the same between them; the compare-and-set alone does not give it.
+/// One change of power at a time on this node, so that its own do not fight over the document.
 #[derive(Debug, Clone, Default)]
 pub struct PowerLock(Arc<Mutex<()>>);
 
@@ -36,58 +40,75 @@ impl PowerLock {
     }
 }
 
-/// Something that may take `all_all` from somebody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// The user is disabled or deleted.
-    User(UserId),
-    /// The user loses a direct permission.
-    Permission(UserId, PermissionId),
-    /// The user loses a role.
-    Role(UserId, RoleId),
-    /// The role loses `all_all`, or is deleted: for everybody who has it.
-    OfRole(RoleId),
+/// Makes a loss when it may be made; `None` when it would leave no active superuser.
+///
+/// # Errors
+/// As [`leave`], or what making it came to.
+pub(crate) async fn lose<T, E: Refusal>(
+    context: &Context,
+    loss: Loss,
+    make: impl Future<Output = Result<T, E>> + Send,
+) -> Result<Option<T>, E> {
+    let Some(granted) = leave(context, loss).await? else { return Ok(None) };
+    let made = timeout(MAKING, Box::pin(make)).await.unwrap_or_else(|_| Err(ActorError::Unavailable.into()));
+    // Without an answer it may come yet: it counts as made until its time is over.
+    if made.as_ref().err().is_none_or(Refusal::is_certain) {
+        ended(context, granted).await;
+    }
+    made.map(Some)
 }
 
-/// Whether a loss may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    /// It may; who loses power counts no more.
-    Granted,
-    /// It would leave no active superuser.
-    LastOne,
+/// Why a loss was not made.
+pub(crate) trait Refusal: From<ActorError> {
+    /// Whether it is known not to have been made.
+    fn is_certain(&self) -> bool;
 }
 
-/// Asks leave for a loss, to be called before it.
+/// Asks leave for a loss; `None` when it would leave no active superuser. Once granted, who loses
+/// power counts no more, and the loss is to be made at once.
 ///
 /// # Errors
 /// When the store does not answer, or too many change power at the same time.
-pub async fn leave(stores: &Stores, loss: Loss) -> Result<Leave, ActorError> {
+async fn leave(context: &Context, loss: Loss) -> Result<Option<Leaving>, ActorError> {
+    let stores = &context.stores;
     for _ in 0..ATTEMPTS {
-        let counted = stores.superusers.load().await?;
-        let mut remaining = BTreeSet::new();
-        for user in &counted.value {
-            if has_power(stores, *user, Some(loss)).await? {
-                remaining.insert(*user);
-            }
+        let stored = stores.superusers.load().await?;
+        let now = context.clock.now();
+        let mut leaving = stored.value.leaving;
+        // Nor one whose end no clock that is right has written.
+        leaving.retain(|leaving| now < leaving.until && leaving.until <= now.plus(LEAVE + CLOCK_SKEW));
+        let before: Vec<_> = leaving.iter().map(|leaving| leaving.loss).collect();
+        let after: Vec<_> = before.iter().copied().chain([loss]).collect();
+        // Who is leaving otherwise has left the count already, or was given power anew.
+        let counted = with_power(stores, &stored.value.counted, &[loss]).await?;
+        let left = with_power(stores, &counted, &after).await?;
+        if left.is_empty() && takes_power(stores, loss, &stored.value.counted, &before).await? {
+            return Ok(None);
         }
-        if remaining == counted.value && !remaining.is_empty() {
-            return Ok(Leave::Granted);
+        if leaving.len() >= MAX_LEAVING {
+            break;
         }
-        if remaining.is_empty() {
-            let anyone_loses = match loss {
-                Loss::User(user) | Loss::Permission(user, _) | Loss::Role(user, _) => {
-                    has_power(stores, user, None).await? && !has_power(stores, user, Some(loss)).await?
-                }
-                Loss::OfRole(_) => !counted.value.is_empty(),
-            };
-            return Ok(if anyone_loses { Leave::LastOne } else { Leave::Granted });
-        }
-        if stores.superusers.swap(counted.revision, &remaining).await? {
-            return Ok(Leave::Granted);
+        let granted = Leaving { loss, until: now.plus(LEAVE) };
+        leaving.push(granted);
+        if stores.superusers.swap(stored.revision, &Power { counted, leaving }).await? {
+            return Ok(Some(granted));
         }
     }
     Err(ActorError::Busy)
+}
+
+/// The loss was made. When the store cannot be told, it ends by itself.
+async fn ended(context: &Context, granted: Leaving) {
+    let superusers = &context.stores.superusers;
+    for _ in 0..ATTEMPTS {
+        let Ok(mut stored) = superusers.load().await else { return };
+        let Some(place) = stored.value.leaving.iter().position(|leaving| *leaving == granted) else { return };
+        stored.value.leaving.remove(place);
+        match superusers.swap(stored.revision, &stored.value).await {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
+    }
 }
 
 /// Counts the users who have gained power, to be called after the gain.
@@ -95,23 +116,11 @@ pub async fn leave(stores: &Stores, loss: Loss) -> Result<Leave, ActorError> {
 /// # Errors
 /// When the store does not answer, or too many change power at the same time.
 pub async fn count(stores: &Stores, users: &[UserId]) -> Result<(), ActorError> {
-    let mut gained = BTreeSet::new();
-    for user in users {
-        if has_power(stores, *user, None).await? {
-            gained.insert(*user);
-        }
-    }
+    let gained = with_power(stores, users, &[]).await?;
     if gained.is_empty() {
         return Ok(());
     }
-    for _ in 0..ATTEMPTS {
-        let counted = stores.superusers.load().await?;
-        let together: BTreeSet<_> = counted.value.union(&gained).copied().collect();
-        if together == counted.value || stores.superusers.swap(counted.revision, &together).await? {
-            return Ok(());
-        }
-    }
-    Err(ActorError::Busy)
+    counting(stores, gained).await
 }
 
 /// Counts everybody who has the role, to be called after it has gained `all_all`.
@@ -136,28 +145,61 @@ pub async fn count_holders(stores: &Stores, role: &Role) -> Result<(), ActorErro
 /// # Errors
 /// As [`count`].
 pub async fn recount(stores: &Stores) -> Result<(), ActorError> {
+    counting(stores, BTreeSet::new()).await
+}
+
+/// Those who count and have power still, and these. Who is leaving stays as it is.
+async fn counting(stores: &Stores, gained: BTreeSet<UserId>) -> Result<(), ActorError> {
     for _ in 0..ATTEMPTS {
-        let counted = stores.superusers.load().await?;
-        let mut remaining = BTreeSet::new();
-        for user in &counted.value {
-            if has_power(stores, *user, None).await? {
-                remaining.insert(*user);
-            }
-        }
-        if remaining == counted.value || stores.superusers.swap(counted.revision, &remaining).await? {
+        let stored = stores.superusers.load().await?;
+        let mut counted = with_power(stores, &stored.value.counted, &[]).await?;
+        counted.extend(&gained);
+        let next = Power { counted, leaving: stored.value.leaving.clone() };
+        if next == stored.value || stores.superusers.swap(stored.revision, &next).await? {
             return Ok(());
         }
     }
     Err(ActorError::Busy)
 }
 
-/// Whether the user is active and has `all_all`, with or without a loss.
-async fn has_power(stores: &Stores, user: UserId, loss: Option<Loss>) -> Result<bool, ActorError> {
-    if loss == Some(Loss::User(user)) || !stores.users.get(user).await?.is_some_and(|user| user.active) {
+/// Whether the loss takes power from somebody who has it still. Somebody of the count, or who does
+/// not count although it should.
+async fn takes_power(
+    stores: &Stores,
+    loss: Loss,
+    counted: &BTreeSet<UserId>,
+    before: &[Loss],
+) -> Result<bool, ActorError> {
+    match loss {
+        Loss::User(user) | Loss::Permission(user, _) | Loss::Role(user, _) => {
+            let after: Vec<_> = before.iter().copied().chain([loss]).collect();
+            Ok(has_power(stores, user, before).await? && !has_power(stores, user, &after).await?)
+        }
+        Loss::OfRole(_) => Ok(!counted.is_empty()),
+    }
+}
+
+async fn with_power(
+    stores: &Stores,
+    users: impl IntoIterator<Item = &UserId>,
+    losses: &[Loss],
+) -> Result<BTreeSet<UserId>, ActorError> {
+    let mut powerful = BTreeSet::new();
+    for user in users {
+        if has_power(stores, *user, losses).await? {
+            powerful.insert(*user);
+        }
+    }
+    Ok(powerful)
+}
+
+/// Whether the user is active and has `all_all` after these losses.
+async fn has_power(stores: &Stores, user: UserId, losses: &[Loss]) -> Result<bool, ActorError> {
+    if losses.contains(&Loss::User(user)) || !stores.users.get(user).await?.is_some_and(|user| user.active) {
         return Ok(false);
     }
     let effective = stores.grants.effective(user).await?;
-    Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, loss)))
+    Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, losses)))
 }
 
 /// The permission `all_all`, when it is among these.
@@ -165,13 +207,10 @@ pub(crate) fn all_all(effective: &Effective) -> Option<PermissionId> {
     effective.combined.iter().find(|p| p.name.as_str() == ALL_ALL).map(|p| p.id)
 }
 
-fn keeps(effective: &Effective, user: UserId, all_all: PermissionId, loss: Option<Loss>) -> bool {
-    let loses_role = |role: RoleId| match loss {
-        Some(Loss::Role(of, id)) => of == user && id == role,
-        Some(Loss::OfRole(id)) => id == role,
-        _ => false,
-    };
-    let direct = loss != Some(Loss::Permission(user, all_all))
+fn keeps(effective: &Effective, user: UserId, all_all: PermissionId, losses: &[Loss]) -> bool {
+    let loses_role =
+        |role: RoleId| losses.contains(&Loss::Role(user, role)) || losses.contains(&Loss::OfRole(role));
+    let direct = !losses.contains(&Loss::Permission(user, all_all))
         && effective.direct.iter().any(|permission| permission.id == all_all);
     direct || effective.roles.iter().any(|role| role.permissions.contains(&all_all) && !loses_role(role.id))
 }

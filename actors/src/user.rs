@@ -13,7 +13,7 @@ pub use change::{NewPassword, OwnChange, ProfileChange};
 pub use grants::GrantChange;
 pub use handle::UserHandle;
 
-use crate::ActorError;
+use crate::{ActorError, superusers::Refusal};
 
 /// Why a change of a user did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,12 @@ pub enum UserError {
     /// It was not done.
     #[error(transparent)]
     Actor(#[from] ActorError),
+}
+
+impl Refusal for UserError {
+    fn is_certain(&self) -> bool {
+        !matches!(self, Self::Actor(_))
+    }
 }
 
 impl From<schema::StoreError> for UserError {

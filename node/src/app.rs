@@ -1,29 +1,50 @@
 //! What a node is made of, and the order in which it comes up.
 //!
-//! Settings, data directory, store, who this node is, keys, what has been taken away, actors. Only
-//! then anything is served: a node that does not know what was revoked answers nothing.
+//! First everything that needs no answer from a store: settings, data directory, who this node is,
+//! what its journal holds, actors. Then it *comes up*: keys, and what has been taken away. Until it has
+//! come up it decides nothing: every question about tokens and permissions is answered 503. With an
+//! embedded store this is over before anything is served; with a database that is down it may take a
+//! while, and the node says so.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use actors::{Actors, Context, Facts, Lifetimes, session::RefreshPolicy, superusers::PowerLock};
-use schema::{Clock, Entropy, Stores, Timestamp, store::StoreError, time::CLOCK_SKEW, token::Expected};
-use store_redb::{OpenError, Stats};
+use actors::{
+    Actors, Context, FactSink, Facts, Lifetimes, SharedCache, session::RefreshPolicy, superusers::PowerLock,
+};
+use cache_redis::{Cache, CachedGrants, RedisCounters};
+use schema::{
+    Clock, Entropy, Stores, Subject, Timestamp,
+    key::KeySet,
+    limit::Counters,
+    store::{GrantsStore, StoreError},
+    time::CLOCK_SKEW,
+    token::Expected,
+};
+use store_redb::OpenError;
 
 use crate::{
     clock::{SystemClock, SystemEntropy},
     data_dir::{DataDir, DataDirError, Identity},
     http::routes,
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
-    ledger::{self, LedgerWriter},
+    ledger::{Journal, LedgerReader, LedgerWriter},
     limits::{Limits, LocalCounters},
     metrics::Metrics,
     passwords::PasswordPool,
     settings::Settings,
+    store::Backing,
     tokens::{Tokens, TokensContext},
 };
+
+/// What users may do is believed to Redis for so long at most.
+const MAX_CACHE_AGE: Duration = Duration::from_secs(600);
 
 /// Everything that handlers and operators work with.
 #[allow(missing_docs, reason = "each field is the thing of its name")]
@@ -32,7 +53,9 @@ pub struct App {
     pub data_dir: DataDir,
     pub identity: Identity,
     pub stores: Stores,
-    pub store_stats: Arc<Stats>,
+    pub backing: Backing,
+    pub cache: Option<Cache>,
+    pub log: Arc<LedgerWriter>,
     pub facts: Arc<Facts>,
     pub actors: Actors,
     pub ring: Arc<KeyRing>,
@@ -44,7 +67,9 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub started_at: Timestamp,
-    ready: AtomicBool,
+    /// When the ledger was last read to its end, in ms; 0 before.
+    ledger_read_at: AtomicU64,
+    draining: AtomicBool,
 }
 
 /// What an [`App`] is started for.
@@ -70,58 +95,59 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
-    #[error("the password threads do not start: {0}")]
-    Passwords(#[from] std::io::Error),
+    #[error("the journal: {0}")]
+    Journal(io::Error),
+    #[error("PALISADE_REDIS: {0}")]
+    Redis(#[from] cache_redis::OpenError),
+    #[error("the database of PALISADE_STORE cannot be used: {0}")]
+    NoDatabase(String),
+    #[error("a thread does not start: {0}")]
+    Thread(#[from] io::Error),
     #[error("the actors do not start: {0}")]
     Actors(#[from] ractor::SpawnErr),
 }
 
 impl App {
-    /// Brings a node up, but serves nothing yet.
+    /// Makes a node, which serves nothing yet and is still to [come up](Self::come_up).
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub async fn start(settings: Settings, purpose: Purpose) -> Result<Arc<Self>, StartError> {
+    pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let data_dir = DataDir::open(&settings.data_dir)?;
-        let opened = store_redb::open(&data_dir.store()).await?;
-        let stores = opened.stores;
+        let (stores, backing) = Backing::open(&settings, &data_dir, &clock, &entropy).await?;
         let identity = data_dir.identity(settings.node_name.as_deref(), &*clock, &*entropy)?;
         let master = Arc::new(MasterKey::new(match &settings.master_key {
             Some(key) => key.clone(),
             None => data_dir.master_key(&*entropy, stores.keys.load().await?.revision == 0)?,
         }));
-        let tools = keys::Tools { stores: &stores, master: &master, clock: &*clock, entropy: &*entropy };
-        let (algorithm, access_ttl) = (settings.signing_algorithm, settings.access_ttl);
-        let key_set = match purpose {
-            Purpose::Serve => keys::ensure(tools, algorithm, access_ttl).await?,
-            Purpose::Operate => keys::stored(tools, algorithm, access_ttl).await?,
-        };
-        let ring = Arc::new(KeyRing::new(&key_set, &master)?);
 
-        let sink = Arc::new(LedgerWriter::start(stores.clone(), identity.origin()));
-        let lifetimes = Lifetimes { access_ttl: key_set.access_ttl, access_horizon: key_set.access_horizon };
-        let facts = Arc::new(Facts::new(sink, clock.clone(), lifetimes));
-        keys::deny_revoked(&key_set, facts.denials());
-        let heard = ledger::read_all(&stores, &facts).await?;
-        facts.denials().forget(clock.now(), CLOCK_SKEW);
-        tracing::info!(
-            node = identity.name,
-            incarnation = identity.incarnation,
-            facts = heard,
-            "the ledger is read"
-        );
+        let (journal, left) =
+            Journal::open(data_dir.path(), settings.journal_size).map_err(StartError::Journal)?;
+        let shared = backing.is_shared();
+        let log = LedgerWriter::start(stores.clone(), identity.origin(), journal, &left, shared)?;
+        let log = Arc::new(log);
+        let lifetimes = Lifetimes { access_ttl: settings.access_ttl, access_horizon: Timestamp::EPOCH };
+        let facts = Facts::new(log.clone() as Arc<dyn FactSink>, clock.clone(), lifetimes);
+        let (cache, grants) = shared_cache(&settings, &stores, &master, &clock)?;
+        let facts = Arc::new(match &grants {
+            Some(grants) => facts.with_shared_cache(Arc::new(Heard(grants.clone()))),
+            None => facts,
+        });
+        left.iter().for_each(|record| facts.hear(&record.entry.fact));
 
-        let actors = Actors::start(Context {
+        let context = Context {
             stores: stores.clone(),
             facts: facts.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
             refresh: RefreshPolicy { ttl: settings.refresh_ttl, grace: settings.refresh_grace },
             power: PowerLock::default(),
-        })
-        .await?;
+        };
+        let grants = grants.map_or(stores.grants.clone(), |grants| grants as Arc<dyn GrantsStore>);
+        let actors = Actors::start_reading(context, grants).await?;
+        let ring = Arc::new(KeyRing::default());
         let tokens = Tokens::new(TokensContext {
             expected: Expected { issuer: settings.issuer.clone(), audience: settings.audience.clone() },
             access_ttl: settings.access_ttl,
@@ -132,8 +158,13 @@ impl App {
             clock: clock.clone(),
             entropy: entropy.clone(),
         })?;
+        let counters: Arc<dyn Counters> = Arc::new(LocalCounters::default());
+        let counters = match &cache {
+            Some(cache) => Arc::new(RedisCounters::new(cache.clone(), counters)),
+            None => counters,
+        };
         let limits = Limits::new(
-            Arc::new(LocalCounters::default()),
+            counters,
             clock.clone(),
             settings.login_account_failures,
             settings.login_address_failures,
@@ -143,12 +174,15 @@ impl App {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
             started_at: clock.now(),
-            ready: AtomicBool::new(true),
-            store_stats: opened.stats,
+            ledger_read_at: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
             settings,
             data_dir,
             identity,
             stores,
+            backing,
+            cache,
+            log,
             facts,
             actors,
             ring,
@@ -160,15 +194,76 @@ impl App {
         }))
     }
 
-    /// Whether the node takes traffic.
+    /// Reads the keys, and everything that has been taken away. After this the node decides.
+    ///
+    /// # Errors
+    /// `Store`, when the store does not answer: to be called again. Anything else is final.
+    pub async fn come_up(&self, purpose: Purpose) -> Result<LedgerReader, StartError> {
+        let (algorithm, access_ttl) = (self.settings.signing_algorithm, self.settings.access_ttl);
+        let set = match purpose {
+            Purpose::Serve => keys::ensure(self.key_tools(), algorithm, access_ttl).await,
+            Purpose::Operate => keys::stored(self.key_tools(), algorithm, access_ttl).await,
+        };
+        let set = set.map_err(not_final)?;
+        let began = self.clock.now();
+        let origin = self.identity.origin();
+        let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin).await?;
+        self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
+        // Last: with keys in the ring it decides.
+        self.take_in(&set).map_err(not_final)?;
+        self.ledger_was_read(began);
+        let Identity { name, incarnation, .. } = &self.identity;
+        tracing::info!(node = name, incarnation, facts = count, "the ledger is read");
+        Ok(reader)
+    }
+
+    /// Takes a key set in, unless a newer one is known.
+    ///
+    /// # Errors
+    /// When the master key is another one.
+    pub fn take_in(&self, set: &KeySet) -> Result<(), KeyError> {
+        self.ring.replace(set, &self.master, self.facts.denials())?;
+        self.facts.set_lifetimes(Lifetimes {
+            access_ttl: set.access_ttl.max(self.settings.access_ttl),
+            access_horizon: set.access_horizon,
+        });
+        Ok(())
+    }
+
+    /// Everything that was in the ledger at this time has been applied. After a gap in which facts may
+    /// have been written and forgotten again, what rests on having heard them all is read anew.
+    pub fn ledger_was_read(&self, at: Timestamp) {
+        let before = Timestamp::from_millis(self.ledger_read_at.swap(at.as_millis(), Ordering::AcqRel));
+        let remembered = self.facts.lifetimes().access_ttl + CLOCK_SKEW / 2;
+        if before > Timestamp::EPOCH && at.since(before) >= remembered {
+            tracing::warn!("the ledger was out of reach for long: what users may do is read anew");
+            self.facts.may_have_missed_some();
+        }
+    }
+
+    /// When the ledger was last read to its end; `None` before the node has come up. On a store that
+    /// nobody else writes to, that is once.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+    pub fn ledger_read_at(&self) -> Option<Timestamp> {
+        Some(Timestamp::from_millis(self.ledger_read_at.load(Ordering::Acquire)))
+            .filter(|at| *at > Timestamp::EPOCH)
+    }
+
+    /// Whether the node has come up: it knows the keys and what has been taken away.
+    #[must_use]
+    pub fn is_informed(&self) -> bool {
+        self.ledger_read_at.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the node is about to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// From now on the node takes no new traffic.
     pub fn drain(&self) {
-        self.ready.store(false, Ordering::Release);
+        self.draining.store(true, Ordering::Release);
     }
 
     /// What changes of keys work with.
@@ -181,4 +276,43 @@ impl App {
             entropy: &*self.entropy,
         }
     }
+}
+
+/// A store that does not answer may do so later.
+fn not_final(error: KeyError) -> StartError {
+    match error {
+        KeyError::Store(error) => StartError::Store(error),
+        other => StartError::Keys(other),
+    }
+}
+
+/// The cache of grants hears what is heard here.
+struct Heard(Arc<CachedGrants>);
+
+impl SharedCache for Heard {
+    fn invalidate(&self, subject: Subject) {
+        self.0.invalidate(subject);
+    }
+
+    fn forget_everything(&self) {
+        self.0.forget_everything();
+    }
+}
+
+type MaybeCached = (Option<Cache>, Option<Arc<CachedGrants>>);
+
+fn shared_cache(
+    settings: &Settings,
+    stores: &Stores,
+    master: &MasterKey,
+    clock: &Arc<dyn Clock>,
+) -> Result<MaybeCached, StartError> {
+    let Some(url) = &settings.redis else { return Ok((None, None)) };
+    let secret = master.derive("shared cache")?;
+    // Clusters that share a Redis have other secrets, and so other keys.
+    let cache = Cache::open(url, "palisade", secret.as_slice(), clock.clone())?;
+    // An entry is believed as long as the fact that would make it old is remembered.
+    let max_age = MAX_CACHE_AGE.min(settings.access_ttl);
+    let grants = CachedGrants::new(stores.grants.clone(), cache.clone(), max_age);
+    Ok((Some(cache), Some(Arc::new(grants))))
 }

@@ -7,19 +7,24 @@
 mod args;
 mod prompt;
 
-use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::ArgMatches;
 use schema::KeyId;
+use store_scylla::migration;
 
 use crate::{
     app::{App, Purpose},
+    clock::{SystemClock, SystemEntropy},
     control::{self, Answer},
     http, logging,
     operator::{Command, Done, NewSuperuser},
     serve,
-    settings::{self, SPECS, Settings, Sources},
+    settings::{self, SPECS, Settings, Sources, StoreSetting},
 };
+
+/// How long a command waits until what it took away is in the ledger.
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -85,6 +90,10 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
                 result: serde_json::json!({ "warnings": warnings }),
             };
             show(&done, json);
+            Ok(())
+        }
+        ["schema", what] => {
+            show(&runtime()?.block_on(schema(&settings, what))?, json);
             Ok(())
         }
         command => {
@@ -169,6 +178,31 @@ impl From<prompt::Missing> for Failure {
     }
 }
 
+async fn schema(settings: &Settings, what: &str) -> Result<Done, Failure> {
+    let StoreSetting::Cql(config) = &settings.store else {
+        return Err(Failure::Failed(
+            "the embedded store migrates itself at the start; this is for a store cql://…".into(),
+        ));
+    };
+    let report = match what {
+        "migrate" => migration::migrate(config, &SystemClock, &SystemEntropy).await?,
+        _ => migration::status(config).await?,
+    };
+    let msg = match report.pending.len() {
+        0 => "the tables are up to date".into(),
+        some => format!("migrations to be applied: {some}; run `palisade schema migrate`"),
+    };
+    let row = |number: i32, name: &str, applied_at: Option<String>| {
+        serde_json::json!({
+            "number": number.to_string(), "name": name,
+            "state": if applied_at.is_some() { "applied" } else { "pending" }, "applied_at": applied_at,
+        })
+    };
+    let applied = report.applied.iter().map(|one| row(one.number, &one.name, Some(one.at.to_string())));
+    let pending = report.pending.iter().map(|one| row(one.number, one.name, None));
+    Ok(Done { msg, result: applied.chain(pending).collect() })
+}
+
 /// By the node that runs, else on the store itself.
 async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> {
     match control::ask(&settings.data_dir, &command).await {
@@ -181,8 +215,12 @@ async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> 
             )));
         }
     }
-    let app = App::start(settings, Purpose::Operate).await?;
-    Ok(app.operate(command).await?)
+    let app = App::start(settings).await?;
+    app.backing.await_up().await?;
+    app.come_up(Purpose::Operate).await?;
+    let done = app.operate(command).await?;
+    app.log.flush(FLUSH).await;
+    Ok(done)
 }
 
 fn show(done: &Done, json: bool) {

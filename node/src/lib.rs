@@ -9,6 +9,7 @@
 //! | what an extractor guarantees to a handler | `http/authority.rs` |
 //! | how tokens are made and checked | [`tokens`], [`keys`] |
 //! | how passwords are hashed without slowing anything else | [`passwords`] |
+//! | which store a node has, and what it does while that is down | [`store`], [`ledger`], [`upkeep`] |
 //! | what operators can do from the command line | [`operator`], `cli/` |
 //!
 //! Invariants: nothing between a validation request and its answer awaits a store, a mailbox or a
@@ -30,4 +31,6 @@ pub mod operator;
 pub mod passwords;
 pub mod serve;
 pub mod settings;
+pub mod store;
 pub mod tokens;
+pub mod upkeep;

@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 use schema::Refusal;
 
-use crate::app::App;
+use crate::{app::App, store::Backing};
 
 /// Upper ends of the buckets of request durations, in microseconds.
 const BUCKETS_US: [u64; 14] =
@@ -176,7 +176,7 @@ struct Family {
     help: &'static str,
     unit: Option<Unit>,
     counter: bool,
-    values: Vec<(Vec<(&'static str, String)>, u64)>,
+    values: Values,
 }
 
 #[derive(Debug)]
@@ -197,9 +197,19 @@ impl Snapshot {
             verdicts.push((label("verdict", refusal.code()), read(value)));
         }
         let logins = LOGIN_LABELS.iter().zip(&metrics.logins);
-        let counter = |name, help, values| Family { name, help, unit: None, counter: true, values };
-        let gauge = |name, help, values| Family { name, help, unit: None, counter: false, values };
-        let families = vec![
+        let counter: MakeFamily =
+            |name, help, values| Family { name, help, unit: None, counter: true, values };
+        let gauge: MakeFamily =
+            |name, help, values| Family { name, help, unit: None, counter: false, values };
+        let bytes = |name, help, value| Family {
+            name,
+            help,
+            unit: Some(Unit::Bytes),
+            counter: false,
+            values: one(value),
+        };
+        let log = app.log.state();
+        let mut families = vec![
             counter("palisade_http_requests", "Requests answered", metrics.requests()),
             counter("palisade_token_verdicts", "Verdicts on access tokens", verdicts),
             counter(
@@ -233,14 +243,33 @@ impl Snapshot {
                 "Users whose permissions are in memory",
                 one(count(app.facts.snapshots().count())),
             ),
-            counter("palisade_store_commits", "Durable commits of the store", one(app.store_stats.commits())),
-            counter("palisade_store_changes", "Changes in those commits", one(app.store_stats.changes())),
             counter(
                 "palisade_key_lookups",
                 "Times the store was asked for an unknown signing key",
                 one(app.ring.lookups()),
             ),
-            gauge("palisade_ready", "1 when the node takes traffic", one(u64::from(app.is_ready()))),
+            gauge(
+                "palisade_ready",
+                "1 when the node takes traffic",
+                one(u64::from(app.is_informed() && !app.is_draining())),
+            ),
+            gauge(
+                "palisade_store_up",
+                "1 when the store answers",
+                one(u64::from(app.backing.health().is_up)),
+            ),
+            gauge(
+                "palisade_ledger_unwritten",
+                "Facts that are not in the ledger yet",
+                one(count(log.unwritten)),
+            ),
+            gauge(
+                "palisade_journal_full",
+                "1 when revocations find no room in the journal",
+                one(u64::from(log.full)),
+            ),
+            bytes("palisade_journal_used", "Of the journal, some perhaps released", log.used_bytes),
+            bytes("palisade_journal_size", "Of the journal, reserved", log.size_bytes),
             gauge(
                 "palisade_build_info",
                 "What runs",
@@ -254,8 +283,71 @@ impl Snapshot {
                 values: one(app.started_at.as_secs()),
             },
         ];
+        families.extend(of_store(app, counter));
+        if let Some(at) = app.ledger_read_at().filter(|_| app.backing.is_shared()) {
+            let age = app.clock.now().since(at).as_secs();
+            families.push(Family {
+                name: "palisade_ledger_age",
+                help: "Since what others took away was last known to be known here",
+                unit: Some(Unit::Seconds),
+                counter: false,
+                values: one(age),
+            });
+        }
+        if let Some(cache) = &app.cache {
+            families.extend(of_cache(cache.stats(), counter, gauge));
+        }
         Self { families, durations: metrics.durations() }
     }
+}
+
+type MakeFamily = fn(&'static str, &'static str, Values) -> Family;
+type Values = Vec<(Vec<(&'static str, String)>, u64)>;
+
+fn by_label(name: &'static str, values: &[(&str, u64)]) -> Values {
+    values.iter().map(|(label, value)| (vec![(name, (*label).to_owned())], *value)).collect()
+}
+
+fn of_store(app: &App, counter: MakeFamily) -> Vec<Family> {
+    let one = |value: u64| vec![(Vec::new(), value)];
+    match &app.backing {
+        Backing::Embedded(stats) => vec![
+            counter("palisade_store_commits", "Durable commits of the store", one(stats.commits())),
+            counter("palisade_store_changes", "Changes in those commits", one(stats.changes())),
+        ],
+        Backing::Cql(status) => {
+            let counted = status.counters();
+            let kinds =
+                [("read", counted.reads), ("write", counted.writes), ("conditional", counted.conditional)];
+            vec![
+                counter("palisade_store_statements", "Statements sent", by_label("kind", &kinds)),
+                counter("palisade_store_errors", "Statements that failed", one(counted.errors)),
+                counter(
+                    "palisade_store_asked_again",
+                    "Conditional writes whose outcome had to be asked for",
+                    one(counted.asked),
+                ),
+                counter(
+                    "palisade_store_unknown_outcomes",
+                    "Conditional writes whose outcome could not be found out",
+                    one(counted.unknown),
+                ),
+                counter("palisade_store_reconnects", "Connections made anew", one(counted.reconnects)),
+            ]
+        }
+    }
+}
+
+fn of_cache(stats: &cache_redis::Stats, counter: MakeFamily, gauge: MakeFamily) -> Vec<Family> {
+    let reads =
+        [("hit", read(&stats.hits)), ("miss", read(&stats.misses)), ("bypassed", read(&stats.bypassed))];
+    let one = |value: u64| vec![(Vec::new(), value)];
+    vec![
+        counter("palisade_cache_reads", "What users may do, asked of Redis", by_label("result", &reads)),
+        counter("palisade_cache_refused", "Values that no node wrote", one(read(&stats.refused))),
+        counter("palisade_cache_errors", "Commands that failed or took too long", one(read(&stats.errors))),
+        gauge("palisade_cache_up", "1 when Redis answers", one(u64::from(stats.up.load(Ordering::Relaxed)))),
+    ]
 }
 
 impl Metrics {

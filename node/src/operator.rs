@@ -122,14 +122,14 @@ impl App {
             Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
             Command::KeysRotate => {
                 let set = keys::rotate(self.key_tools()).await?;
-                self.ring.replace(&set, &self.master, self.facts.denials())?;
+                self.take_in(&set)?;
                 tracing::info!("the signing keys were rotated");
                 Ok(keys_done("the next key signs from now on", self.ring.infos()))
             }
             Command::KeysRetire { kid } => {
                 // Nothing new is signed with it from here on, then everything signed is refused.
                 let set = keys::retire(self.key_tools(), kid).await?;
-                self.ring.replace(&set, &self.master, self.facts.denials())?;
+                self.take_in(&set)?;
                 self.facts.take_away(&[FactKind::KeyRetired { key: kid }]).await?;
                 tracing::info!(%kid, "a signing key was retired");
                 Ok(keys_done("what this key signed is refused from now on", self.ring.infos()))

@@ -20,7 +20,6 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use rustix::process::Resource;
-use schema::time::CLOCK_SKEW;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -32,8 +31,8 @@ use crate::{
     app::{App, Purpose, StartError},
     control,
     http::{self, client::Peer},
-    keys,
     settings::Settings,
+    upkeep,
 };
 
 /// A client has so long to send its first request, the head of each, and to idle in between.
@@ -49,9 +48,8 @@ const MAX_H2_STREAMS: u32 = 256;
 const FINISH: Duration = Duration::from_secs(5);
 /// How long connections that were accepted last may take to send the request that they came with.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
-const UPKEEP: Duration = Duration::from_secs(60);
-/// How much of what has ended one round of upkeep removes at a time.
-const SWEEP: usize = 1_000;
+/// How long the last revocations may take to get from the journal to the ledger.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Why a node does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +78,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         Some(address) => Some(bind("OPERATOR_LISTEN", address).await?),
         None => None,
     };
-    let app = App::start(settings, Purpose::Serve).await?;
+    let app = App::start(settings).await?;
+    if !app.backing.is_shared() {
+        app.come_up(Purpose::Serve).await?;
+    }
     let control = control::listen(app.data_dir.path())
         .map_err(|error| ServeError::Control(app.data_dir.path().display().to_string(), error))?;
     tokio::spawn(control::serve(app.clone(), control));
-    tokio::spawn(upkeep(app.clone()));
+    let mut upkeep = tokio::spawn(upkeep::run(app.clone()));
 
     let (public, operator_router) = http::routers(&app);
     let (stop, stopped) = watch::channel(false);
@@ -98,6 +99,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        failed = &mut upkeep => match failed {
+            Ok(error) => return Err(error.into()),
+            Err(error) => tracing::error!(%error, "upkeep has ended; restart the node"),
+        }
     }
     tracing::info!(grace_ms = app.settings.drain_grace.as_millis(), "told to stop: draining");
     app.drain();
@@ -105,6 +110,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tokio::time::sleep(app.settings.drain_grace).await;
         let _ = stop.send(true);
         while servers.join_next().await.is_some() {}
+        if !app.log.flush(FLUSH).await {
+            tracing::warn!(
+                "what was taken away is in the journal and not in the ledger: keep the data directory"
+            );
+        }
     };
     tokio::select! {
         () = drained => tracing::info!("everything is answered; bye"),
@@ -232,35 +242,4 @@ fn server() -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(MAX_H2_STREAMS)
         .max_header_list_size(32 * 1024);
     server
-}
-
-/// Forgets what has ended: denials, rows of the store, keys.
-async fn upkeep(app: Arc<App>) {
-    let mut rounds = tokio::time::interval(UPKEEP);
-    loop {
-        rounds.tick().await;
-        let denials = app.facts.clone();
-        let now = app.clock.now();
-        // A million of them take a while to look through: not on a thread that serves.
-        let forgotten = tokio::task::spawn_blocking(move || denials.denials().forget(now, CLOCK_SKEW));
-        let _ = forgotten.await;
-        loop {
-            match app.stores.upkeep.sweep(now, SWEEP).await {
-                Ok(SWEEP..) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "what has ended could not be removed");
-                    break;
-                }
-            }
-        }
-        match keys::sweep(app.key_tools()).await {
-            Ok(set) => {
-                if let Err(error) = app.ring.replace(&set, &app.master, app.facts.denials()) {
-                    tracing::warn!(%error, "the signing keys could not be read anew");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "retired keys could not be removed"),
-        }
-    }
 }

@@ -36,14 +36,25 @@ const fn spec(name: &'static str, default: Option<&'static str>, help: &'static 
 /// Every setting.
 pub const SPECS: &[Spec] = &[
     spec("LISTEN", Some("127.0.0.1:8080"), "HTTP listens here, host:port"),
-    spec("DATA_DIR", Some("./palisade-data"), "Embedded store, control socket, keys; made if absent, 0700"),
-    spec("STORE", Some("redb"), "The store: redb, the embedded one"),
+    spec(
+        "DATA_DIR",
+        Some("./palisade-data"),
+        "Embedded store, journal, control socket, keys; made if absent, 0700",
+    ),
+    spec("STORE", Some("redb"), "redb, the embedded one, or cql://user:password@host:port,…/keyspace"),
+    spec(
+        "STORE_MIGRATE",
+        Some("on"),
+        "Whether this node makes and migrates the tables of a CQL store: on, off",
+    ),
+    spec("REDIS", None, "An optional cache that nodes share: redis://…"),
+    spec("JOURNAL_SIZE", Some("64MiB"), "Disk for revocations while the store is down, 64KiB to 16GiB"),
     spec("NODE_NAME", None, "The name in logs and metrics [default: made once, kept in the data directory]"),
     Spec {
         name: "MASTER_KEY",
         flag: false,
         default: None,
-        help: "Seals the signing keys, 32 bytes of base64 [default: made in the data directory]",
+        help: "Seals the signing keys, 32 bytes of base64; required with CQL [default: made in the data directory]",
     },
     spec("ISSUER", Some("palisade"), "The iss claim"),
     spec("AUDIENCE", Some("palisade"), "The aud claim"),
@@ -68,6 +79,10 @@ pub const SPECS: &[Spec] = &[
 pub struct Settings {
     pub listen: String,
     pub data_dir: PathBuf,
+    pub store: StoreSetting,
+    pub store_migrate: bool,
+    pub redis: Option<String>,
+    pub journal_size: u64,
     pub node_name: Option<String>,
     pub master_key: Option<Zeroizing<[u8; 32]>>,
     pub issuer: String,
@@ -84,6 +99,15 @@ pub struct Settings {
     pub login_address_failures: Option<Rate>,
     pub registration_rate: Option<Rate>,
     pub log: LogSettings,
+}
+
+/// Where everything lasting is.
+#[derive(Debug, Clone)]
+pub enum StoreSetting {
+    /// In one file of this node.
+    Embedded,
+    /// In a database that nodes share.
+    Cql(Box<store_scylla::Config>),
 }
 
 /// How to log.

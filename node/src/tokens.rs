@@ -47,7 +47,8 @@ pub struct TokensContext {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// The library did not sign. The keys were opened before, so this is a defect.
+/// The library did not sign, or there is no key yet. Nothing is asked for a token before there is one,
+/// so this is a defect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a token could not be signed")]
 pub struct SignError;
@@ -86,11 +87,12 @@ impl Tokens {
             uv: version,
             r#type: ACCESS_TYPE.into(),
         };
-        self.ring.with_signer(|signer| {
+        let signed = self.ring.with_signer(|signer| {
             let mut header = Header::new(crate::keys::jws_algorithm(signer.algorithm));
             header.kid = Some(signer.id.to_string());
             jsonwebtoken::encode(&header, &claims, &signer.key).map_err(|_| SignError)
-        })
+        });
+        signed.unwrap_or(Err(SignError))
     }
 
     /// The verdict on an access token, and what it says when it is good.

@@ -66,6 +66,7 @@ macro_rules! conformance_suite {
                 superusers_begin_as_an_empty_set_at_revision_zero
                 of_two_parallel_removals_of_a_superuser_one_loses
                 a_swap_of_superusers_needs_the_revision_that_is_there
+                losses_under_way_come_back_as_they_were_stored
                 keys_begin_empty_at_revision_zero
                 keys_come_back_as_they_were_stored
                 of_many_first_keys_one_wins

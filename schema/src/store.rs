@@ -16,7 +16,12 @@
 //!   stored contradicts itself; an alarm.
 //! - **Callers may go away.** Who must know that a change was made awaits it on a task of its own.
 //! - **Compare-and-set is the only condition.** `replace`, `rotate` and `swap` change a record only
-//!   when it is as the caller saw it, and say what is there otherwise. Two callers never both win.
+//!   when it is as the caller saw it, and say what is there otherwise; `create` adds only what is not
+//!   there; `end`, `give`, `take` and `delete` of two callers happen once and say so to one of them.
+//!   Two callers never both win.
+//! - **A change of several rows that stops half-way** (the store fails, the process dies) looks, to
+//!   everybody, as if it had not happened or as if it were done, and whoever meets what is left of it
+//!   completes or removes it. Nobody is locked out by it: the same call again succeeds.
 //! - **Nothing is promised between two calls**, and nothing above relies on it.
 //! - **Expiry**: what has ended (`expires_at`, `until`, [`LOGIN_RETENTION`]) may vanish at any time
 //!   after; who reads checks the time itself.
@@ -28,18 +33,18 @@
 //! 3. The traits, noun by noun. For example, the whole of [`Superusers`] over a map in memory:
 //!
 //! ```
-//! # use std::{collections::BTreeSet, sync::Mutex};
+//! # use std::sync::Mutex;
 //! # use async_trait::async_trait;
-//! # use schema::{UserId, store::{StoreError, Superusers, Versioned}};
+//! # use schema::{power::Power, store::{StoreError, Superusers, Versioned}};
 //! #[derive(Default)]
-//! struct InMemory(Mutex<Versioned<BTreeSet<UserId>>>);
+//! struct InMemory(Mutex<Versioned<Power>>);
 //!
 //! #[async_trait]
 //! impl Superusers for InMemory {
-//!     async fn load(&self) -> Result<Versioned<BTreeSet<UserId>>, StoreError> {
+//!     async fn load(&self) -> Result<Versioned<Power>, StoreError> {
 //!         Ok(self.0.lock().map_err(StoreError::unavailable_because)?.clone())
 //!     }
-//!     async fn swap(&self, expected: u64, next: &BTreeSet<UserId>) -> Result<bool, StoreError> {
+//!     async fn swap(&self, expected: u64, next: &Power) -> Result<bool, StoreError> {
 //!         let mut stored = self.0.lock().map_err(StoreError::unavailable_because)?;
 //!         if stored.revision != expected {
 //!             return Ok(false);
@@ -53,7 +58,7 @@
 //!    The store is done when it passes.
 //! 5. A word for it in `node`'s setting `STORE`.
 
-use std::{collections::BTreeSet, error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -68,7 +73,8 @@ use crate::{
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
-    session::{SecretHash, Session},
+    power::Power,
+    session::Session,
     time::Timestamp,
     user::User,
 };
@@ -178,8 +184,9 @@ pub trait Sessions: Send + Sync + 'static {
     async fn open(&self, session: &Session, max: usize) -> Result<Vec<SessionId>>;
     /// By user and id.
     async fn get(&self, user: UserId, id: SessionId) -> Result<Option<Session>>;
-    /// Replaces the session whose live token has the hash `expected`.
-    async fn rotate(&self, expected: &SecretHash, next: &Session) -> Result<Rotated>;
+    /// Replaces a session whose live token is still that of `previous`. The live token changes with
+    /// every rotation, so then the rest is as in `previous` too.
+    async fn rotate(&self, previous: &Session, next: &Session) -> Result<Rotated>;
     /// Ends a session; says whether it was there.
     async fn end(&self, user: UserId, id: SessionId) -> Result<bool>;
     /// Ends the sessions of a user whose `user_version` is below `version`.
@@ -260,14 +267,14 @@ pub struct Versioned<T> {
     pub value: T,
 }
 
-/// The users who count as superusers: one small set that every change of power goes through, so
-/// that two parallel removals cannot both be the last but one.
+/// The users who count as superusers: one small document that every change of power goes through,
+/// so that two parallel removals cannot both be the last but one.
 #[async_trait]
 pub trait Superusers: Send + Sync + 'static {
-    /// The set; empty at revision 0 when there was none.
-    async fn load(&self) -> Result<Versioned<BTreeSet<UserId>>>;
-    /// Replaces the set of this revision, whose number rises by one; says whether it did.
-    async fn swap(&self, expected: u64, next: &BTreeSet<UserId>) -> Result<bool>;
+    /// The document; empty at revision 0 when there was none.
+    async fn load(&self) -> Result<Versioned<Power>>;
+    /// Replaces the document of this revision, whose number rises by one; says whether it did.
+    async fn swap(&self, expected: u64, next: &Power) -> Result<bool>;
 }
 
 /// Login histories.

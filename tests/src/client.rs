@@ -141,6 +141,13 @@ impl Client {
         let body = serde_json::json!({"email": email, "password": password});
         self.post("auth_token").json(&body).send().await
     }
+
+    /// The value of a metric, by its name and labels as they stand in `/metrics`; none when it is not
+    /// there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.get("/metrics").send().await.is(200).text();
+        metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
 }
 
 impl Request {

@@ -17,6 +17,8 @@
 //! | bytes on a socket, for requests that no client library sends | [`raw`] |
 //! | somebody with an account, and what they may do | [`person`] |
 //! | tokens that nobody issued | [`forge`] |
+//! | Redis, Cassandra, and a proxy that hurts the way to them | [`servers`] |
+//! | which store the nodes of a run have | [`store`] |
 //! | waiting for a condition | [`patience`] |
 
 #![allow(
@@ -34,6 +36,8 @@ pub mod node;
 pub mod patience;
 pub mod person;
 pub mod raw;
+pub mod servers;
+pub mod store;
 
 pub use client::{Answer, Client, Request};
 pub use command::{Palisade, Run};

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write as _},
+    net::SocketAddr,
     ops::Deref,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
@@ -30,6 +31,8 @@ use crate::{
     client::{Answer, Client},
     fresh,
     patience::eventually,
+    servers::Cassandra,
+    store::{self, Keyspace, MASTER_KEY},
 };
 
 /// From start to readiness: an unoptimised build may have to make an RSA key on a busy machine.
@@ -39,11 +42,15 @@ const END: Duration = Duration::from_secs(20);
 /// How often a start is tried when somebody else was faster to take the port.
 const START_TRIES: usize = 5;
 
-const SETTINGS: [(&str, &str); 4] = [
+const LIVE: &str = "/health/live";
+const READY: &str = "/health/ready";
+
+const SETTINGS: [(&str, &str); 5] = [
     ("LOGIN_ACCOUNT_FAILURES", "off"),
     ("LOGIN_ADDRESS_FAILURES", "off"),
     ("REGISTRATION_RATE", "off"),
     ("DRAIN_GRACE", "100ms"),
+    ("JOURNAL_SIZE", "256KiB"),
 ];
 
 /// A handle of a node.
@@ -58,6 +65,7 @@ pub struct Node {
 pub struct Builder {
     settings: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
+    keyspace: Option<Arc<Keyspace>>,
 }
 
 /// A node that did not start.
@@ -78,6 +86,7 @@ struct Process {
     port: Arc<AtomicU16>,
     output: Arc<Mutex<Vec<u8>>>,
     root: OnceCell<(String, String)>,
+    keyspace: Option<Arc<Keyspace>>,
     /// Last, so that the process is dead when its directory goes.
     _own_dir: Option<TempDir>,
 }
@@ -108,6 +117,31 @@ impl Builder {
         self
     }
 
+    /// On the store of this node too, which must be a shared one.
+    #[must_use]
+    pub fn beside(mut self, other: &Node) -> Self {
+        for name in ["STORE", "MASTER_KEY"] {
+            self = self.setting(name, other.process.settings[name].clone());
+        }
+        self.keyspace = other.process.keyspace.clone();
+        self
+    }
+
+    /// On a keyspace of its own in the Cassandra that all tests share, whatever store this run has.
+    pub async fn on_cql(self) -> Self {
+        let keyspace = Arc::new(Keyspace::take().await);
+        self.on_keyspace(&keyspace, Cassandra::one().await.address())
+    }
+
+    /// On this keyspace, which it finds at this address: Cassandra's, or that of a proxy to it.
+    #[must_use]
+    pub fn on_keyspace(mut self, keyspace: &Arc<Keyspace>, address: SocketAddr) -> Self {
+        self = self.setting("STORE", format!("cql://{address}/{}", keyspace.name()));
+        self.settings.entry("MASTER_KEY".into()).or_insert_with(|| MASTER_KEY.into());
+        self.keyspace = Some(keyspace.clone());
+        self
+    }
+
     /// Starts it and awaits its readiness.
     ///
     /// # Panics
@@ -121,23 +155,38 @@ impl Builder {
     /// # Errors
     /// How it ended.
     pub async fn try_start(self) -> Result<Node, NotStarted> {
+        let node = self.make().await;
+        node.try_run(READY).await?;
+        Ok(node)
+    }
+
+    /// Starts it and awaits nothing: it may not even listen yet. See [`Node::readiness`].
+    pub async fn launch(self) -> Node {
+        let node = self.make().await;
+        node.process.port.store(free_port(), Ordering::SeqCst);
+        node.process.spawn();
+        node
+    }
+
+    async fn make(mut self) -> Node {
+        if store::is_cql() && !self.settings.contains_key("STORE") {
+            self = self.on_cql().await;
+        }
         let own_dir = self.data_dir.is_none().then(|| TempDir::new().expect("a temporary directory"));
         let data_dir = match (&self.data_dir, &own_dir) {
             (Some(given), _) => given.clone(),
             (None, own) => own.as_ref().expect("made above").path().join("data"),
         };
-        let process = Process {
+        Node::of(Arc::new(Process {
             settings: self.settings,
             data_dir,
             child: Mutex::new(None),
             port: Arc::new(AtomicU16::new(0)),
             output: Arc::default(),
             root: OnceCell::new(),
+            keyspace: self.keyspace,
             _own_dir: own_dir,
-        };
-        let node = Node::of(Arc::new(process));
-        node.try_run().await?;
-        Ok(node)
+        }))
     }
 }
 
@@ -151,7 +200,7 @@ impl Node {
     #[must_use]
     pub fn builder() -> Builder {
         let settings = SETTINGS.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Builder { settings, data_dir: None }
+        Builder { settings, data_dir: None, keyspace: None }
     }
 
     /// A node with the settings of tests that other tests use at the same time.
@@ -239,13 +288,25 @@ impl Node {
         if lock(&self.process.child).is_some() {
             self.terminate().await;
         }
-        self.try_run().await.unwrap_or_else(|why| panic!("the node did not start again: {why:?}"));
+        self.try_run(READY).await.unwrap_or_else(|why| panic!("the node did not start again: {why:?}"));
+    }
+
+    /// Starts it again after it has ended and awaits only that it lives: it may not get ready yet.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn relaunch(&self) {
+        self.try_run(LIVE).await.unwrap_or_else(|why| panic!("the node did not start again: {why:?}"));
     }
 
     /// The same data directory under other settings, once this node has ended.
     #[must_use]
     pub fn successor(&self) -> Builder {
-        Builder { settings: self.process.settings.clone(), data_dir: Some(self.process.data_dir.clone()) }
+        Builder {
+            settings: self.process.settings.clone(),
+            data_dir: Some(self.process.data_dir.clone()),
+            keyspace: self.process.keyspace.clone(),
+        }
     }
 
     /// A call of the command line with this node's data directory and settings.
@@ -328,18 +389,20 @@ impl Node {
         self.get("/health/ready").try_send().await
     }
 
-    async fn try_run(&self) -> Result<(), NotStarted> {
+    /// Until `probe` answers 200.
+    async fn try_run(&self, probe: &str) -> Result<(), NotStarted> {
         let mut tries = 0;
         loop {
             tries += 1;
             let before = lock(&self.process.output).len();
             self.process.port.store(free_port(), Ordering::SeqCst);
             self.process.spawn();
-            let ended = eventually(START, "the readiness of the node", async || {
+            let ended = eventually(START, &format!("{probe} of the node"), async || {
                 if let Some(status) = self.process.exit_status() {
                     return Some(Some(status));
                 }
-                let ready = self.readiness().await.is_ok_and(|answer| answer.status == 200);
+                let answer = self.get(probe).try_send().await;
+                let ready = answer.is_ok_and(|answer| answer.status == 200);
                 // Alive after the answer: the answer was its own.
                 (ready && self.process.exit_status().is_none()).then_some(None)
             })

@@ -1,7 +1,7 @@
 //! What Palisade promises, checked from outside: one module a noun, one test a behaviour.
 //!
-//! The tests ask a [`testkit::Node`] and do not know what store it has or whether it is alone,
-//! except those in [`process`], which are about one process and its directory.
+//! The tests of [`any_store`] ask a [`testkit::Node`] and do not know what store it has; those of
+//! [`process`] are about one process and its directory, and the embedded store in it.
 
 #![allow(missing_docs, reason = "a test is documented by its name")]
 #![allow(
@@ -12,10 +12,8 @@
     reason = "a panic is how a test fails, and a test may be large"
 )]
 
-mod accounts;
-mod http;
+#[path = "any_store.rs"]
+mod any_store;
+
 mod openapi;
-mod permissions;
 mod process;
-mod sessions;
-mod tokens;

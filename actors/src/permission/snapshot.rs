@@ -95,12 +95,22 @@ impl Snapshots {
             self.epoch(user).fetch_add(1, Ordering::SeqCst);
             self.published.remove_sync(&user);
         } else {
-            // Rare, so it may cost: every load under way is repeated, every snapshot looked at.
-            self.epochs.iter().for_each(|epoch| {
-                epoch.fetch_add(1, Ordering::SeqCst);
-            });
+            self.repeat_loads();
             self.published.retain_sync(|_, snapshot| !snapshot.rests_on(subject));
         }
+    }
+
+    /// All that is known is old from now on.
+    pub fn clear(&self) {
+        self.repeat_loads();
+        self.published.clear_sync();
+    }
+
+    /// Rare, so it may cost: every load under way is repeated.
+    fn repeat_loads(&self) {
+        self.epochs.iter().for_each(|epoch| {
+            epoch.fetch_add(1, Ordering::SeqCst);
+        });
     }
 
     /// How many snapshots there are.

@@ -1,6 +1,6 @@
 //! The session actor: starts the work, and hands one result to all who wait for the same.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use schema::{
@@ -8,7 +8,10 @@ use schema::{
     session::{MAX_SESSIONS, SecretHash, Session},
 };
 
-use super::refresh::{self, RefreshRefusal, RefreshRequest, Refreshed};
+use super::{
+    memory::Memory,
+    refresh::{self, RefreshRefusal, RefreshRequest, Refreshed},
+};
 use crate::{
     ActorError, Context,
     shard::{self, Reply},
@@ -25,6 +28,8 @@ pub(super) enum SessionMessage {
 #[derive(Clone)]
 pub(super) struct SessionActor {
     pub(super) context: Context,
+    /// Of all shards.
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Actor for SessionActor {
@@ -53,9 +58,9 @@ impl Actor for SessionActor {
                 let together = waiting.entry(presented).or_default();
                 together.push(reply);
                 if together.len() == 1 {
-                    let context = self.context.clone();
+                    let (context, memory) = (self.context.clone(), self.memory.clone());
                     tokio::spawn(async move {
-                        let refresh = async move { refresh::refresh(&context, &request).await };
+                        let refresh = async move { refresh::refresh(&context, &memory, &request).await };
                         let result = shard::isolated(refresh).await;
                         let _ = myself.send_message(SessionMessage::Refreshed(presented, result));
                     });

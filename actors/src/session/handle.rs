@@ -1,5 +1,7 @@
 //! What others see of sessions.
 
+use std::sync::Arc;
+
 use ractor::SpawnErr;
 use schema::{SessionId, UserId, session::Session};
 
@@ -22,7 +24,7 @@ pub struct SessionHandle {
 
 impl SessionHandle {
     pub(crate) async fn start(context: Context) -> Result<Self, SpawnErr> {
-        let actor = SessionActor { context: context.clone() };
+        let actor = SessionActor { context: context.clone(), memory: Arc::default() };
         Ok(Self { context, shards: Shards::start("session", actor).await? })
     }
 
@@ -53,7 +55,7 @@ impl SessionHandle {
     /// # Errors
     /// When it could not be made durable.
     pub async fn end(&self, user: UserId, session: SessionId) -> Result<Receipt, ActorError> {
-        self.finish(user, vec![session]).await
+        self.finish(user, &[session]).await
     }
 
     /// Ends every session of the user but `keep`.
@@ -62,12 +64,12 @@ impl SessionHandle {
     /// When it could not be made durable.
     pub async fn end_others(&self, user: UserId, keep: SessionId) -> Result<Receipt, ActorError> {
         let others = end::others(&self.context, user, keep).await?;
-        self.finish(user, others).await
+        self.finish(user, &others).await
     }
 
     /// Denies here and now; the rest goes on when the caller is gone.
-    async fn finish(&self, user: UserId, sessions: Vec<SessionId>) -> Result<Receipt, ActorError> {
-        let (context, denied) = (self.context.clone(), end::deny(&self.context, user, &sessions));
-        shard::isolated(async move { end::finish(&context, user, &sessions, denied).await }).await
+    async fn finish(&self, user: UserId, sessions: &[SessionId]) -> Result<Receipt, ActorError> {
+        let (facts, denied) = (self.context.facts.clone(), end::deny(&self.context, user, sessions));
+        shard::isolated(async move { facts.publish(denied).await }).await
     }
 }

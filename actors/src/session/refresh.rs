@@ -1,23 +1,25 @@
 //! Spending a refresh token: one compare-and-set, the same successor for all, an alarm on reuse.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schema::{
-    LoginId, SessionId, Timestamp, UserId,
+    LoginId, SessionId, StoreError, Timestamp, UserId,
     login::{Login, Outcome},
     session::{Presented, SecretHash, Session},
     store::Rotated,
-    user::User,
 };
 
-use super::end;
+use super::{
+    end,
+    memory::{Known, Memory},
+};
 use crate::{ActorError, Context};
 
 /// How often a lost compare-and-set is looked at again.
 const ATTEMPTS: usize = 8;
 
 /// The hash of no token.
-const NO_TOKEN: SecretHash = SecretHash::new([0; 32]);
+pub(super) const NO_TOKEN: SecretHash = SecretHash::new([0; 32]);
 
 /// How refresh tokens live.
 #[derive(Debug, Clone, Copy)]
@@ -64,31 +66,44 @@ pub enum RefreshRefusal {
 
 pub(super) async fn refresh(
     context: &Context,
+    memory: &Arc<Memory>,
     request: &RefreshRequest,
 ) -> Result<Result<Refreshed, RefreshRefusal>, ActorError> {
-    let stores = &context.stores;
-    let (user, session) = tokio::try_join!(
-        stores.users.get(request.user),
-        stores.sessions.get(request.user, request.session),
-    )?;
-    let (Some(user), Some(mut session)) = (user, session) else { return Ok(Err(RefreshRefusal::Revoked)) };
+    const REVOKED: Result<Refreshed, RefreshRefusal> = Err(RefreshRefusal::Revoked);
+    let sessions = &context.stores.sessions;
+    let known = memory.known(context, request.session, &request.presented);
+    let mut from_memory = known.is_some();
+    let Some(mut seen) = (match known {
+        Some(known) => Some(known),
+        None => look(context, request).await?,
+    }) else {
+        return Ok(REVOKED);
+    };
     let mut confirmed = false;
     for _ in 0..ATTEMPTS {
         let now = context.clock.now();
         let policy = context.refresh;
-        let presented = session.presented(&request.presented, now, policy.grace);
+        let session = &seen.session;
+        let mut presented = session.presented(&request.presented, now, policy.grace);
         let looks_stale = presented == Presented::Reused || request.version > session.user_version;
         if looks_stale && !confirmed {
             // A plain read may be behind, in a store of several nodes; a compare-and-set is not, also
             // one that cannot win. Only what it says is reason for an alarm.
-            match stores.sessions.rotate(&NO_TOKEN, &session).await? {
-                Rotated::Lost(current) => (session, confirmed) = (*current, true),
-                Rotated::Done | Rotated::Gone => return Ok(Err(RefreshRefusal::Revoked)),
+            let unknown = Session { live: NO_TOKEN, ..session.clone() };
+            match sessions.rotate(&unknown, session).await? {
+                Rotated::Lost(current) => (seen.session, confirmed) = (*current, true),
+                Rotated::Done | Rotated::Gone => return Ok(REVOKED),
             }
             continue;
         }
-        if is_dead(context, request, &user, &session) {
-            return Ok(Err(RefreshRefusal::Revoked));
+        if is_dead(context, request, &seen) {
+            return Ok(REVOKED);
+        }
+        if presented == Presented::Reused
+            && session.live == request.successor
+            && memory.is_owed(session, &request.presented, now, policy.grace)
+        {
+            presented = Presented::Grace { successor_expires_at: session.expires_at };
         }
         let version = session.user_version;
         match presented {
@@ -97,33 +112,67 @@ pub(super) async fn refresh(
                 // Whole seconds, as the token says it.
                 let expires_at = Timestamp::from_secs(now.plus(policy.ttl).as_secs());
                 let next = session.rotated(request.successor, expires_at, now, policy.grace);
-                match stores.sessions.rotate(&request.presented, &next).await? {
-                    Rotated::Done => return Ok(Ok(Refreshed { version, expires_at })),
-                    Rotated::Lost(current) => (session, confirmed) = (*current, true),
-                    Rotated::Gone => return Ok(Err(RefreshRefusal::Revoked)),
+                match sessions.rotate(session, &next).await {
+                    Ok(Rotated::Done) => {
+                        memory.know(Known { session: next, ..seen });
+                        return Ok(Ok(Refreshed { version, expires_at }));
+                    }
+                    Ok(Rotated::Gone) => return Ok(REVOKED),
+                    Ok(Rotated::Lost(current)) => {
+                        if std::mem::take(&mut from_memory) {
+                            // What is known of the user may be as old as what was known of the session.
+                            let Some(fresh) = look(context, request).await? else { return Ok(REVOKED) };
+                            seen = fresh;
+                        }
+                        (seen.session, confirmed) = (*current, true);
+                    }
+                    Err(error) => {
+                        if matches!(error, StoreError::Unavailable(_)) {
+                            // At once: the next one who shows the token may be waiting already.
+                            memory.was_unanswered(session.live, now);
+                            settle(context, memory, session, request.successor);
+                        }
+                        return Err(error.into());
+                    }
                 }
             }
             Presented::Grace { successor_expires_at: expires_at } => {
                 return Ok(Ok(Refreshed { version, expires_at }));
             }
             Presented::Reused => {
-                revoke_reused(context, request, &session).await?;
-                return Ok(Err(RefreshRefusal::Revoked));
+                revoke_reused(context, request, &seen.session).await?;
+                return Ok(REVOKED);
             }
         }
     }
     Err(ActorError::Busy)
 }
 
-/// Whether the session or the user's permission to use it ended. The version that was heard counts
-/// beside the stored one: a revocation may be known here before the store has it.
-fn is_dead(context: &Context, request: &RefreshRequest, user: &User, session: &Session) -> bool {
+/// As it is stored; `None` when the user or the session is not there, or may not log in.
+async fn look(context: &Context, request: &RefreshRequest) -> Result<Option<Known>, ActorError> {
+    let stores = &context.stores;
+    let at = context.clock.now();
+    let (user, session) = tokio::try_join!(
+        stores.users.get(request.user),
+        stores.sessions.get(request.user, request.session),
+    )?;
+    let active = user.filter(|user| user.active);
+    Ok(active.zip(session).map(|(user, session)| Known { session, user_version: user.version, at }))
+}
+
+fn settle(context: &Context, memory: &Arc<Memory>, previous: &Session, successor: SecretHash) {
+    let (context, memory, previous) = (context.clone(), memory.clone(), previous.clone());
+    tokio::spawn(async move { memory.settle(&context, &previous, successor).await });
+}
+
+/// Whether the session ended. The version that was heard counts beside the stored one: a revocation
+/// may be known here before the store has it.
+fn is_dead(context: &Context, request: &RefreshRequest, seen: &Known) -> bool {
     let denials = context.facts.denials();
-    let at_least = user.version.max(denials.user_version(user.id));
-    !user.active
-        || denials.refuses_session(session.id)
-        || session.user_version < at_least
-        || request.version < session.user_version
+    let at_least = seen.user_version.max(denials.user_version(request.user));
+    denials.refuses_session(request.session)
+        || seen.session.user_version < at_least
+        || request.version < seen.session.user_version
 }
 
 /// Somebody has a copy of a spent token: nobody can tell the thief from the owner, so the session
@@ -146,7 +195,7 @@ async fn revoke_reused(
     };
     let ended = [request.session];
     let denied = end::deny(context, request.user, &ended);
-    tokio::try_join!(end::finish(context, request.user, &ended, denied), async {
+    tokio::try_join!(context.facts.publish(denied), async {
         Ok(context.stores.logins.record(&login).await?)
     })?;
     Ok(())

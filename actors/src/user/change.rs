@@ -155,7 +155,7 @@ async fn renew_session(
     // Gone: somebody ended it meanwhile, and its fact refuses the tokens that the caller gets.
     let Some(mut session) = sessions.get(user, id).await? else { return Ok(()) };
     for _ in 0..ATTEMPTS {
-        match sessions.rotate(&session.live, &renew(&session)).await? {
+        match sessions.rotate(&session, &renew(&session)).await? {
             Rotated::Done | Rotated::Gone => return Ok(()),
             Rotated::Lost(current) => session = *current,
         }

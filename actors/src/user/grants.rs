@@ -4,14 +4,12 @@ use schema::{
     Subject, UserId,
     fact::FactKind,
     permission::{ALL_ALL, Grant, Permission, Role},
+    power::Loss,
     store::Added,
 };
 
 use super::UserError;
-use crate::{
-    Context, Receipt,
-    superusers::{self, Leave, Loss},
-};
+use crate::{Context, Receipt, superusers};
 
 /// A role or a direct permission, to be given or taken.
 #[derive(Debug, Clone)]
@@ -47,18 +45,14 @@ pub(super) async fn give(context: &Context, user: UserId, change: GrantChange) -
 pub(super) async fn take(context: &Context, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
     let _one_at_a_time = context.power.lock().await;
     let loss = match &change {
-        GrantChange::Role(role) => Some(Loss::Role(user, role.id)),
+        GrantChange::Role(role) => Loss::Role(user, role.id),
         GrantChange::Permission(permission) if permission.name.as_str() == ALL_ALL => {
-            Some(Loss::Permission(user, permission.id))
+            Loss::Permission(user, permission.id)
         }
-        GrantChange::Permission(_) => None,
+        GrantChange::Permission(_) => return take_unasked(context, user, &change).await,
     };
-    if let Some(loss) = loss
-        && superusers::leave(&context.stores, loss).await? == Leave::LastOne
-    {
-        return Err(UserError::LastSuperuser);
-    }
-    take_unasked(context, user, &change).await
+    let taken = superusers::lose(context, loss, take_unasked(context, user, &change)).await?;
+    taken.ok_or(UserError::LastSuperuser)
 }
 
 /// Takes everything that gives `all_all`; says whether there was any.
@@ -67,13 +61,20 @@ pub(super) async fn take_power(context: &Context, user: UserId, even_last: bool)
     let _one_at_a_time = context.power.lock().await;
     let effective = stores.grants.effective(user).await?;
     let Some(all_all) = superusers::all_all(&effective) else { return Ok(false) };
-    if !even_last && superusers::leave(stores, Loss::User(user)).await? == Leave::LastOne {
-        return Err(UserError::LastSuperuser);
-    }
     let direct = effective.direct.into_iter().filter(|permission| permission.id == all_all);
     let roles = effective.roles.into_iter().filter(|role| role.permissions.contains(&all_all));
-    for change in direct.map(GrantChange::Permission).chain(roles.map(GrantChange::Role)) {
-        take_unasked(context, user, &change).await?;
+    let all: Vec<_> = direct.map(GrantChange::Permission).chain(roles.map(GrantChange::Role)).collect();
+    let take_all = async {
+        for change in &all {
+            take_unasked(context, user, change).await?;
+        }
+        Ok::<_, UserError>(())
+    };
+    if even_last {
+        take_all.await?;
+    } else {
+        let taken = superusers::lose(context, Loss::User(user), take_all).await?;
+        taken.ok_or(UserError::LastSuperuser)?;
     }
     superusers::recount(stores).await?;
     Ok(true)

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     ActorError, Context, Receipt,
+    facts::Rows,
     shard::{self, Shards},
 };
 
@@ -97,18 +98,11 @@ impl UserHandle {
     /// here before anything is waited for.
     ///
     /// # Errors
-    /// `NotFound`, or it was not made durable.
-    pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, UserError> {
-        let denied = self.context.facts.deny(&[FactKind::UserVersion { user, at_least }]);
-        let this = self.clone();
-        let finish = async move {
-            // Published also when the shard is full: who is told to come back is refused by then.
-            let receipt = this.context.facts.publish(denied).await;
-            let told = this
-                .serially(user, async move |context| revoke::all_sessions(&context, user, at_least).await);
-            Ok(told.await.and(receipt.map_err(UserError::from)))
-        };
-        shard::isolated(finish).await?
+    /// When it was not made durable.
+    pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, ActorError> {
+        let facts = self.context.facts.clone();
+        let denied = facts.deny(&[FactKind::UserVersion { user, at_least }], Rows::End);
+        shard::isolated(async move { facts.publish(denied).await }).await
     }
 
     /// Enables or disables; gives the user as it is now.

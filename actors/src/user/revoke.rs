@@ -1,23 +1,9 @@
-//! Taking everything from a user: log out everywhere, disable, delete.
+//! Taking everything from a user: disable, delete.
 
-use schema::{Subject, UserId, fact::FactKind, user::User};
+use schema::{Subject, UserId, fact::FactKind, power::Loss, user::User};
 
 use super::{UserError, change::update};
-use crate::{
-    Context, Receipt,
-    superusers::{self, Leave, Loss},
-};
-
-/// Tells the store that sessions of lower versions have ended. They are denied already.
-pub(super) async fn all_sessions(context: &Context, user: UserId, at_least: u64) -> Result<(), UserError> {
-    update(context, user, |user| {
-        user.version = user.version.max(at_least);
-        Ok(())
-    })
-    .await?;
-    context.stores.sessions.end_older(user, at_least).await?;
-    Ok(())
-}
+use crate::{Context, Receipt, superusers};
 
 /// Lets the user log in again, or no more. Done before is done again: the first time may have
 /// stopped half-way.
@@ -38,7 +24,12 @@ pub(super) async fn set_active(
         let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
         return Ok((user, context.facts.take_away(&[changed]).await?));
     }
-    may_lose_power(context, id).await?;
+    let disabled = superusers::lose(context, Loss::User(id), disable(context, user)).await?;
+    disabled.ok_or(UserError::LastSuperuser)
+}
+
+async fn disable(context: &Context, user: User) -> Result<(User, Receipt), UserError> {
+    let id = user.id;
     if !user.active {
         let at_least = user.version;
         return Ok((user, context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?));
@@ -80,13 +71,18 @@ pub(super) async fn kill_tokens(
     Ok((updated?, receipt))
 }
 
-/// Removes the user and all it has. The facts are durable first: afterwards nobody could say what
-/// to refuse.
+/// Removes the user and all it has.
 pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, UserError> {
     let _one_at_a_time = context.power.lock().await;
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    may_lose_power(context, id).await?;
-    let at_least = next_version(context, &user);
+    let deleted = superusers::lose(context, Loss::User(id), remove(context, &user)).await?;
+    deleted.ok_or(UserError::LastSuperuser)
+}
+
+/// The facts are durable first: afterwards nobody could say what to refuse.
+async fn remove(context: &Context, user: &User) -> Result<Receipt, UserError> {
+    let id = user.id;
+    let at_least = next_version(context, user);
     context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let deleted = context.stores.users.delete(id).await;
     // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
@@ -100,11 +96,4 @@ pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, Use
 /// The version that no token carries yet.
 fn next_version(context: &Context, user: &User) -> u64 {
     user.version.max(context.facts.denials().user_version(user.id)).saturating_add(1)
-}
-
-async fn may_lose_power(context: &Context, id: UserId) -> Result<(), UserError> {
-    match superusers::leave(&context.stores, Loss::User(id)).await? {
-        Leave::Granted => Ok(()),
-        Leave::LastOne => Err(UserError::LastSuperuser),
-    }
 }

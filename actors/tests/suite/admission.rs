@@ -94,11 +94,14 @@ async fn denying_is_not_turned_away_when_the_shard_is_full() {
     let hold = world.faults.hold_calls("users.get", 1);
     let change = || world.actors.users.change_profile(ann.id, ProfileChange::default());
     let waiting = filled(change);
+    within("the first is at work", hold.reached(1)).await;
+    assert_eq!(change().now_or_never(), Some(Err(UserError::Actor(ActorError::Busy))));
     within("the end", world.actors.sessions.end(ann.id, session.id)).await.unwrap();
     assert!(!world.has_row(ann.id, session.id).await);
-    let all = world.actors.users.end_all_sessions(ann.id, 1).await;
-    assert_eq!(all, Err(UserError::Actor(ActorError::Busy)));
-    assert!(world.refuses(ann.id, session.id, 0));
+    let other = world.samples.stored_session(&world.stores, ann.id).await;
+    within("the end of all", world.actors.users.end_all_sessions(ann.id, 1)).await.unwrap();
+    assert!(world.refuses(ann.id, other.id, 0));
+    assert!(!world.has_row(ann.id, other.id).await);
     hold.release();
     within("all who were taken", join_all(waiting)).await;
 }

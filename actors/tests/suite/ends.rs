@@ -1,10 +1,10 @@
 //! Ending sessions.
 
-use actors::ActorError;
+use actors::{ActorError, Durability, end_rows};
 use futures_util::FutureExt as _;
-use schema::{Fact, FactKind, UserId, session::Session};
+use schema::{FactKind, UserId, conformance::sample::first, session::Session, store::Replaced};
 
-use crate::world::{REFRESH, START, World, abandoned, eventually, within};
+use crate::world::{ACCESS_TTL, START, World, abandoned, eventually, within};
 
 async fn begun(sessions: usize) -> (World, UserId, Vec<Session>) {
     let world = World::start().await;
@@ -18,6 +18,12 @@ async fn begun(sessions: usize) -> (World, UserId, Vec<Session>) {
 
 fn revoked(session: &Session) -> FactKind {
     FactKind::SessionRevoked { user: session.user, session: session.id }
+}
+
+/// Which of these have a row.
+async fn rows(world: &World, sessions: &[Session]) -> Vec<bool> {
+    let left = world.stores.sessions.list(sessions[0].user, first()).await.unwrap().items;
+    sessions.iter().map(|session| left.iter().any(|left| left.id == session.id)).collect()
 }
 
 #[tokio::test]
@@ -60,46 +66,40 @@ async fn an_end_that_is_asked_for_once_and_dropped_at_once_goes_on() {
 }
 
 #[tokio::test]
-async fn an_end_that_cannot_be_published_still_ends_the_row_and_is_an_error() {
+async fn an_end_that_cannot_be_published_refuses_here_is_an_error_and_can_be_asked_for_again() {
     let (world, user, sessions) = begun(1).await;
+    let end = async || within("the end", world.actors.sessions.end(user, sessions[0].id)).await;
     world.faults.fail("sink.publish", 1);
-    let end = within("the end", world.actors.sessions.end(user, sessions[0].id)).await;
-    assert_eq!(end, Err(ActorError::Unavailable));
+    assert_eq!(end().await, Err(ActorError::Unavailable));
     assert!(world.refuses(user, sessions[0].id, 0));
+    assert_eq!(end().await.unwrap().durability, Durability::Store);
     assert!(!world.has_row(user, sessions[0].id).await);
 }
 
 #[tokio::test]
-async fn a_row_that_goes_at_a_later_try_needs_no_longer_fact() {
+async fn the_fact_of_an_end_lives_as_long_as_access_tokens() {
+    let (world, user, sessions) = begun(1).await;
+    world.actors.sessions.end(user, sessions[0].id).await.unwrap();
+    let published = world.sink.published();
+    assert_eq!(published.iter().map(|fact| fact.until).collect::<Vec<_>>(), [START.plus(ACCESS_TTL)]);
+    // Then the row is gone, so nothing is left to refuse.
+    world.facts.denials().forget(START.plus(ACCESS_TTL * 2), std::time::Duration::ZERO);
+    assert!(!world.has_row(user, sessions[0].id).await);
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_go_is_said_and_goes_later() {
     let (world, user, sessions) = begun(1).await;
     world.faults.fail("sessions.end", 2);
-    within("the end", world.actors.sessions.end(user, sessions[0].id)).await.unwrap();
+    let receipt = within("the end", world.actors.sessions.end(user, sessions[0].id)).await.unwrap();
+    assert_eq!(receipt.durability, Durability::Journal);
+    assert!(world.refuses(user, sessions[0].id, 0));
+    assert!(world.has_row(user, sessions[0].id).await);
+    assert_eq!(world.sink.catch_up().await, 1, "not yet");
+    assert!(world.has_row(user, sessions[0].id).await);
+    assert_eq!(world.sink.catch_up().await, 0);
     assert!(!world.has_row(user, sessions[0].id).await);
     assert_eq!(world.sink.times(revoked(&sessions[0])), 1);
-}
-
-#[tokio::test]
-async fn a_row_that_does_not_go_is_refused_as_long_as_its_refresh_token_lives() {
-    let (world, user, sessions) = begun(1).await;
-    world.faults.fail("sessions.end", 100);
-    within("the end", world.actors.sessions.end(user, sessions[0].id)).await.unwrap();
-    assert!(world.has_row(user, sessions[0].id).await);
-    let until = START.plus(REFRESH.ttl);
-    assert_eq!(world.sink.published().last(), Some(&Fact { kind: revoked(&sessions[0]), until }));
-    assert!(until >= sessions[0].expires_at);
-    // Here too it is remembered for so long.
-    world.facts.denials().forget(sessions[0].expires_at, std::time::Duration::ZERO);
-    assert!(world.refuses(user, sessions[0].id, 0));
-}
-
-#[tokio::test]
-async fn a_row_that_does_not_go_and_a_fact_that_is_not_published_is_an_error() {
-    let (world, user, sessions) = begun(1).await;
-    world.faults.fail("sessions.end", 100);
-    world.faults.fail("sink.publish", 2);
-    let end = within("the end", world.actors.sessions.end(user, sessions[0].id)).await;
-    assert_eq!(end, Err(ActorError::Unavailable));
-    assert!(world.refuses(user, sessions[0].id, 0));
 }
 
 #[tokio::test]
@@ -110,26 +110,32 @@ async fn the_others_end_also_when_their_asker_is_gone() {
     let refused = |session: &Session| world.refuses(user, session.id, 0);
     assert_eq!(sessions.iter().map(refused).collect::<Vec<_>>(), [true, true, false, true, true]);
     hold.release();
-    eventually("the rows go", async || {
-        let left = world.stores.sessions.list(user, schema::conformance::sample::first()).await.unwrap();
-        left.items.len() == 1 && left.items[0].id == sessions[2].id
-    })
-    .await;
+    let kept = [false, false, true, false, false];
+    eventually("the rows go", async || rows(&world, &sessions).await == kept).await;
     let published = sessions.iter().map(|session| world.sink.has(revoked(session)));
     assert_eq!(published.collect::<Vec<_>>(), [true, true, false, true, true]);
 }
 
 #[tokio::test]
-async fn of_the_others_only_those_whose_row_stays_are_refused_for_long() {
-    let (world, user, sessions) = begun(3).await;
-    world.faults.fail("sessions.end", 3);
-    within("the end", world.actors.sessions.end_others(user, sessions[0].id)).await.unwrap();
-    let until = START.plus(REFRESH.ttl);
-    let long: Vec<_> = world.sink.published().into_iter().filter(|fact| fact.until == until).collect();
-    assert_eq!(long.len(), 1, "{long:?}");
-    let rows = [world.has_row(user, sessions[1].id).await, world.has_row(user, sessions[2].id).await];
-    let of_long = |session: &Session| long[0].kind == revoked(session);
-    assert_eq!(rows, [of_long(&sessions[1]), of_long(&sessions[2])]);
+async fn of_the_others_those_whose_row_stays_go_later() {
+    let (world, user, sessions) = begun(4).await;
+    world.faults.fail("sessions.end", 2);
+    let ended = within("the end", world.actors.sessions.end_others(user, sessions[0].id)).await;
+    assert_eq!(ended.unwrap().durability, Durability::Journal);
+    assert_eq!(rows(&world, &sessions).await.iter().filter(|row| **row).count(), 3);
+    assert!(sessions[1..].iter().all(|session| world.refuses(user, session.id, 0)));
+    assert_eq!(world.sink.catch_up().await, 0);
+    assert_eq!(rows(&world, &sessions).await, [true, false, false, false]);
+}
+
+#[tokio::test]
+async fn others_who_cannot_be_read_are_an_error_and_nobody_is_refused() {
+    let (world, user, sessions) = begun(2).await;
+    world.faults.fail("sessions.list", 1);
+    let ended = world.actors.sessions.end_others(user, sessions[0].id).await;
+    assert_eq!(ended, Err(ActorError::Unavailable));
+    assert!(!world.refuses(user, sessions[1].id, 0));
+    assert_eq!(world.sink.published(), []);
 }
 
 #[tokio::test]
@@ -141,19 +147,81 @@ async fn all_sessions_end_also_when_their_asker_is_gone() {
     within("the sink is asked", hold.reached(1)).await;
     hold.release();
     eventually("the stored version rises", async || world.stored(user).await.version == 1).await;
-    for session in &sessions {
-        eventually("the row goes", async || !world.has_row(user, session.id).await).await;
-    }
+    eventually("the rows go", async || rows(&world, &sessions).await == [false, false]).await;
     assert!(world.sink.has(FactKind::UserVersion { user, at_least: 1 }));
     assert!(!world.refuses(user, sessions[0].id, 1));
 }
 
 #[tokio::test]
-async fn all_sessions_end_in_the_store_though_the_fact_is_not_published() {
+async fn an_end_of_all_that_cannot_be_published_refuses_here_and_is_an_error() {
     let (world, user, sessions) = begun(1).await;
+    let end = async || within("the end", world.actors.users.end_all_sessions(user, 1)).await;
     world.faults.fail("sink.publish", 1);
-    let end = within("the end", world.actors.users.end_all_sessions(user, 1)).await;
-    assert_eq!(end, Err(ActorError::Unavailable.into()));
+    assert_eq!(end().await, Err(ActorError::Unavailable));
+    assert!(world.refuses(user, sessions[0].id, 0));
+    end().await.unwrap();
     assert_eq!(world.stored(user).await.version, 1);
+    assert!(!world.has_row(user, sessions[0].id).await);
+}
+
+#[tokio::test]
+async fn an_end_of_all_that_the_store_is_not_told_is_done_later_at_every_step() {
+    for step in ["users.get", "users.replace", "sessions.end_older"] {
+        let (world, user, sessions) = begun(2).await;
+        world.faults.fail(step, 1);
+        let ended = within("the end", world.actors.users.end_all_sessions(user, 1)).await.unwrap();
+        assert_eq!(ended.durability, Durability::Journal, "{step}");
+        assert!(world.refuses(user, sessions[0].id, 0), "{step}");
+        assert_eq!(rows(&world, &sessions).await, [true, true], "{step}");
+        assert_eq!(world.sink.catch_up().await, 0, "{step}");
+        assert_eq!(rows(&world, &sessions).await, [false, false], "{step}");
+        assert_eq!(world.stored(user).await.version, 1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_ended_end_again_without_harm_and_later_sessions_stay() {
+    let (world, user, sessions) = begun(1).await;
+    let all = FactKind::UserVersion { user, at_least: 1 };
+    end_rows(&world.stores, &all).await.unwrap();
+    let later = Session { user_version: 1, ..world.samples.session(user) };
+    world.actors.sessions.open(later.clone()).await.unwrap();
+    for kind in [all, revoked(&sessions[0]), all] {
+        end_rows(&world.stores, &kind).await.unwrap();
+        assert!(world.has_row(user, later.id).await, "{kind:?}");
+    }
+    // A version that was passed long ago is not brought back.
+    end_rows(&world.stores, &FactKind::UserVersion { user, at_least: 3 }).await.unwrap();
+    end_rows(&world.stores, &FactKind::UserVersion { user, at_least: 2 }).await.unwrap();
+    assert_eq!(world.stored(user).await.version, 3);
+    assert!(!world.has_row(user, later.id).await);
+}
+
+#[tokio::test]
+async fn rows_of_nobody_need_nothing() {
+    let (world, user, sessions) = begun(1).await;
+    world.stores.users.delete(user).await.unwrap();
+    for kind in [revoked(&sessions[0]), FactKind::UserVersion { user, at_least: 1 }] {
+        end_rows(&world.stores, &kind).await.unwrap();
+    }
+    assert!(world.stores.users.get(user).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_version_is_raised_over_what_somebody_else_changes_meanwhile() {
+    let (world, user, sessions) = begun(1).await;
+    let mut changed = world.stored(user).await;
+    let hold = world.faults.hold_calls("users.replace", 1);
+    let end = world.actors.users.end_all_sessions(user, 1);
+    let (ended, ()) = tokio::join!(within("the end", end), async {
+        within("it is about to write", hold.reached(1)).await;
+        changed.first_name = Some("Ann".into());
+        changed.revision += 1;
+        assert_eq!(world.stores.users.replace(&changed).await.unwrap(), Replaced::Done);
+        hold.release();
+    });
+    assert_eq!(ended.unwrap().durability, Durability::Store);
+    let stored = world.stored(user).await;
+    assert_eq!((stored.first_name.as_deref(), stored.version), (Some("Ann"), 1));
     assert!(!world.has_row(user, sessions[0].id).await);
 }

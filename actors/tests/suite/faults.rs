@@ -5,7 +5,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,8 @@ use schema::{
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
-    session::{SecretHash, Session},
+    power::Power,
+    session::Session,
     store::{
         Added, Created, GrantsStore, Logins, Permissions, Replaced, Result, Roles, Rotated, Sessions,
         Superusers, Users, Versioned,
@@ -102,6 +103,17 @@ impl Faults {
         lock(&self.calls).get(method).copied().unwrap_or(0)
     }
 
+    /// How often the store was called, whatever for.
+    pub fn store_calls(&self) -> usize {
+        let calls = lock(&self.calls);
+        calls.iter().filter(|(method, _)| !method.starts_with("sink.")).map(|(_, calls)| calls).sum()
+    }
+
+    /// All works again. Who is held stays held.
+    pub fn clear(&self) {
+        lock(&self.turns).clear();
+    }
+
     pub async fn around<T: Send + 'static>(
         &self,
         method: &'static str,
@@ -183,7 +195,7 @@ behind_faults!(users: Users {
 behind_faults!(sessions: Sessions {
     open(session: &Session, max: usize) -> Vec<SessionId>;
     get(user: UserId, id: SessionId) -> Option<Session>;
-    rotate(expected: &SecretHash, next: &Session) -> Rotated;
+    rotate(previous: &Session, next: &Session) -> Rotated;
     end(user: UserId, id: SessionId) -> bool;
     end_older(user: UserId, version: u64) -> ();
     list(user: UserId, page: PageOf<SessionId>) -> Page<Session, SessionId>;
@@ -216,8 +228,8 @@ behind_faults!(grants: GrantsStore {
 });
 
 behind_faults!(superusers: Superusers {
-    load() -> Versioned<BTreeSet<UserId>>;
-    swap(expected: u64, next: &BTreeSet<UserId>) -> bool;
+    load() -> Versioned<Power>;
+    swap(expected: u64, next: &Power) -> bool;
 });
 
 behind_faults!(logins: Logins {

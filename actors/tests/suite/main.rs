@@ -15,9 +15,12 @@
 mod admission;
 mod catalogue;
 mod ends;
+mod facts;
 mod faults;
 mod permissions;
 mod refresh;
 mod superusers;
+mod two_nodes;
+mod unanswered;
 mod users;
 mod world;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use actors::superusers::PowerLock;
-use actors::{Actors, Context, Durability, FactSink, Facts, Lifetimes, Receipt, session::RefreshPolicy};
+use actors::{
+    Actors, Context, Durability, FactSink, Facts, Lifetimes, Receipt, Rows, end_rows, session::RefreshPolicy,
+};
 use async_trait::async_trait;
 use schema::{
     Clock, Entropy, Fact, FactKind, SessionId, Stores, Timestamp, UserId,
@@ -55,7 +57,7 @@ impl World {
         let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
         let faults = Arc::<Faults>::default();
         let clock = Arc::new(ManualClock(AtomicU64::new(START.as_millis())));
-        let sink = Arc::new(Sink { faults: faults.clone(), published: Mutex::default() });
+        let sink = Arc::new(Sink::new(faulty(&stores, &faults), faults.clone()));
         let node = node(&stores, &faults, &clock, &sink).await;
         Self { stores, faults, clock, sink, samples: Samples::at(START), node, _directory: directory }
     }
@@ -152,13 +154,20 @@ impl Entropy for Seeded {
     }
 }
 
-/// Keeps the facts that were published; fails and waits as `sink.publish`.
+/// Does what a node's own does, without a disk and peers: keeps the facts that were published, ends
+/// rows in the store, and remembers those that could not be ended. Fails and waits as `sink.publish`.
 pub struct Sink {
+    stores: Stores,
     faults: Arc<Faults>,
     published: Mutex<Vec<Fact>>,
+    left: Mutex<Vec<FactKind>>,
 }
 
 impl Sink {
+    fn new(stores: Stores, faults: Arc<Faults>) -> Self {
+        Self { stores, faults, published: Mutex::default(), left: Mutex::default() }
+    }
+
     /// In the order of publishing.
     pub fn published(&self) -> Vec<Fact> {
         lock(&self.published).clone()
@@ -171,14 +180,35 @@ impl Sink {
     pub fn times(&self, kind: FactKind) -> usize {
         lock(&self.published).iter().filter(|fact| fact.kind == kind).count()
     }
+
+    /// Tries again to end the rows that are left; says how many are left still.
+    pub async fn catch_up(&self) -> usize {
+        let kinds = std::mem::take(&mut *lock(&self.left));
+        self.end(kinds).await
+    }
+
+    /// Says how many are left.
+    async fn end(&self, kinds: impl IntoIterator<Item = FactKind>) -> usize {
+        let mut left = Vec::new();
+        for kind in kinds {
+            if end_rows(&self.stores, &kind).await.is_err() {
+                left.push(kind);
+            }
+        }
+        lock(&self.left).extend_from_slice(&left);
+        left.len()
+    }
 }
 
 #[async_trait]
 impl FactSink for Sink {
-    async fn publish(&self, facts: &[Fact]) -> StoreResult<Receipt> {
+    async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt> {
         let publish = async {
             lock(&self.published).extend_from_slice(facts);
-            Ok(Receipt { visible: 0, live: 0, durability: Durability::Store })
+            let ends = facts.iter().filter(|_| rows == Rows::End);
+            let left = self.end(ends.map(|fact| fact.kind).collect::<Vec<_>>()).await;
+            let durability = if left == 0 { Durability::Store } else { Durability::Journal };
+            Ok(Receipt { visible: 0, live: 0, durability })
         };
         self.faults.around("sink.publish", publish).await
     }

@@ -16,6 +16,7 @@ pub(super) fn command() -> Command {
         .subcommand(app())
         .subcommand(superuser())
         .subcommand(keys())
+        .subcommand(schema())
         .subcommand(Command::new("check-config").about("Read the settings and say what is wrong with them"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document"));
     SPECS.iter().filter(|spec| spec.flag).fold(palisade, |palisade, spec| {
@@ -57,6 +58,12 @@ fn keys() -> Command {
         .subcommand(Command::new("list").about("List them"))
         .subcommand(Command::new("rotate").about("The next key signs from now on, the old one only verifies"))
         .subcommand(retire)
+}
+
+fn schema() -> Command {
+    group("schema", "The tables of a CQL store, for operators who set STORE_MIGRATE to off")
+        .subcommand(Command::new("status").about("Say which migrations are applied and which are not"))
+        .subcommand(Command::new("migrate").about("Make what is missing; nodes may run meanwhile"))
 }
 
 fn person(command: Command) -> Command {

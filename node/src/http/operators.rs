@@ -25,11 +25,27 @@ pub struct Health {
     /// The node's name.
     node: String,
     version: &'static str,
+    /// `up`, `connecting`, `down` or `refused`: what needs the store is answered 503 unless it is up.
+    store: &'static str,
+    /// `ok`, `waiting` (for the store, with revocations that the ledger does not have yet) or `full`
+    /// (then revocations are refused, too).
+    journal: &'static str,
 }
 
 impl Health {
     fn of(app: &App, status: &'static str) -> Json<Self> {
-        Json(Self { status, node: app.identity.name.clone(), version: env!("CARGO_PKG_VERSION") })
+        let log = app.log.state();
+        Json(Self {
+            status,
+            node: app.identity.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            store: app.backing.health().state,
+            journal: match (log.full, log.failing) {
+                (true, _) => "full",
+                (false, true) => "waiting",
+                (false, false) => "ok",
+            },
+        })
     }
 }
 
@@ -42,13 +58,27 @@ pub async fn live(State(app): State<Arc<App>>) -> Json<Health> {
 /// Whether the node takes traffic
 #[utoipa::path(
     get, path = "/health/ready", tag = "operators",
-    responses((status = 200, body = Health), (status = 503, description = "Draining, or the store does not answer", body = ProblemBody)),
+    responses((status = 200, body = Health), (status = 503, description = "Draining, or not up yet", body = ProblemBody)),
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
-    if !app.is_ready() {
+    if app.is_draining() {
         return Err(Problem::unavailable("draining", "The node is shutting down"));
     }
-    app.stores.upkeep.ping().await?;
+    if !app.is_informed() {
+        return Err(Problem::unavailable(
+            "not_up",
+            match app.backing.health().state {
+                "up" => "The node reads what has been revoked",
+                "refused" => "The database does not let this node work with it; see the log",
+                _ => "The node has not reached the database yet",
+            },
+        ));
+    }
+    // A file that failed is opened again by this. A shared store that is down is no reason to take
+    // traffic away: it is down for all nodes, and they go on answering about tokens.
+    if !app.backing.is_shared() {
+        app.stores.upkeep.ping().await?;
+    }
     Ok(Health::of(&app, "ready"))
 }
 

@@ -11,7 +11,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use schema::Entropy;
+use schema::{Entropy, Refusal};
 use tracing::Instrument as _;
 
 use super::problem::Problem;
@@ -45,7 +45,10 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
     // RFC 9112, section 3.2: without Host it is no HTTP/1.1.
     let nameless = request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST);
-    let mut response = if nameless {
+    let uninformed = !app.is_informed() && needs_knowledge(request.uri().path());
+    let mut response = if uninformed {
+        Problem::from(Refusal::CannotKnow).into_response()
+    } else if nameless {
         Problem::new(StatusCode::BAD_REQUEST, "host_missing", "The Host header is missing").into_response()
     } else {
         let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span.clone()).await;
@@ -57,7 +60,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
         response = problem.into_answer(id.to_str().unwrap_or_default(), response);
     }
     response.headers_mut().insert(REQUEST_ID, id);
-    if !app.is_ready() {
+    if app.is_draining() {
         // Clients move to another node; hyper closes the connection after this answer.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -74,6 +77,12 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
     });
     response
+}
+
+/// Whether an answer rests on keys or on what has been taken away: all but what operators watch, and
+/// the documentation.
+fn needs_knowledge(path: &str) -> bool {
+    ["/api/", "/auth_request", "/.well-known/"].iter().any(|root| path.starts_with(root))
 }
 
 #[allow(clippy::disallowed_methods, reason = "a duration for metrics; nothing is decided by it")]

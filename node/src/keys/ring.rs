@@ -41,9 +41,10 @@ pub(crate) struct Signer {
     pub(crate) key: EncodingKey,
 }
 
+#[derive(Default)]
 struct Opened {
     revision: u64,
-    signer: Signer,
+    signer: Option<Signer>,
     verifiers: HashMap<KeyId, Verifier, foldhash::fast::RandomState>,
     infos: Vec<KeyInfo>,
     jwks: bytes::Bytes,
@@ -63,7 +64,8 @@ pub struct KeyInfo {
     pub created_at: String,
 }
 
-/// The keys of the cluster, as this node knows them.
+/// The keys of the cluster, as this node knows them; none until it has read them.
+#[derive(Default)]
 pub struct KeyRing {
     opened: ArcSwap<Opened>,
     /// When an unknown key asked the store last, and whether it answered. Who comes while it is
@@ -73,23 +75,11 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Opens a key set.
-    ///
-    /// # Errors
-    /// When the master key is another one, or there is no active key.
-    pub fn new(set: &KeySet, master: &MasterKey) -> Result<Self, KeyError> {
-        Ok(Self {
-            opened: ArcSwap::from_pointee(open(set, master)?),
-            last_lookup: Mutex::new(None),
-            lookups: AtomicU64::new(0),
-        })
-    }
-
     /// Takes a newer key set in; an older one changes nothing. What its revoked keys signed is
     /// denied, whether the fact of it was heard or not.
     ///
     /// # Errors
-    /// As [`Self::new`]; the keys stay as they are.
+    /// When the master key is another one, or there is no active key; the keys stay as they are.
     pub fn replace(&self, set: &KeySet, master: &MasterKey, denials: &Denials) -> Result<(), KeyError> {
         deny_revoked(set, denials);
         if set.revision <= self.opened.load().revision {
@@ -145,9 +135,9 @@ impl KeyRing {
         self.opened.load().verifiers.get(&id).map(verify)
     }
 
-    /// Uses the key that signs.
-    pub(crate) fn with_signer<T>(&self, sign: impl FnOnce(&Signer) -> T) -> T {
-        sign(&self.opened.load().signer)
+    /// Uses the key that signs, if there is one yet.
+    pub(crate) fn with_signer<T>(&self, sign: impl FnOnce(&Signer) -> T) -> Option<T> {
+        self.opened.load().signer.as_ref().map(sign)
     }
 
     /// All keys.
@@ -194,7 +184,7 @@ fn open(set: &KeySet, master: &MasterKey) -> Result<Opened, KeyError> {
     let jwks = serde_json::to_vec(&serde_json::json!({ "keys": jwks })).map_err(|_| SealError)?;
     Ok(Opened {
         revision: set.revision,
-        signer: signer.ok_or(KeyError::Generate("active"))?,
+        signer: Some(signer.ok_or(KeyError::Generate("active"))?),
         verifiers,
         infos: set.keys.iter().map(info).collect(),
         jwks: jwks.into(),

@@ -10,7 +10,7 @@ use schema::{
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use super::{CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, source::Given};
+use super::{CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, StoreSetting, source::Given};
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -18,15 +18,32 @@ const DAY: u64 = 24 * HOUR;
 /// Makes the settings of what was given.
 pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Settings, SettingsError> {
     let mut take = |name: &str| given.remove(name);
-    // It may have a password in it, so what was given is not repeated.
-    hidden(take("STORE"), "redb", |text| (text == "redb").then_some(()))?;
+    let store = store(take("STORE"))?;
+    let master_key = secret(take("MASTER_KEY"))?;
+    if matches!(store, StoreSetting::Cql(_)) && master_key.is_none() {
+        let allowed =
+            "with a CQL store: 32 bytes of base64, the same on every node (`openssl rand -base64 32`)";
+        let (name, given) = ("PALISADE_MASTER_KEY".into(), "not set".into());
+        return Err(SettingsError::Wrong { name, given, allowed: allowed.into() });
+    }
     Ok(Settings {
+        store,
+        store_migrate: required(take("STORE_MIGRATE"), "on, off", switch)?,
+        // It may have a password in it, so what was given is not repeated.
+        redis: hidden(take("REDIS"), "redis://[user:password@]host[:port][/database]", |text| {
+            text.starts_with("redis://").then(|| text.to_owned())
+        })?,
+        journal_size: required(
+            take("JOURNAL_SIZE"),
+            "a number and KiB, MiB or GiB; here 64KiB to 16GiB",
+            bytes,
+        )?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
         data_dir: required(take("DATA_DIR"), "a path", |text| (!text.is_empty()).then(|| text.into()))?,
         node_name: optional(take("NODE_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
             schema::Name::is_valid(text).then(|| text.to_owned())
         })?,
-        master_key: secret(take("MASTER_KEY"))?,
+        master_key,
         issuer: required(take("ISSUER"), CLAIM, claim)?,
         audience: required(take("AUDIENCE"), CLAIM, claim)?,
         signing_algorithm: required(take("SIGNING_ALGORITHM"), "EdDSA, ES256, RS256", algorithm)?,
@@ -68,6 +85,41 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
             })?,
         },
     })
+}
+
+fn store(given: Option<Given>) -> Result<StoreSetting, SettingsError> {
+    let Some(Given { name, text }) = given else { return Ok(StoreSetting::Embedded) };
+    if text == "redb" {
+        return Ok(StoreSetting::Embedded);
+    }
+    // It may have a password in it, so what was given is not repeated.
+    let wrong =
+        |why: String| SettingsError::Wrong { name: name.clone(), given: "(hidden)".into(), allowed: why };
+    if !text.starts_with("cql://") {
+        return Err(wrong("redb, or cql://[user:password@]host:port,host:port/keyspace".into()));
+    }
+    let config = text.parse::<store_scylla::Config>().map_err(|error| wrong(error.to_string()))?;
+    Ok(StoreSetting::Cql(Box::new(config)))
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let unit: u64 = match unit {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (64 << 10..=16 << 30).contains(&bytes).then_some(bytes)
 }
 
 fn optional<T>(

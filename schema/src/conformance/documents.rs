@@ -1,13 +1,14 @@
 //! The two small documents that change by compare-and-set: superusers and keys.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::{Harness, sample::Samples};
 use crate::{
-    id::KeyId,
+    id::{KeyId, UserId},
     key::{KeySet, KeyState, StoredKey},
+    power::{LEAVE, Leaving, Loss, MAX_LEAVING, Power},
     store::Versioned,
     token::Algorithm,
 };
@@ -17,11 +18,16 @@ pub async fn superusers_begin_as_an_empty_set_at_revision_zero(harness: &impl Ha
     assert_eq!(stores.superusers.load().await.unwrap(), Versioned::default());
 }
 
+/// The document in which these count.
+fn counted<const N: usize>(users: [UserId; N]) -> Power {
+    Power { counted: users.into(), leaving: Vec::new() }
+}
+
 pub async fn of_two_parallel_removals_of_a_superuser_one_loses(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let (ann, bob) = (make.user().id, make.user().id);
-    assert!(stores.superusers.swap(0, &[ann, bob].into()).await.unwrap());
-    let (without_ann, without_bob) = ([bob].into(), [ann].into());
+    assert!(stores.superusers.swap(0, &counted([ann, bob])).await.unwrap());
+    let (without_ann, without_bob) = (counted([bob]), counted([ann]));
     let removals = [stores.superusers.swap(1, &without_ann), stores.superusers.swap(1, &without_bob)];
     let swapped: Vec<_> = join_all(removals).await.into_iter().map(|swapped| swapped.unwrap()).collect();
     let left = match swapped[..] {
@@ -34,19 +40,31 @@ pub async fn of_two_parallel_removals_of_a_superuser_one_loses(harness: &impl Ha
 
 pub async fn a_swap_of_superusers_needs_the_revision_that_is_there(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
-    let set: BTreeSet<_> = [make.user().id].into();
-    assert!(!stores.superusers.swap(1, &set).await.unwrap());
-    assert!(stores.superusers.swap(0, &set).await.unwrap());
+    let power = counted([make.user().id]);
+    assert!(!stores.superusers.swap(1, &power).await.unwrap());
+    assert!(stores.superusers.swap(0, &power).await.unwrap());
     for wrong in [0, 2, u64::MAX >> 1] {
-        assert!(!stores.superusers.swap(wrong, &BTreeSet::new()).await.unwrap(), "{wrong}");
+        assert!(!stores.superusers.swap(wrong, &Power::default()).await.unwrap(), "{wrong}");
     }
-    let first = Versioned { revision: 1, value: set };
+    let first = Versioned { revision: 1, value: power };
     assert_eq!(stores.superusers.load().await.unwrap(), first);
-    assert!(
-        stores.superusers.swap(1, &BTreeSet::new()).await.unwrap(),
-        "the same set or none: its number rises"
-    );
+    assert!(stores.superusers.swap(1, &first.value).await.unwrap(), "the same again: its number rises");
     assert_eq!(stores.superusers.load().await.unwrap().revision, 2);
+    assert!(stores.superusers.swap(2, &Power::default()).await.unwrap());
+    assert_eq!(stores.superusers.load().await.unwrap(), Versioned { revision: 3, value: Power::default() });
+}
+
+pub async fn losses_under_way_come_back_as_they_were_stored(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, bob) = (make.user().id, make.user().id);
+    let (role, permission) = (make.role("x").id, make.permission("x").id);
+    let of_each_kind =
+        [Loss::User(ann), Loss::Permission(bob, permission), Loss::Role(ann, role), Loss::OfRole(role)];
+    let leaving = (0..MAX_LEAVING)
+        .map(|n| Leaving { loss: of_each_kind[n % of_each_kind.len()], until: harness.now().plus(LEAVE) });
+    let power = Power { counted: [ann, bob].into(), leaving: leaving.collect() };
+    assert!(stores.superusers.swap(0, &power).await.unwrap());
+    assert_eq!(stores.superusers.load().await.unwrap(), Versioned { revision: 1, value: power });
 }
 
 fn keys(revision: u64, n: u8) -> KeySet {

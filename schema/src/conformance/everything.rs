@@ -1,6 +1,6 @@
 //! What holds for all nouns together.
 
-use std::{collections::BTreeSet, slice::from_ref};
+use std::slice::from_ref;
 
 use futures_util::future::join_all;
 
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     email::FoldedEmail,
-    id::UserId,
     key::KeySet,
     ledger::{Entry, Head},
     login::Login,
     permission::{Effective, Grant, Grants, Permission, Role},
+    power::Power,
     session::Session,
     store::{Added, Created, Replaced, Rotated, Stores, Versioned},
     user::User,
@@ -31,7 +31,7 @@ pub async fn what_was_never_stored_is_absent(harness: &impl Harness) {
     assert_eq!(stores.users.replace(&User { revision: 1, ..user.clone() }).await.unwrap(), Replaced::Gone);
     stores.users.delete(user.id).await.unwrap();
     assert_eq!(stores.sessions.get(user.id, session.id).await.unwrap(), None);
-    assert_eq!(stores.sessions.rotate(&session.live, &session).await.unwrap(), Rotated::Gone);
+    assert_eq!(stores.sessions.rotate(&session, &session).await.unwrap(), Rotated::Gone);
     assert!(!stores.sessions.end(user.id, session.id).await.unwrap());
     stores.sessions.end_older(user.id, session.user_version).await.unwrap();
     assert_eq!(stores.sessions.list(user.id, first()).await.unwrap().items, []);
@@ -112,7 +112,7 @@ struct All {
     of_users: Vec<OfUser>,
     roles: Vec<Role>,
     permissions: Vec<Permission>,
-    superusers: Versioned<BTreeSet<UserId>>,
+    superusers: Versioned<Power>,
     keys: KeySet,
     heads: Vec<Head>,
     entries: Vec<Entry>,
@@ -153,14 +153,14 @@ pub async fn what_was_answered_survives_a_restart(harness: &impl Harness) {
     assert_eq!(stores.users.replace(&renamed).await.unwrap(), Replaced::Done);
     let (kept, ended) =
         (make.stored_session(&stores, ann.id).await, make.stored_session(&stores, ann.id).await);
-    stores.sessions.rotate(&kept.live, &make.rotated(&kept)).await.unwrap();
+    stores.sessions.rotate(&kept, &make.rotated(&kept)).await.unwrap();
     stores.sessions.end(ann.id, ended.id).await.unwrap();
     let (role, read) =
         (make.stored_role(&stores, "reader").await, make.stored_permission(&stores, "read").await);
     stores.roles.add(&role.name, &read).await.unwrap();
     stores.grants.give(bob.id, Grant::Role(role.id)).await.unwrap();
     stores.grants.give(ann.id, Grant::Permission(read.id)).await.unwrap();
-    stores.superusers.swap(0, &[ann.id].into()).await.unwrap();
+    stores.superusers.swap(0, &Power { counted: [ann.id].into(), leaving: Vec::new() }).await.unwrap();
     stores.keys.swap(&KeySet { revision: 1, ..KeySet::default() }).await.unwrap();
     stores.logins.record(&make.login(bob.id)).await.unwrap();
     let origin = make.origin();
@@ -212,7 +212,7 @@ async fn one_writer(stores: &Stores, make: &Samples, user: &User, read: &Permiss
     assert_eq!(stores.grants.give(user.id, grant).await.unwrap(), Added::Done);
     let other = make.session(user.id);
     stores.sessions.open(&other, 10).await.unwrap();
-    assert_eq!(stores.sessions.rotate(&session.live, &make.rotated(&session)).await.unwrap(), Rotated::Done);
+    assert_eq!(stores.sessions.rotate(&session, &make.rotated(&session)).await.unwrap(), Rotated::Done);
     assert!(stores.sessions.end(user.id, other.id).await.unwrap());
     stores.logins.record(&make.login(user.id)).await.unwrap();
     let changed = User { revision: 1, version: 5, ..user.clone() };

@@ -50,17 +50,17 @@ pub async fn rotating_needs_the_live_token(harness: &impl Harness) {
     let user = make.stored_user(&stores).await.id;
     let session = make.stored_session(&stores, user).await;
     let second = make.rotated(&session);
-    assert_eq!(stores.sessions.rotate(&session.live, &second).await.unwrap(), Rotated::Done);
+    assert_eq!(stores.sessions.rotate(&session, &second).await.unwrap(), Rotated::Done);
     assert_eq!(stores.sessions.get(user, session.id).await.unwrap().as_ref(), Some(&second));
-    for expected in [session.live, make.hash()] {
-        let rotated = stores.sessions.rotate(&expected, &make.rotated(&session)).await.unwrap();
+    for stale in [session.clone(), Session { live: make.hash(), ..second.clone() }] {
+        let rotated = stores.sessions.rotate(&stale, &make.rotated(&stale)).await.unwrap();
         assert_eq!(rotated, Rotated::Lost(Box::new(second.clone())));
     }
     let third = make.rotated(&second);
-    assert_eq!(stores.sessions.rotate(&second.live, &third).await.unwrap(), Rotated::Done);
+    assert_eq!(stores.sessions.rotate(&second, &third).await.unwrap(), Rotated::Done);
     assert_eq!(stores.sessions.get(user, session.id).await.unwrap(), Some(third));
     let never = make.session(user);
-    assert_eq!(stores.sessions.rotate(&never.live, &make.rotated(&never)).await.unwrap(), Rotated::Gone);
+    assert_eq!(stores.sessions.rotate(&never, &make.rotated(&never)).await.unwrap(), Rotated::Gone);
     assert_eq!(stores.sessions.get(user, never.id).await.unwrap(), None, "nothing began");
 }
 
@@ -69,7 +69,7 @@ pub async fn of_a_hundred_rotations_at_once_one_wins(harness: &impl Harness) {
     let user = make.stored_user(&stores).await.id;
     let session = make.stored_session(&stores, user).await;
     let wanted: Vec<_> = (0..100).map(|_| make.rotated(&session)).collect();
-    let rotated = join_all(wanted.iter().map(|next| stores.sessions.rotate(&session.live, next))).await;
+    let rotated = join_all(wanted.iter().map(|next| stores.sessions.rotate(&session, next))).await;
     let rotated: Vec<_> = rotated.into_iter().map(|rotated| rotated.unwrap()).collect();
     assert_eq!(rotated.iter().filter(|rotated| **rotated == Rotated::Done).count(), 1);
     let winner = &wanted[rotated.iter().position(|rotated| *rotated == Rotated::Done).unwrap()];
@@ -85,11 +85,11 @@ pub async fn rotations_of_different_sessions_do_not_disturb_each_other(harness: 
     for _ in 0..30 {
         sessions.push(make.stored_session(&stores, user).await);
     }
-    let wrong = make.hash();
+    let wrong: Vec<_> = sessions.iter().map(|session| make.rotated(session)).collect();
     let wanted: Vec<_> = sessions.iter().map(|session| make.rotated(session)).collect();
     let rotations = sessions.iter().zip(&wanted).enumerate().map(|(n, (session, next))| {
-        let expected = if n % 3 == 0 { &wrong } else { &session.live };
-        stores.sessions.rotate(expected, next)
+        let previous = if n % 3 == 0 { &wrong[n] } else { session };
+        stores.sessions.rotate(previous, next)
     });
     for (n, rotated) in join_all(rotations).await.into_iter().enumerate() {
         let (expected, is) = match n % 3 {
@@ -138,7 +138,7 @@ pub async fn an_ended_session_is_absent(harness: &impl Harness) {
     assert!(stores.sessions.end(user, one.id).await.unwrap());
     assert!(!stores.sessions.end(user, one.id).await.unwrap(), "it was not there any more");
     assert_eq!(stores.sessions.get(user, one.id).await.unwrap(), None);
-    let late = stores.sessions.rotate(&one.live, &make.rotated(&one)).await.unwrap();
+    let late = stores.sessions.rotate(&one, &make.rotated(&one)).await.unwrap();
     assert_eq!(late, Rotated::Gone, "an ended session does not come back");
     assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [two]);
 }

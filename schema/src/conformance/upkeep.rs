@@ -141,7 +141,7 @@ pub async fn a_session_that_was_refreshed_is_not_swept_at_its_old_end(harness: &
     let session = make.stored_session(&stores, user).await;
     let later = harness.now().plus(LONG);
     let refreshed = Session { expires_at: later.plus(LONG), ..make.rotated(&session) };
-    assert_eq!(stores.sessions.rotate(&session.live, &refreshed).await.unwrap(), Rotated::Done);
+    assert_eq!(stores.sessions.rotate(&session, &refreshed).await.unwrap(), Rotated::Done);
     assert_eq!(sweep_all(&stores, later).await, 0);
     assert_eq!(stores.sessions.get(user, session.id).await.unwrap(), Some(refreshed));
     assert_eq!(sweep_all(&stores, later.plus(LONG).plus(LONG)).await, 1);

@@ -59,7 +59,7 @@ impl Bench {
                     // A minute apart, as clients do: one spent token is within its grace, not all of them.
                     let now = NOW.plus(Duration::from_secs(60 * n));
                     let next = session.rotated(hash(n), session.expires_at, now, Duration::from_secs(10));
-                    let rotated = opened.stores.sessions.rotate(&session.live, &next).await.unwrap();
+                    let rotated = opened.stores.sessions.rotate(&session, &next).await.unwrap();
                     assert_eq!(rotated, Rotated::Done);
                     session = next;
                 }

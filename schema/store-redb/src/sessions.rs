@@ -34,8 +34,8 @@ impl Sessions for Store {
         self.read(move |rows| rows.get(&SESSIONS, &(user, id))).await
     }
 
-    async fn rotate(&self, expected: &SecretHash, next: &Session) -> Result<Rotated> {
-        let (expected, next) = (*expected, next.clone());
+    async fn rotate(&self, previous: &Session, next: &Session) -> Result<Rotated> {
+        let (expected, next) = (previous.live, next.clone());
         self.change(move |change| rotate(change, &expected, &next)).await
     }
 

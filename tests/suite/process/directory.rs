@@ -15,10 +15,9 @@ fn entries(node: &Node) -> Vec<PathBuf> {
     std::fs::read_dir(node.data_dir()).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// The store: the largest file there is.
+/// The embedded store.
 fn store(node: &Node) -> PathBuf {
-    let files = entries(node).into_iter().filter(|path| path.is_file());
-    files.max_by_key(|path| std::fs::metadata(path).unwrap().size()).expect("a file in the data directory")
+    node.data_dir().join("palisade.redb")
 }
 
 #[tokio::test]

@@ -1,0 +1,92 @@
+//! How long facts matter, and what is done when some were missed.
+
+use std::time::Duration;
+
+use actors::{Lifetimes, user::GrantChange};
+use schema::{FactKind, Timestamp, permission::Grant};
+
+use crate::world::{ACCESS_TTL, START, World, within};
+
+#[tokio::test]
+async fn a_fact_matters_until_the_last_access_token_of_before_has_ended() {
+    let world = World::start().await;
+    let user = world.user().await.id;
+    let until = async |at_least| {
+        world.facts.take_away(&[FactKind::UserVersion { user, at_least }]).await.unwrap();
+        world.sink.published().last().unwrap().until
+    };
+    assert_eq!(until(1).await, START.plus(ACCESS_TTL));
+    // Longer from now on.
+    let hour = Lifetimes { access_ttl: Duration::from_secs(3600), access_horizon: Timestamp::EPOCH };
+    world.facts.set_lifetimes(hour);
+    assert_eq!(world.facts.lifetimes(), hour);
+    assert_eq!(until(2).await, START.plus(Duration::from_secs(3600)));
+    // Shorter again: those of the hour live on.
+    let horizon = START.plus(Duration::from_secs(3600));
+    world.facts.set_lifetimes(Lifetimes { access_ttl: Duration::from_secs(60), access_horizon: horizon });
+    assert_eq!(until(3).await, horizon);
+    world.clock.advance(Duration::from_secs(3599));
+    assert_eq!(until(4).await, START.plus(Duration::from_secs(3599 + 60)));
+}
+
+#[tokio::test]
+async fn a_denial_is_kept_until_its_fact_ends() {
+    let world = World::start().await;
+    let (user, session) = (world.user().await.id, world.samples.session(world.user().await.id).id);
+    let lifetimes = Lifetimes { access_ttl: ACCESS_TTL * 2, access_horizon: Timestamp::EPOCH };
+    world.facts.set_lifetimes(lifetimes);
+    world.facts.take_away(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
+    world.facts.denials().forget(START.plus(ACCESS_TTL * 2), Duration::ZERO);
+    assert!(world.refuses(user, session, 0));
+    world.facts.denials().forget(START.plus(ACCESS_TTL * 2 + Duration::from_millis(1)), Duration::ZERO);
+    assert!(!world.refuses(user, session, 0));
+}
+
+#[tokio::test]
+async fn who_may_have_missed_facts_reads_anew_what_users_may_do() {
+    let world = World::start().await;
+    let permission = world.samples.stored_permission(&world.stores, "read_books").await;
+    let mut users = Vec::new();
+    for _ in 0..3 {
+        let user = world.user().await.id;
+        world.actors.users.give(user, GrantChange::Permission(permission.clone())).await.unwrap();
+        assert!(world.may(user, "read_books").await);
+        // Another node takes it, and this one does not hear of it.
+        world.stores.grants.take(user, Grant::Permission(permission.id)).await.unwrap();
+        assert!(world.may(user, "read_books").await, "as it was read");
+        users.push(user);
+    }
+    assert_eq!(world.facts.snapshots().count(), 3);
+    world.facts.may_have_missed_some();
+    assert_eq!(world.facts.snapshots().count(), 0);
+    for user in users {
+        assert!(!world.may(user, "read_books").await);
+    }
+}
+
+#[tokio::test]
+async fn who_may_have_missed_facts_repeats_the_loads_under_way() {
+    let world = World::start().await;
+    let user = world.user().await.id;
+    let permission = world.samples.stored_permission(&world.stores, "read_books").await;
+    world.actors.users.give(user, GrantChange::Permission(permission.clone())).await.unwrap();
+    let hold = world.faults.hold_answers("grants.effective", 1);
+    let (may, ()) = tokio::join!(world.may(user, "read_books"), async {
+        within("the load", hold.reached(1)).await;
+        world.stores.grants.take(user, Grant::Permission(permission.id)).await.unwrap();
+        world.facts.may_have_missed_some();
+        hold.release();
+    });
+    assert!(!may, "also for who asked before");
+    assert!(!world.may(user, "read_books").await);
+}
+
+#[tokio::test]
+async fn who_may_have_missed_facts_still_refuses_what_was_heard() {
+    let world = World::start().await;
+    let user = world.user().await.id;
+    let session = world.samples.stored_session(&world.stores, user).await;
+    world.actors.sessions.end(user, session.id).await.unwrap();
+    world.facts.may_have_missed_some();
+    assert!(world.refuses(user, session.id, 0));
+}

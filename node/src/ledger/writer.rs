@@ -1,0 +1,313 @@
+//! This node's log of facts: numbered, on disk, in the ledger.
+//!
+//! ```text
+//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─► [task: ledger, rows] ─► released
+//! ```
+//!
+//! An answer waits for the ledger and the rows as long as the store answers; when it does not, what is
+//! in the journal is enough. What could not be written keeps its number and its place: the log has no
+//! gaps, and the head never runs ahead of the entries. A fact that found no room in the journal is
+//! answered only when the ledger has it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actors::{Durability, FactSink, Receipt, Rows, end_rows};
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use schema::{
+    Fact, Stores,
+    ledger::{Entry, Head, Origin},
+    store::{Result as StoreResult, StoreError},
+};
+use tokio::{
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
+    time::timeout,
+};
+
+use super::journal::{Journal, JournalError, Record};
+
+/// How many callers may wait to be numbered.
+const QUEUE: usize = 4_096;
+/// How many callers share one write of the journal.
+const GROUP: usize = 512;
+/// How many facts may wait for the ledger that found no room in the journal.
+const MAX_UNKEPT: usize = 10_000;
+/// How many entries are written to the ledger at a time, and how many rows at once.
+const BATCH: usize = 256;
+const ROWS: usize = 32;
+/// How long an answer waits for a store that has not said that it fails.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for what is in no journal.
+const UNKEPT_PATIENCE: Duration = Duration::from_secs(5);
+/// Between tries of a store that fails.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a log that stands still says that it exists.
+const ANNOUNCE: Duration = Duration::from_secs(3_600);
+
+type Waiting = (Vec<Fact>, Rows, oneshot::Sender<Numbered>);
+
+/// What became of facts that were to be numbered.
+struct Numbered {
+    last: u64,
+    kept: bool,
+}
+
+/// Makes facts durable.
+pub struct LedgerWriter {
+    queue: mpsc::Sender<Waiting>,
+    log: Arc<Log>,
+}
+
+/// How the log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogState {
+    /// Entries that the ledger does not have.
+    pub unwritten: usize,
+    /// Whether the store did not take them when it was asked last.
+    pub failing: bool,
+    /// Whether the journal had no room, or could not be written, when it was used last.
+    pub full: bool,
+    /// Bytes of the journal in use; some may be released.
+    pub used_bytes: u64,
+    /// Bytes of the journal.
+    pub size_bytes: u64,
+}
+
+/// What the thread and the task share.
+struct Log {
+    origin: Origin,
+    unwritten: Mutex<VecDeque<Queued>>,
+    arrived: Notify,
+    /// The number up to which everything is in the ledger, and the rows gone.
+    released: watch::Sender<u64>,
+    failing: AtomicBool,
+    full: AtomicBool,
+    unkept: AtomicUsize,
+    used_bytes: AtomicU64,
+    size_bytes: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Queued {
+    number: u64,
+    record: Record,
+    kept: bool,
+}
+
+impl LedgerWriter {
+    /// Starts the thread and the task. What is in the journal already goes first. On a `shared` store
+    /// others are told that this log exists before it has entries.
+    ///
+    /// # Errors
+    /// When the thread does not start.
+    pub fn start(
+        stores: Stores,
+        origin: Origin,
+        journal: Journal,
+        left: &[Record],
+        shared: bool,
+    ) -> std::io::Result<Self> {
+        let queued = (1..).zip(left).map(|(number, record)| Queued { number, record: *record, kept: true });
+        let (used, size) = journal.used();
+        let log = Arc::new(Log {
+            origin,
+            unwritten: Mutex::new(queued.collect()),
+            arrived: Notify::new(),
+            released: watch::Sender::new(0),
+            failing: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            unkept: AtomicUsize::new(0),
+            used_bytes: AtomicU64::new(used),
+            size_bytes: AtomicU64::new(size),
+        });
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let last = u64::try_from(left.len()).unwrap_or(u64::MAX);
+        let of_thread = log.clone();
+        std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || of_thread.number(waiting, journal, last))?;
+        tokio::spawn(log.clone().write(stores, shared));
+        Ok(Self { queue, log })
+    }
+
+    /// How the log stands.
+    #[must_use]
+    pub fn state(&self) -> LogState {
+        LogState {
+            unwritten: self.log.unwritten().len(),
+            failing: self.log.failing.load(Ordering::Relaxed),
+            full: self.log.full.load(Ordering::Relaxed),
+            used_bytes: self.log.used_bytes.load(Ordering::Relaxed),
+            size_bytes: self.log.size_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until the ledger has everything, at most so long; says whether it does.
+    pub async fn flush(&self, patience: Duration) -> bool {
+        let Some(last) = self.log.unwritten().back().map(|queued| queued.number) else { return true };
+        let mut released = self.log.released.subscribe();
+        timeout(patience, released.wait_for(|number| *number >= last)).await.is_ok()
+    }
+}
+
+#[async_trait]
+impl FactSink for LedgerWriter {
+    async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt> {
+        let receipt = |durability| Receipt { visible: 0, live: 0, durability };
+        if facts.is_empty() {
+            return Ok(receipt(Durability::Store));
+        }
+        let mut released = self.log.released.subscribe();
+        let (reply, numbered) = oneshot::channel();
+        self.queue.try_send((facts.to_vec(), rows, reply)).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::unavailable("too many revocations wait for the journal"),
+            TrySendError::Closed(_) => {
+                StoreError::unavailable("the journal's thread has ended; restart the node")
+            }
+        })?;
+        let refused = || StoreError::unavailable("neither the journal nor the ledger has room");
+        let Numbered { last, kept } = numbered.await.map_err(|_| refused())?;
+        let patience = match (kept, self.log.failing.load(Ordering::Relaxed)) {
+            (true, true) => Duration::ZERO,
+            (true, false) => PATIENCE,
+            (false, _) => UNKEPT_PATIENCE,
+        };
+        match timeout(patience, released.wait_for(|number| *number >= last)).await {
+            Ok(_) => Ok(receipt(Durability::Store)),
+            Err(_) if kept => Ok(receipt(Durability::Journal)),
+            Err(_) => Err(refused()),
+        }
+    }
+}
+
+impl Log {
+    fn unwritten(&self) -> MutexGuard<'_, VecDeque<Queued>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers and keeps what comes, until nobody can come any more. A fact whose caller is refused
+    /// has no number.
+    fn number(&self, mut waiting: mpsc::Receiver<Waiting>, mut journal: Journal, last: u64) {
+        let (mut last, mut seq) = (last, 0);
+        while let Some(first) = waiting.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(next) = waiting.try_recv()
+            {
+                group.push(next);
+            }
+            let begin = last;
+            let (mut records, mut replies) = (Vec::new(), Vec::new());
+            for (facts, rows, reply) in group {
+                if self.unkept.load(Ordering::Relaxed) + records.len() > MAX_UNKEPT {
+                    continue;
+                }
+                for fact in facts {
+                    (seq, last) = (seq + 1, last + 1);
+                    records.push(Record::new(Entry { origin: self.origin, seq, fact }, rows));
+                }
+                replies.push((reply, last));
+            }
+            if records.is_empty() {
+                continue;
+            }
+            let kept = self.keep(&mut journal, &records, begin + 1);
+            if !kept {
+                self.unkept.fetch_add(records.len(), Ordering::Relaxed);
+            }
+            let queued = (begin + 1..).zip(records).map(|(number, record)| Queued { number, record, kept });
+            self.unwritten().extend(queued);
+            self.arrived.notify_one();
+            for (reply, last) in replies {
+                let _ = reply.send(Numbered { last, kept });
+            }
+        }
+    }
+
+    fn keep(&self, journal: &mut Journal, records: &[Record], first: u64) -> bool {
+        let kept = journal.append(records, first, *self.released.borrow());
+        self.used_bytes.store(journal.used().0, Ordering::Relaxed);
+        let was_full = self.full.swap(kept.is_err(), Ordering::Relaxed);
+        match &kept {
+            Ok(()) if was_full => tracing::info!("the journal has room again"),
+            Ok(()) => {}
+            Err(_) if was_full => {}
+            Err(error @ JournalError::Full) => {
+                tracing::error!("{error}: revocations are refused until the store is back");
+            }
+            Err(error) => tracing::error!(%error, "revocations rest on the store alone"),
+        }
+        kept.is_ok()
+    }
+
+    /// Writes to the ledger what was kept, in order, again and again until it is there.
+    async fn write(self: Arc<Self>, stores: Stores, shared: bool) {
+        let mut seq = 0;
+        let mut announced = !shared;
+        loop {
+            let batch: Vec<_> = self.unwritten().iter().take(BATCH).copied().collect();
+            if announced && batch.is_empty() {
+                let idle = timeout(ANNOUNCE, self.arrived.notified()).await.is_err();
+                announced = !(idle && shared);
+                continue;
+            }
+            let announcement = Head { origin: self.origin, seq };
+            match write(&stores, &batch, (!announced).then_some(announcement)).await {
+                Ok(()) => {
+                    if self.failing.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the ledger is written again");
+                    }
+                    announced = true;
+                    let Some(last) = batch.last() else { continue };
+                    if last.record.entry.origin == self.origin {
+                        seq = last.record.entry.seq;
+                    }
+                    self.unwritten().drain(..batch.len());
+                    let unkept = batch.iter().filter(|queued| !queued.kept).count();
+                    self.unkept.fetch_sub(unkept, Ordering::Relaxed);
+                    self.released.send_replace(last.number);
+                }
+                Err(error) => {
+                    if !self.failing.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "the ledger cannot be written; what is taken away goes to the journal");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// Entries, then heads; and at the same time the rows.
+async fn write(stores: &Stores, batch: &[Queued], announcement: Option<Head>) -> StoreResult<()> {
+    let entries: Vec<_> = batch.iter().map(|queued| queued.record.entry).collect();
+    let mut heads: BTreeMap<_, _> = announcement.into_iter().map(|head| (head.origin, head.seq)).collect();
+    heads.extend(entries.iter().map(|entry| (entry.origin, entry.seq)));
+    let heads: Vec<_> = heads.into_iter().map(|(origin, seq)| Head { origin, seq }).collect();
+    let ending = batch.iter().filter(|queued| queued.record.ends_rows);
+    let ending: Vec<_> = ending.map(|queued| end(stores.clone(), queued.record.entry.fact)).collect();
+    let rows = stream::iter(ending).buffer_unordered(ROWS).try_collect::<()>();
+    tokio::try_join!(stores.ledger.append(&entries, &heads), rows).map(drop)
+}
+
+async fn end(stores: Stores, fact: Fact) -> StoreResult<()> {
+    match end_rows(&stores, &fact.kind).await {
+        // Trying again would not help, and others wait.
+        Err(StoreError::Inconsistent(what)) => {
+            tracing::error!(what, kind = ?fact.kind, "rows of what was revoked could not be ended");
+            Ok(())
+        }
+        ended => ended,
+    }
+}

@@ -1,0 +1,113 @@
+//! What nodes remember together about one account or address.
+
+use std::time::Duration;
+
+use schema::{
+    Timestamp,
+    limit::{Bucket, Failures, LONGEST_LOCK, Rate},
+    time::CLOCK_SKEW,
+};
+use serde::{Deserialize, Serialize};
+
+/// How long it is remembered that failures were forgiven. Longer than a lock and the usual window;
+/// beyond that another node's own count may live on.
+const FORGIVEN_KEPT: Duration = Duration::from_secs(2 * 3600);
+
+/// Failures, and when they were last forgiven: by a good log-in, or somebody who ended the lock.
+/// The latter tells other nodes that their own counts from before are void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) failures: Option<Failures>,
+    /// The epoch when never.
+    pub(crate) forgiven_at: Timestamp,
+}
+
+impl Tally {
+    /// Whether a node could have written it by now: none writes a time of the future, but the end
+    /// of a lock.
+    pub(crate) fn is_credible(&self, now: Timestamp) -> bool {
+        let latest = now.plus(CLOCK_SKEW);
+        self.forgiven_at <= latest
+            && self.failures.is_none_or(|f| f.since <= latest && f.locked_until <= latest.plus(LONGEST_LOCK))
+    }
+
+    pub(crate) fn after_failure(self, rate: Rate, now: Timestamp) -> Self {
+        Self { failures: Some(Failures::after(self.failures, rate, now)), ..self }
+    }
+
+    pub(crate) fn forgiven(now: Timestamp) -> Self {
+        Self { failures: None, forgiven_at: now }
+    }
+
+    /// Whether these failures, counted by one node, began before they were forgiven.
+    pub(crate) fn voids(&self, failures: &Failures) -> bool {
+        failures.since < self.forgiven_at
+    }
+
+    /// For how long it says something. `window` is that of the rate, zero if it has no failures.
+    pub(crate) fn life(&self, window: Duration, now: Timestamp) -> Duration {
+        let failures = self.failures.map_or(Duration::ZERO, |failures| {
+            failures.since.max(failures.locked_until).plus(window).since(now)
+        });
+        failures.max(self.forgiven_at.plus(FORGIVEN_KEPT).since(now))
+    }
+}
+
+/// The bucket, if a node could have written it by now.
+pub(crate) fn credible_bucket(bucket: Bucket, rate: Rate, now: Timestamp) -> Option<Bucket> {
+    (bucket.full_at <= now.plus(rate.window).plus(CLOCK_SKEW)).then_some(bucket)
+}
+
+/// The one that locks longer; else the one that is nearer to a lock.
+pub(crate) fn stricter(one: Failures, other: Failures, now: Timestamp) -> Failures {
+    let strictness = |f: &Failures| (f.locked_until.since(now), f.locks, f.count);
+    if strictness(&other) > strictness(&one) { other } else { one }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+    const RATE: Rate = Rate { count: 10, window: Duration::from_secs(900) };
+
+    fn failures(count: u32, since: Timestamp, locked_until: Timestamp) -> Failures {
+        Failures { count, since, locks: 0, locked_until }
+    }
+
+    #[test]
+    fn times_that_no_node_could_have_written_are_not_credible() {
+        let later = |secs| NOW.plus(Duration::from_secs(secs));
+        let tally = |since, locked_until, forgiven_at| Tally {
+            failures: Some(failures(1, since, locked_until)),
+            forgiven_at,
+        };
+        assert!(tally(NOW, Timestamp::EPOCH, Timestamp::EPOCH).is_credible(NOW));
+        assert!(tally(later(60), later(3_660), later(60)).is_credible(NOW));
+        assert!(!tally(later(61), NOW, NOW).is_credible(NOW));
+        assert!(!tally(NOW, later(3_661), NOW).is_credible(NOW));
+        assert!(!tally(NOW, NOW, later(61)).is_credible(NOW));
+        assert!(!tally(NOW, Timestamp::MAX, NOW).is_credible(NOW));
+        let bucket = |full_at| credible_bucket(Bucket { full_at }, RATE, NOW);
+        assert!(bucket(later(960)).is_some());
+        assert!(bucket(later(961)).is_none());
+    }
+
+    #[test]
+    fn the_longer_lock_is_the_stricter() {
+        let far = NOW.plus(Duration::from_secs(60));
+        let (locked, many) = (failures(1, NOW, far), failures(9, NOW, Timestamp::EPOCH));
+        let over = failures(1, NOW, NOW.minus(Duration::from_secs(1)));
+        assert_eq!(stricter(locked, many, NOW), locked);
+        assert_eq!(stricter(many, locked, NOW), locked);
+        assert_eq!(stricter(over, many, NOW), many, "a lock that has ended says nothing");
+    }
+
+    #[test]
+    fn a_tally_lives_as_long_as_it_says_something() {
+        let tally = Tally::default().after_failure(RATE, NOW);
+        assert_eq!(tally.life(RATE.window, NOW), RATE.window);
+        assert_eq!(Tally::forgiven(NOW).life(Duration::ZERO, NOW), FORGIVEN_KEPT);
+        assert_eq!(Tally::default().life(RATE.window, NOW), Duration::ZERO);
+    }
+}

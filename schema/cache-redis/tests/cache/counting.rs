@@ -1,0 +1,146 @@
+//! Limits that nodes count together.
+
+use std::{sync::Arc, time::Duration};
+
+use schema::{
+    Clock as _,
+    limit::{Counters as _, FIRST_LOCK, Rate},
+};
+use testkit::servers::Redis;
+
+use crate::support::{Intruder, Limiter, RATE, TestClock};
+
+const TWENTY: Rate = Rate { count: 20, window: Duration::from_secs(60) };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_failures_at_two_nodes_lock_at_all() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    one.fail("ann", 5).await;
+    assert!(!two.fail("ann", 4).await.is_locked(clock.now()));
+    assert!(!one.is_locked("ann").await && !two.is_locked("ann").await, "nine are no lock");
+    assert_eq!(one.fail("ann", 1).await.locked_until, clock.now().plus(FIRST_LOCK));
+    let new = Limiter::start(&redis, &clock).await;
+    for node in [&one, &two, &new] {
+        assert!(node.is_locked("ann").await);
+        assert!(!node.is_locked("bob").await, "somebody else");
+    }
+    clock.forward(61);
+    assert!(!one.is_locked("ann").await && !new.is_locked("ann").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_lock_is_longer_wherever_the_failures_were() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    one.fail("ann", 10).await;
+    clock.forward(61);
+    assert_eq!(two.fail("ann", 1).await.locked_until, clock.now().plus(2 * FIRST_LOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_one_for_all_nodes() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    for n in 0..20 {
+        let node = if n % 2 == 0 { &one } else { &two };
+        assert_eq!(node.take("address", TWENTY).await, Ok(()), "{n}");
+    }
+    let next = clock.now().plus(Duration::from_secs(3));
+    assert_eq!(one.take("address", TWENTY).await, Err(next));
+    assert_eq!(two.take("address", TWENTY).await, Err(next));
+    assert_eq!(two.take("another address", TWENTY).await, Ok(()));
+    clock.forward(3);
+    assert_eq!(one.take("address", TWENTY).await, Ok(()));
+    assert!(two.take("address", TWENTY).await.is_err(), "there was one for all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgiven_at_one_node_is_forgiven_at_all() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    two.fail("ann", 10).await;
+    assert!(one.is_locked("ann").await);
+    clock.forward(1);
+    one.shared.forget("ann").await;
+    assert!(!one.is_locked("ann").await && !two.is_locked("ann").await);
+    assert!(!two.fail("ann", 9).await.is_locked(clock.now()), "counted anew");
+    assert!(one.fail("ann", 1).await.is_locked(clock.now()), "and together");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_failures_that_another_node_forgave_does_not_go_on() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    two.fail("ann", 9).await;
+    clock.forward(1);
+    one.shared.forget("ann").await;
+    clock.forward(1);
+    let failures = two.fail("ann", 1).await;
+    assert!(!failures.is_locked(clock.now()));
+    assert_eq!(failures.count, 1);
+    assert_eq!(two.local.failures("ann").await.unwrap().count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_log_in_without_failures_writes_nothing() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let node = Limiter::start(&redis, &clock).await;
+    node.shared.forget("ann").await;
+    assert!(Intruder::into(&redis).await.keys().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_expires_and_none_has_what_was_typed() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
+    let typed = "ann@example.org\r\nFLUSHALL";
+    node.fail(typed, 1).await;
+    let failures = intruder.only_key().await;
+    node.take(typed, TWENTY).await.unwrap();
+    let bucket = intruder.new_key(&[&failures]).await;
+    for (key, longest) in [(&failures, RATE.window), (&bucket, Duration::from_secs(3))] {
+        assert!(key.starts_with("palisade:test:") && !key.contains("ann"), "{key}");
+        assert!(intruder.ttl(key).await <= longest, "{key}");
+        let value = String::from_utf8_lossy(&intruder.get(key).await).into_owned();
+        assert!(!value.contains("ann"), "{value}");
+    }
+    node.fail(typed, 9).await;
+    let locked = intruder.ttl(&failures).await;
+    assert!(locked > RATE.window && locked <= RATE.window + FIRST_LOCK, "{locked:?}");
+    node.shared.forget(typed).await;
+    assert!(intruder.ttl(&failures).await > Duration::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_of_two_names_or_secrets_share_nothing() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let node = Limiter::start(&redis, &clock).await;
+    node.fail("ann", 10).await;
+    for (name, secret) in [("other", crate::support::SECRET), ("test", &[7; 32])] {
+        let cache = cache_redis::Cache::open(&redis.url(), name, secret, clock.clone()).unwrap();
+        crate::support::until_up(&cache).await;
+        assert!(!Limiter::with(cache, &clock).is_locked("ann").await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_at_the_same_time_are_never_counted_twice() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Arc::new(Limiter::start(&redis, &clock).await));
+    }
+    let tries: Vec<_> = (0..9)
+        .map(|n| {
+            let node = nodes[n % 3].clone();
+            tokio::spawn(async move { node.fail("ann", 1).await })
+        })
+        .collect();
+    for failed in tries {
+        assert!(!failed.await.unwrap().is_locked(clock.now()), "nine are no lock");
+    }
+    for node in &nodes {
+        assert_eq!(node.local.failures("ann").await.unwrap().count, 3, "its own are all counted");
+    }
+}

@@ -1,0 +1,254 @@
+//! How a node starts while the database is down, and gets well after it was.
+//!
+//! One task connects, migrates and prepares, again and again. Once up, it asks from time to time, so
+//! that trouble is seen also when nobody asks. The driver connects again by itself, but waits up to
+//! ten seconds between tries: when it does not recover soon, we make a session beside it and take
+//! that one.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use futures_util::future::{Either, select};
+use schema::{Clock, Entropy, store::Stores};
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, MetadataError,
+    NewSessionError,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    config::Config,
+    link::{Link, NoSession, Profiles, connect},
+    migration::{self, MigrateError},
+    statement::{Cql, Kind, Prepared},
+    status::{State, Status},
+    store::{Inner, Store, jittered},
+};
+
+/// How often we look how it goes.
+const LOOK: Duration = Duration::from_millis(500);
+/// When nobody asked for so long, we ask.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long an answer to that may take.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long the driver may try by itself.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// How long connecting may take, over all hosts.
+const CONNECTING: Duration = Duration::from_secs(10);
+/// The least and the most that we wait between two tries, in milliseconds; half of it is chance.
+const BACKOFF: (u64, u64) = (100, 500);
+
+/// A store, and what is known of its connection.
+#[derive(Debug)]
+pub struct Opened {
+    /// By noun. While there is no connection, every method says `Unavailable` at once.
+    pub stores: Stores,
+    /// Whether there is one.
+    pub status: Arc<Status>,
+}
+
+/// Opens the store; returns at once. A task of its own connects, again and again, and with `migrate`
+/// brings the schema up to date. It ends when the last of the stores is dropped.
+///
+/// Must be called within a tokio runtime.
+#[must_use]
+pub fn open(config: Config, migrate: bool, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Opened {
+    let status = Arc::new(Status::new());
+    let store = Store::new(Arc::clone(&status), clock, entropy);
+    let keeper = Keeper {
+        inner: Arc::downgrade(&store.0),
+        status: Arc::clone(&status),
+        profiles: Profiles::of(&config),
+        config,
+        migrate,
+        clock: Arc::clone(&store.0.clock),
+        entropy: Arc::clone(&store.0.entropy),
+    };
+    tokio::spawn(keeper.keep());
+    Opened { stores: store.stores(), status }
+}
+
+/// Who keeps the connection.
+struct Keeper {
+    inner: Weak<Inner>,
+    status: Arc<Status>,
+    profiles: Profiles,
+    config: Config,
+    migrate: bool,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// The stores were dropped: nobody needs a connection any more.
+struct Dropped;
+
+impl Keeper {
+    async fn keep(self) {
+        while let Ok(link) = self.connected().await {
+            if self.take(link).is_err() || self.watch().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A session, however long that takes.
+    async fn connected(&self) -> Result<Link, Dropped> {
+        let mut backoff = BACKOFF.0;
+        loop {
+            match Box::pin(self.establish()).await {
+                Ok(link) => return Ok(link),
+                Err(MigrateError::Unavailable(why)) => self.status.set(State::Connecting(why)),
+                Err(MigrateError::Refused(why)) => self.status.set(State::Refused(why)),
+            }
+            if self.inner.strong_count() == 0 {
+                return Err(Dropped);
+            }
+            sleep(jittered(&*self.entropy, backoff)).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// One try.
+    async fn establish(&self) -> Result<Link, MigrateError> {
+        let session = session(&self.config, &self.profiles).await?;
+        if self.migrate {
+            Box::pin(migration::bring_up(&session, &self.config, &*self.clock, &*self.entropy)).await?;
+        } else {
+            Box::pin(migration::check(&session, &self.config)).await?;
+        }
+        migration::enter(&session, &self.config.keyspace).await?;
+        let prepared = timeout(CONNECTING, Box::pin(Prepared::prepare(&session, &self.profiles)))
+            .await
+            .map_err(|_| MigrateError::Unavailable("preparing the statements took too long".to_owned()))?
+            .map_err(|error| MigrateError::Unavailable(error.to_string()))?;
+        Ok(Link { session, prepared })
+    }
+
+    /// From now on this session is used.
+    fn take(&self, link: Link) -> Result<(), Dropped> {
+        let inner = self.inner.upgrade().ok_or(Dropped)?;
+        inner.link.store(Some(Arc::new(link)));
+        self.status.succeeded();
+        self.status.set(State::Up);
+        Ok(())
+    }
+
+    /// Returns when the session is given up and another must be connected from the start.
+    async fn watch(&self) -> Result<(), Dropped> {
+        loop {
+            sleep(LOOK).await;
+            if self.status.silence() >= QUIET {
+                self.ask().await?;
+            }
+            let Some(why) = self.status.trouble() else { continue };
+            self.status.set(State::Down(why));
+            match self.recovered().await? {
+                Recovered::Itself => self.status.set(State::Up),
+                Recovered::With(link) => {
+                    self.status.count.reconnects.fetch_add(1, Relaxed);
+                    self.take(*link)?;
+                }
+                Recovered::Refused(why) => {
+                    self.inner.upgrade().ok_or(Dropped)?.link.store(None);
+                    self.status.set(State::Refused(why));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Asks the database something cheap; says whether it answered.
+    async fn ask(&self) -> Result<bool, Dropped> {
+        let store = Store(self.inner.upgrade().ok_or(Dropped)?);
+        let Ok(link) = store.link() else { return Ok(false) };
+        let asked = store.run(&link, Kind::Read, link.prepared.get(Cql::Document), ("keys",));
+        match timeout(ANSWER, asked).await {
+            Ok(answered) => Ok(answered.is_ok()),
+            Err(_) => {
+                self.status.failed(&"no answer within a second");
+                Ok(false)
+            }
+        }
+    }
+
+    /// What comes first: that the driver's own session answers again, or that another does.
+    async fn recovered(&self) -> Result<Recovered, Dropped> {
+        let itself = Box::pin(async {
+            while !self.ask().await? && self.status.silence() >= LOOK {
+                sleep(LOOK).await;
+            }
+            Ok(Recovered::Itself)
+        });
+        let another = Box::pin(async {
+            sleep(RECOVERY).await;
+            let mut backoff = BACKOFF.0;
+            loop {
+                match self.establish().await {
+                    Ok(link) => return Ok(Recovered::With(Box::new(link))),
+                    Err(MigrateError::Refused(why)) => return Ok(Recovered::Refused(why)),
+                    Err(MigrateError::Unavailable(why)) => tracing::debug!(%why, "connecting anew failed"),
+                }
+                sleep(jittered(&*self.entropy, backoff)).await;
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        });
+        match select(itself, another).await {
+            Either::Left((recovered, _)) | Either::Right((recovered, _)) => recovered,
+        }
+    }
+}
+
+/// How trouble ended.
+enum Recovered {
+    Itself,
+    With(Box<Link>),
+    Refused(String),
+}
+
+/// A session without a keyspace, or why there is none, as a sentence.
+pub(crate) async fn session(
+    config: &Config,
+    profiles: &Profiles,
+) -> Result<scylla::client::session::Session, MigrateError> {
+    match timeout(CONNECTING, Box::pin(connect(config, profiles))).await {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err(NoSession::Tls(why))) => Err(MigrateError::Refused(why)),
+        Ok(Err(NoSession::Driver(error))) if is_login(&error) => {
+            Err(MigrateError::Refused("the database does not take this user and password".to_owned()))
+        }
+        Ok(Err(NoSession::Driver(error))) => Err(unreachable(config, &cause(&error))),
+        Err(_) => Err(unreachable(config, "connecting took too long")),
+    }
+}
+
+fn unreachable(config: &Config, why: &str) -> MigrateError {
+    MigrateError::Unavailable(format!("none of {} can be talked to: {why}", config.hosts.join(", ")))
+}
+
+/// What went wrong, without what the driver was about.
+fn cause(error: &NewSessionError) -> String {
+    match error {
+        NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
+            last_connection_error,
+        })) => last_connection_error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the user or the password is wrong, or missing.
+fn is_login(error: &NewSessionError) -> bool {
+    let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
+        last_connection_error: ConnectionError::ConnectionSetupRequestError(setup),
+    })) = error
+    else {
+        return false;
+    };
+    matches!(
+        setup.error,
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _)
+            | ConnectionSetupRequestErrorKind::StartAuthSessionError(_)
+            | ConnectionSetupRequestErrorKind::MissingAuthentication
+    )
+}

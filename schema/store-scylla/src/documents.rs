@@ -1,0 +1,87 @@
+//! The two small documents that change by compare-and-set: superusers and keys.
+
+use async_trait::async_trait;
+use schema::{
+    StoreError,
+    key::KeySet,
+    power::Power,
+    store::{Keys, Result, Superusers, Versioned},
+};
+use scylla::DeserializeRow;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    cas::{Settled, Verdict},
+    convert,
+    statement::Cql,
+    store::{At, Store},
+};
+
+const SUPERUSERS: &str = "superusers";
+const KEYS: &str = "keys";
+
+#[derive(DeserializeRow)]
+struct Document {
+    revision: i64,
+    value: String,
+}
+
+#[async_trait]
+impl Superusers for Store {
+    async fn load(&self) -> Result<Versioned<Power>> {
+        self.within(async { Ok(self.document(At::Quorum, SUPERUSERS).await?.unwrap_or_default()) }).await
+    }
+
+    async fn swap(&self, expected: u64, next: &Power) -> Result<bool> {
+        self.within(self.swap_document(SUPERUSERS, expected, next)).await
+    }
+}
+
+#[async_trait]
+impl Keys for Store {
+    async fn load(&self) -> Result<KeySet> {
+        let keys = self.within(self.document::<KeySet>(At::Quorum, KEYS)).await?;
+        Ok(keys.map(|keys| keys.value).unwrap_or_default())
+    }
+
+    async fn swap(&self, next: &KeySet) -> Result<bool> {
+        let Some(expected) = next.revision.checked_sub(1) else { return Ok(false) };
+        self.within(self.swap_document(KEYS, expected, next)).await
+    }
+}
+
+impl Store {
+    async fn document<T: DeserializeOwned>(&self, at: At, name: &str) -> Result<Option<Versioned<T>>> {
+        let Some(row) = self.row::<Document>(at, Cql::Document, (name,)).await? else { return Ok(None) };
+        let value = serde_json::from_str(&row.value)
+            .map_err(|_| StoreError::Inconsistent(format!("the document {name} does not parse")))?;
+        Ok(Some(Versioned { revision: convert::number(row.revision), value }))
+    }
+
+    /// Revision 0 is that of a document that is not there.
+    async fn swap_document<T>(&self, name: &str, expected: u64, next: &T) -> Result<bool>
+    where
+        T: Serialize + DeserializeOwned + PartialEq + Send + Sync,
+    {
+        let json = serde_json::to_string(next)
+            .map_err(|error| StoreError::Inconsistent(format!("the document {name}: {error}")))?;
+        let (before, after) = (convert::bigint(expected), convert::bigint(expected.saturating_add(1)));
+        let look = || self.document::<T>(At::Serial, name);
+        let judge = |there: &Option<Versioned<T>>| {
+            let revision = there.as_ref().map_or(0, |there| there.revision);
+            match there {
+                Some(there) if revision == expected.saturating_add(1) && there.value == *next => {
+                    Verdict::Done
+                }
+                _ if revision == expected => Verdict::Before,
+                _ => Verdict::Otherwise,
+            }
+        };
+        let swapped = if expected == 0 {
+            self.cas(Cql::DocumentAdd, (name, after, json.as_str()), look, judge).await?
+        } else {
+            self.cas(Cql::DocumentReplace, (after, json.as_str(), name, before), look, judge).await?
+        };
+        Ok(matches!(swapped, Settled::Done))
+    }
+}

@@ -1,0 +1,60 @@
+//! The store of a cluster: ScyllaDB or Apache Cassandra ≥ 4.1, over CQL.
+//!
+//! | to find | look in |
+//! |---|---|
+//! | what may stand in `cql://…` | [`Config`] |
+//! | how a node starts while the database is down | `connection`, [`Status`] |
+//! | the tables, and why they are as they are | `schema/cql/` |
+//! | how one of many nodes migrates them | [`migration`] |
+//! | what became of a conditional write that was not answered | `cas` |
+//! | what a noun promises, and who completes what stopped half-way | the module of its name |
+//!
+//! # Consistency
+//! Reads and plain writes are `LOCAL_QUORUM`; conditional writes are `SERIAL` and commit at
+//! `LOCAL_QUORUM`. `SERIAL`, not `LOCAL_SERIAL`: an email must be unique over all data centres.
+//! Nothing here trusts that two clocks agree: what must be ordered goes through conditional writes
+//! (their order is that of Paxos), what is written plainly is written once or checked when read.
+//!
+//! # What stops half-way
+//! Changes of several partitions are ordered so that a stop between any two steps is harmless:
+//!
+//! | change | steps | left by a stop | who mends it |
+//! |---|---|---|---|
+//! | register | list row → claim the email → user, if absent | list row of nobody; claim of nobody | lists skip it; the next who wants the email voids that user and takes the claim |
+//! | change email | claim → user, if unchanged → release the old claim | claim of somebody with another email | the next who wants it raises that user's revision and takes the claim |
+//! | delete user | sessions, grants, history → user → claim, list row | a user without sessions and grants; a claim of nobody | the caller, again; as above |
+//! | open session | session, if absent → list row → end the oldest | a session that nobody has tokens of | its TTL |
+//! | end session | session, if there → list row | list row of nothing | lists skip and remove it |
+//! | give | holder row → grant, if absent | holder who has nothing | lists of holders check the grant |
+//! | take | grant, if there → holder row | the same | the same |
+//! | append | entries → head | entries beyond the head | readers of tails; the writer, again |
+//!
+//! # What it never does
+//! It scans no table, trusts no cache, and repeats no write whose outcome is not known unless
+//! repeating it is harmless. It never says `Unavailable` of a change before it has asked what became
+//! of it.
+
+mod cas;
+mod catalogue;
+mod config;
+mod connection;
+mod convert;
+mod documents;
+mod grants;
+mod ledger;
+mod link;
+mod logins;
+pub mod migration;
+mod permissions;
+mod roles;
+mod sessions;
+mod statement;
+mod status;
+mod store;
+mod tls;
+mod upkeep;
+mod users;
+
+pub use config::{BadConfig, Config};
+pub use connection::{Opened, open};
+pub use status::{Counters, State, Status};

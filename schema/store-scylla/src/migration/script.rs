@@ -1,0 +1,54 @@
+//! A file of CQL, statement by statement.
+
+/// The statements of a script, without comments (`--` to the end of the line). Texts in quotes are
+/// left alone.
+pub(super) fn statements(script: &str) -> Vec<String> {
+    let mut statements = vec![String::new()];
+    let mut quoted = false;
+    let mut rest = script.chars().peekable();
+    while let Some(c) = rest.next() {
+        if !quoted && c == '-' && rest.peek() == Some(&'-') {
+            // The end of the line stays: it may be all that is between two words.
+            while rest.next_if(|c| *c != '\n').is_some() {}
+            continue;
+        }
+        if !quoted && c == ';' {
+            statements.push(String::new());
+            continue;
+        }
+        quoted ^= c == '\'';
+        if let Some(statement) = statements.last_mut() {
+            statement.push(c);
+        }
+    }
+    statements.iter().map(|statement| statement.trim()).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_empty_statements_are_left_out() {
+        let script = "-- begin; here\nCREATE TABLE a ( -- a table;\n  b int\n);\n;\n\nDROP x;-- end";
+        assert_eq!(statements(script), ["CREATE TABLE a ( \n  b int\n)", "DROP x"]);
+        assert!(statements("-- nothing\n ; ;\n").is_empty());
+        assert_eq!(statements("one - two"), ["one - two"]);
+    }
+
+    #[test]
+    fn what_is_quoted_stays() {
+        let script = "INSERT 'a;b -- c', 'it''s; -- so';SELECT 1";
+        assert_eq!(statements(script), ["INSERT 'a;b -- c', 'it''s; -- so'", "SELECT 1"]);
+    }
+
+    #[test]
+    fn every_migration_is_statements_that_may_be_run_twice() {
+        for (number, migration) in (1..).zip(super::super::ALL) {
+            assert_eq!(migration.number, number, "numbered without gaps");
+            for statement in statements(migration.cql) {
+                assert!(statement.contains("IF NOT EXISTS"), "{statement}");
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! All statements, prepared once for each session of the driver.
+
+use scylla::{
+    client::{execution_profile::ExecutionProfileHandle, session::Session},
+    errors::PrepareError,
+    statement::{Consistency, prepared::PreparedStatement},
+};
+
+use crate::link::Profiles;
+
+/// How a statement is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Reads, at `LOCAL_QUORUM`; also prepared for `SERIAL`.
+    Read,
+    /// A plain write that may be repeated.
+    Write,
+    /// A conditional write. The driver never repeats it.
+    Conditional,
+}
+
+macro_rules! statements {
+    ($($kind:ident $name:ident = $cql:expr;)*) => {
+        /// A statement.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(clippy::enum_variant_names, reason = "they are named by what they do")]
+        pub(crate) enum Cql { $(#[doc = $cql] $name,)* }
+
+        impl Cql {
+            const ALL: &[(Kind, &str)] = &[$((Kind::$kind, $cql),)*];
+        }
+    };
+}
+
+statements! {
+    Read UserById = "SELECT id, email, email_confirmed, password, first_name, last_name, active, version, revision, created_at FROM users WHERE id = ?";
+    Conditional UserAdd = "INSERT INTO users (id, email, email_confirmed, password, first_name, last_name, active, version, revision, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS";
+    Conditional UserVoid = "INSERT INTO users (id) VALUES (?) IF NOT EXISTS USING TTL 86400";
+    Conditional UserRaise = "UPDATE users SET revision = ? WHERE id = ? IF revision = ?";
+    Conditional UserReplace = "UPDATE users SET email = ?, email_confirmed = ?, password = ?, first_name = ?, last_name = ?, active = ?, version = ?, revision = ?, created_at = ? WHERE id = ? IF revision = ?";
+    Conditional UserRemove = "DELETE FROM users WHERE id = ? IF revision = ?";
+
+    Read EmailByText = "SELECT user, claim FROM emails WHERE email = ?";
+    Conditional EmailClaim = "INSERT INTO emails (email, user, claim) VALUES (?, ?, ?) IF NOT EXISTS";
+    Conditional EmailTake = "UPDATE emails SET user = ?, claim = ? WHERE email = ? IF user = ? AND claim = ?";
+    Conditional EmailRelease = "DELETE FROM emails WHERE email = ? IF user = ? AND claim = ?";
+
+    Write DayAdd = "INSERT INTO registration_days (part, day) VALUES (0, ?)";
+    Read DaysFrom = "SELECT day FROM registration_days WHERE part = 0 AND day >= ?";
+    Write RegistrationAdd = "INSERT INTO registrations (day, user) VALUES (?, ?)";
+    Write RegistrationRemove = "DELETE FROM registrations WHERE day = ? AND user = ?";
+    Read RegistrationsAfter = "SELECT user FROM registrations WHERE day = ? AND user > ? LIMIT ?";
+
+    Read SessionById = "SELECT user, id, user_version, device, ip_address, user_agent, created_at, last_used_at, expires_at, live, spent FROM sessions WHERE user = ? AND id = ?";
+    Conditional SessionAdd = "INSERT INTO sessions (user, id, user_version, device, ip_address, user_agent, created_at, last_used_at, expires_at, live, spent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?";
+    Conditional SessionRotate = "UPDATE sessions USING TTL ? SET user_version = ?, device = ?, ip_address = ?, user_agent = ?, created_at = ?, last_used_at = ?, expires_at = ?, live = ?, spent = ? WHERE user = ? AND id = ? IF live = ?";
+    Conditional SessionEnd = "DELETE FROM sessions WHERE user = ? AND id = ? IF EXISTS";
+    Conditional SessionEndOlder = "DELETE FROM sessions WHERE user = ? AND id = ? IF user_version < ?";
+    Write SessionListed = "INSERT INTO sessions_of_user (user, id) VALUES (?, ?) USING TTL ?";
+    Write SessionUnlisted = "DELETE FROM sessions_of_user WHERE user = ? AND id = ?";
+    Read SessionsBefore = "SELECT id FROM sessions_of_user WHERE user = ? AND id < ? LIMIT ?";
+
+    Read CatalogueRevision = "SELECT revision FROM catalogue WHERE part = 0 LIMIT 1";
+    Read CatalogueAll = "SELECT kind, name, id, description, permissions, revision FROM catalogue WHERE part = 0";
+    Conditional CatalogueRaise = "UPDATE catalogue SET revision = ? WHERE part = 0 IF revision = ?";
+    Conditional CataloguePut = "INSERT INTO catalogue (part, kind, name, id, description, permissions) VALUES (0, ?, ?, ?, ?, ?)";
+    Conditional CatalogueRemove = "DELETE FROM catalogue WHERE part = 0 AND kind = ? AND name = ?";
+
+    Read GrantsOf = "SELECT kind, id FROM grants WHERE user = ?";
+    Read GrantOne = "SELECT kind, id FROM grants WHERE user = ? AND kind = ? AND id = ?";
+    Conditional GrantAdd = "INSERT INTO grants (user, kind, id) VALUES (?, ?, ?) IF NOT EXISTS";
+    Conditional GrantRemove = "DELETE FROM grants WHERE user = ? AND kind = ? AND id = ? IF EXISTS";
+    Read HoldersAfter = "SELECT user FROM holders WHERE kind = ? AND id = ? AND part = ? AND user > ? LIMIT ?";
+    Read HolderOne = "SELECT user FROM holders WHERE kind = ? AND id = ? AND part = ? AND user = ?";
+    Conditional HolderAdd = "INSERT INTO holders (kind, id, part, user) VALUES (?, ?, ?, ?) IF NOT EXISTS";
+    Conditional HolderRemove = "DELETE FROM holders WHERE kind = ? AND id = ? AND part = ? AND user = ? IF EXISTS";
+
+    Read Document = "SELECT revision, value FROM documents WHERE name = ?";
+    Conditional DocumentAdd = "INSERT INTO documents (name, revision, value) VALUES (?, ?, ?) IF NOT EXISTS";
+    Conditional DocumentReplace = "UPDATE documents SET revision = ?, value = ? WHERE name = ? IF revision = ?";
+
+    Write LoginAdd = "INSERT INTO logins (user, month, id, time, ip_address, device, user_agent, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?";
+    Read LoginsBefore = "SELECT user, id, time, ip_address, device, user_agent, outcome FROM logins WHERE user = ? AND month = ? AND id < ? LIMIT ?";
+    Write LoginsRemove = "DELETE FROM logins WHERE user = ? AND month = ?";
+
+    Write EntryAdd = "INSERT INTO ledger (node, incarnation, chunk, seq, fact) VALUES (?, ?, ?, ?, ?) USING TTL ?";
+    Read EntriesFrom = "SELECT seq, fact FROM ledger WHERE node = ? AND incarnation = ? AND chunk = ? AND seq >= ? LIMIT ?";
+    Write HeadMove = "INSERT INTO heads (part, node, incarnation, seq, floor) VALUES (0, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";
+    Read Heads = "SELECT node, incarnation, seq FROM heads WHERE part = 0";
+    Read HeadOne = "SELECT seq, floor, TTL(seq) AS left FROM heads WHERE part = 0 AND node = ? AND incarnation = ?";
+}
+
+/// The statements, prepared.
+pub(crate) struct Prepared {
+    plain: Vec<PreparedStatement>,
+    serial: Vec<PreparedStatement>,
+}
+
+impl Prepared {
+    /// Prepares all, at once.
+    pub(crate) async fn prepare(session: &Session, profiles: &Profiles) -> Result<Self, PrepareError> {
+        let each = Cql::ALL.iter().map(|(kind, cql)| async move {
+            let mut prepared = session.prepare(*cql).await?;
+            prepared.set_is_idempotent(*kind != Kind::Conditional);
+            prepared.set_page_size(PAGE);
+            let profile: &ExecutionProfileHandle = match kind {
+                Kind::Read => &profiles.reads,
+                Kind::Write => &profiles.writes,
+                Kind::Conditional => &profiles.conditional,
+            };
+            prepared.set_execution_profile_handle(Some(profile.clone()));
+            Ok::<_, PrepareError>(prepared)
+        });
+        let plain = futures_util::future::try_join_all(each).await?;
+        let serial = plain.iter().cloned().map(|mut prepared| {
+            prepared.set_consistency(Consistency::Serial);
+            prepared.set_execution_profile_handle(Some(profiles.writes.clone()));
+            prepared
+        });
+        Ok(Self { serial: serial.collect(), plain })
+    }
+
+    /// A statement, ready to run.
+    pub(crate) fn get(&self, cql: Cql) -> &PreparedStatement {
+        &self.plain[cql as usize]
+    }
+
+    /// A read that sees, and completes, every conditional write that may have happened.
+    pub(crate) fn serial(&self, cql: Cql) -> &PreparedStatement {
+        &self.serial[cql as usize]
+    }
+}
+
+/// Rows a page of what is read in pages.
+pub(crate) const PAGE: i32 = 1_000;
+
+impl Cql {
+    /// How it is run.
+    pub(crate) const fn kind(self) -> Kind {
+        Self::ALL[self as usize].0
+    }
+}

@@ -1,0 +1,198 @@
+//! Claims of an email.
+
+use schema::{StoreError, UserId, email::FoldedEmail, store::Result};
+use scylla::DeserializeRow;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{CLAIM_PATIENCE, TRIES, row::UserRow, who};
+use crate::{
+    cas::{Settled, Verdict},
+    statement::Cql,
+    store::{At, Store},
+};
+
+/// Longest key that a server takes; no email is nearly as long.
+const MAX_KEY: usize = 4_096;
+/// How long we wait before another look at one that is in the middle of a change, in milliseconds:
+/// so much to twice as much.
+const LOOK: u64 = 60;
+
+/// Who has an email, or is about to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, DeserializeRow)]
+pub(super) struct Claim {
+    pub(super) user: Uuid,
+    /// New with every attempt to take it.
+    pub(super) claim: Uuid,
+}
+
+/// What came of claiming.
+pub(super) enum Claimed {
+    /// Ours, with this stamp.
+    Now(Uuid),
+    /// It was ours, and the user has this email.
+    Already,
+    /// Somebody else's.
+    Taken,
+}
+
+/// Who holds a claim.
+enum Holder {
+    /// A user who has this email.
+    Rightly,
+    /// Nobody; a row without email keeps it so.
+    Void,
+    /// Nobody yet.
+    Absent,
+    /// A user with another email, of this revision.
+    Elsewhere(Option<i64>),
+}
+
+impl Store {
+    /// The claim of an email.
+    pub(super) async fn claim_of(&self, at: At, email: &FoldedEmail) -> Result<Option<Claim>> {
+        if email.as_str().is_empty() || email.as_str().len() > MAX_KEY {
+            return Ok(None);
+        }
+        self.row(at, Cql::EmailByText, (email.as_str(),)).await
+    }
+
+    /// Claims an email for a user that does not have it.
+    pub(super) async fn claim(&self, email: &FoldedEmail, me: UserId) -> Result<Claimed> {
+        let mine = Claim { user: me.uuid(), claim: self.random_id() };
+        let mut waiting: Option<(Claim, Instant)> = None;
+        let mut there = match self.claim_free(email, mine).await? {
+            Settled::Done => return Ok(Claimed::Now(mine.claim)),
+            Settled::Not(there) => there,
+        };
+        for _ in 0..TRIES {
+            let Some(held) = there else {
+                match self.claim_free(email, mine).await? {
+                    Settled::Done => return Ok(Claimed::Now(mine.claim)),
+                    Settled::Not(now) => there = now,
+                }
+                continue;
+            };
+            let holder = self.holder(held, email).await?;
+            let ours = held.user == mine.user;
+            let ready = match holder {
+                Holder::Rightly => return Ok(if ours { Claimed::Already } else { Claimed::Taken }),
+                // Ours from before: stamped anew, so that who saw it stop cannot take it any more.
+                _ if ours => true,
+                Holder::Void => true,
+                Holder::Absent | Holder::Elsewhere(_) => {
+                    let since = match waiting {
+                        Some((claim, since)) if claim == held => since,
+                        _ => waiting.insert((held, Instant::now())).1,
+                    };
+                    since.elapsed() >= CLAIM_PATIENCE && self.stop(held, &holder).await?
+                }
+            };
+            if !ready {
+                self.pause(LOOK).await;
+                there = self.claim_of(At::Serial, email).await?;
+                continue;
+            }
+            match self.claim_from(email, held, mine).await? {
+                Settled::Done => return Ok(Claimed::Now(mine.claim)),
+                Settled::Not(now) => there = now,
+            }
+        }
+        Err(StoreError::unavailable_because("an email is wanted by too many at once"))
+    }
+
+    /// Who holds a claim.
+    async fn holder(&self, held: Claim, email: &FoldedEmail) -> Result<Holder> {
+        let Some(row) = self.user_row(At::Serial, UserId::from_bytes(*held.user.as_bytes())).await? else {
+            return Ok(Holder::Absent);
+        };
+        let revision = row.revision;
+        Ok(match who(Some(row))? {
+            None => Holder::Void,
+            Some(user) if user.email.folded() == *email => Holder::Rightly,
+            Some(_) => Holder::Elsewhere(revision),
+        })
+    }
+
+    /// Makes it impossible that the holder of a claim completes what it was about to do; `false`
+    /// when it did something meanwhile.
+    async fn stop(&self, held: Claim, holder: &Holder) -> Result<bool> {
+        let id = UserId::from_bytes(*held.user.as_bytes());
+        let look = || self.user_row(At::Serial, id);
+        let stopped = match *holder {
+            Holder::Absent => {
+                let judge = |there: &Option<UserRow>| match there {
+                    None => Verdict::Before,
+                    Some(row) if row.is_void() => Verdict::Done,
+                    Some(_) => Verdict::Otherwise,
+                };
+                self.cas(Cql::UserVoid, (held.user,), look, judge).await?
+            }
+            Holder::Elsewhere(Some(revision)) => {
+                let judge = |there: &Option<UserRow>| match there {
+                    Some(row) if row.revision == Some(revision) => Verdict::Before,
+                    // By whomever: what the holder was about to do is refused.
+                    _ => Verdict::Done,
+                };
+                let values = (revision.saturating_add(1), held.user, revision);
+                self.cas(Cql::UserRaise, values, look, judge).await?
+            }
+            Holder::Elsewhere(None) | Holder::Rightly | Holder::Void => return Ok(false),
+        };
+        Ok(stopped == Settled::Done)
+    }
+
+    /// Claims an email that nobody claims.
+    async fn claim_free(&self, email: &FoldedEmail, mine: Claim) -> Result<Settled<Option<Claim>>> {
+        self.cas(
+            Cql::EmailClaim,
+            (email.as_str(), mine.user, mine.claim),
+            || self.claim_of(At::Serial, email),
+            |there| match there {
+                None => Verdict::Before,
+                Some(there) if *there == mine => Verdict::Done,
+                Some(_) => Verdict::Otherwise,
+            },
+        )
+        .await
+    }
+
+    /// Claims an email in place of this claim.
+    async fn claim_from(
+        &self,
+        email: &FoldedEmail,
+        held: Claim,
+        mine: Claim,
+    ) -> Result<Settled<Option<Claim>>> {
+        self.cas(
+            Cql::EmailTake,
+            (mine.user, mine.claim, email.as_str(), held.user, held.claim),
+            || self.claim_of(At::Serial, email),
+            |there| match there {
+                Some(there) if *there == mine => Verdict::Done,
+                Some(there) if *there == held => Verdict::Before,
+                _ => Verdict::Otherwise,
+            },
+        )
+        .await
+    }
+
+    /// Gives up a claim, if it is still this one.
+    pub(super) async fn release(&self, email: &FoldedEmail, user: UserId, stamp: Uuid) -> Result<()> {
+        let held = Claim { user: user.uuid(), claim: stamp };
+        let released = self
+            .cas(
+                Cql::EmailRelease,
+                (email.as_str(), held.user, held.claim),
+                || self.claim_of(At::Serial, email),
+                |there| match there {
+                    Some(there) if *there == held => Verdict::Before,
+                    _ => Verdict::Done,
+                },
+            )
+            .await?;
+        match released {
+            Settled::Done | Settled::Not(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A database to test with, and what a test needs to look behind the store's back.
+
+#![allow(dead_code, reason = "not every test file uses all of it")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use schema::{Clock, Entropy, Timestamp};
+use scylla::client::{session::Session, session_builder::SessionBuilder};
+use store_scylla::{Config, Opened, State, open};
+
+/// How long the database may take for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The clock of the machine: times to live are counted down by the server's.
+pub struct Real;
+
+impl Clock for Real {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+}
+
+impl Entropy for Real {
+    fn fill(&self, bytes: &mut [u8]) {
+        aws_lc_rs::rand::fill(bytes).unwrap();
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the server's clock is the real one")]
+pub fn now() -> Timestamp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(schema::time::millis(now))
+}
+
+/// Where the server is.
+pub async fn server() -> String {
+    std::env::var("CQL").unwrap_or_else(|_| "127.0.0.61:9042".to_owned())
+}
+
+/// A keyspace that no other test has, and that is not there yet.
+pub fn fresh(name: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Relaxed))
+}
+
+pub async fn config(keyspace: &str) -> Config {
+    format!("cql://{}/{keyspace}", server().await).parse().unwrap()
+}
+
+/// A store in a keyspace, not awaited.
+pub async fn begin(keyspace: &str, migrate: bool) -> Opened {
+    open(config(keyspace).await, migrate, Arc::new(Real), Arc::new(Real))
+}
+
+/// A store in a keyspace that is up.
+pub async fn opened(keyspace: &str) -> Opened {
+    let opened = begin(keyspace, true).await;
+    tokio::time::timeout(PATIENCE, opened.status.up())
+        .await
+        .unwrap_or_else(|_| panic!("{}", opened.status.state()));
+    opened
+}
+
+/// Waits until the store is refused, and says why.
+pub async fn refused(opened: &Opened) -> String {
+    let refused = async {
+        loop {
+            match opened.status.state() {
+                State::Refused(why) => return why,
+                State::Up => panic!("it is up"),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap()
+}
+
+/// The driver itself.
+pub async fn session() -> Session {
+    SessionBuilder::new().known_node(server().await).build().await.unwrap()
+}
+
+/// Runs a statement behind the store's back.
+pub async fn cql(session: &Session, statement: &str) {
+    session.query_unpaged(statement, ()).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+}
+
+/// The first column of all rows.
+pub async fn column<T>(session: &Session, statement: &str) -> Vec<T>
+where
+    (T,): for<'a> scylla::deserialize::row::DeserializeRow<'a, 'a>,
+{
+    let rows = session.query_unpaged(statement, ()).await.unwrap().into_rows_result().unwrap();
+    rows.rows::<(T,)>().unwrap().map(|row| row.unwrap().0).collect()
+}
+
+/// The tables that are emptied.
+const TABLES: [&str; 14] = [
+    "users",
+    "emails",
+    "registrations",
+    "registration_days",
+    "sessions",
+    "sessions_of_user",
+    "catalogue",
+    "grants",
+    "holders",
+    "documents",
+    "logins",
+    "ledger",
+    "heads",
+    "schema_lock",
+];
+
+static FREE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// An empty keyspace of its own for as long as this lives: making one is dear, so they are emptied
+/// and used again.
+pub struct Lease(pub String);
+
+impl Lease {
+    pub async fn take() -> Self {
+        let free = FREE.lock().unwrap().pop();
+        let Some(keyspace) = free else { return Self(fresh("lease")) };
+        let session = session().await;
+        let truncate = TABLES.map(|table| {
+            let (session, keyspace) = (&session, &keyspace);
+            async move {
+                // Those that are empty are left alone: truncating is slow.
+                let some = format!("SELECT * FROM {keyspace}.{table} LIMIT 1");
+                let rows = session.query_unpaged(some, ()).await.unwrap().into_rows_result().unwrap();
+                if rows.rows_num() > 0 {
+                    cql(session, &format!("TRUNCATE {keyspace}.{table}")).await;
+                }
+            }
+        });
+        futures_util::future::join_all(truncate).await;
+        Self(keyspace)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        FREE.lock().unwrap().push(std::mem::take(&mut self.0));
+    }
+}

@@ -1,0 +1,297 @@
+//! Changes of several rows that meet, or stop half-way.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Lease, cql, now, opened, session};
+use futures_util::future::join_all;
+use schema::{
+    conformance::sample::{Samples, first},
+    email::FoldedEmail,
+    permission::Grant,
+    session::Session,
+    store::{Added, Created, Replaced, Stores},
+    user::User,
+};
+use scylla::client::session::Session as Driver;
+
+/// A store, and the keyspace behind its back.
+struct Behind {
+    lease: Lease,
+    driver: Driver,
+    make: Samples,
+}
+
+impl Behind {
+    async fn open() -> (Stores, Self) {
+        let lease = Lease::take().await;
+        let stores = opened(&lease.0).await.stores;
+        (stores, Self { lease, driver: session().await, make: Samples::at(now()) })
+    }
+
+    async fn another(&self) -> Stores {
+        opened(&self.lease.0).await.stores
+    }
+
+    /// `$` is the keyspace.
+    async fn cql(&self, statement: &str) {
+        cql(&self.driver, &statement.replace('$', &self.lease.0)).await;
+    }
+
+    /// As a registration leaves it that stops after its first step.
+    async fn listed(&self, user: &User) {
+        let day = now().as_secs() / 86_400;
+        self.cql(&format!("INSERT INTO $.registration_days (part, day) VALUES (0, {day})")).await;
+        self.cql(&format!("INSERT INTO $.registrations (day, user) VALUES ({day}, {})", user.id)).await;
+    }
+
+    /// As one leaves it that stops after the claim.
+    async fn claimed(&self, user: &User, email: &str) {
+        self.cql(&format!(
+            "INSERT INTO $.emails (email, user, claim) VALUES ('{email}', {}, \
+             00000000-0000-4000-8000-000000000001) IF NOT EXISTS",
+            user.id
+        ))
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_stopped_before_its_claim_is_nothing() {
+    let (stores, behind) = Behind::open().await;
+    let stopped = behind.make.user_with("ann@example.org");
+    behind.listed(&stopped).await;
+    assert_eq!(stores.users.list(first()).await.unwrap().items, []);
+    let next = behind.make.user_with("ann@example.org");
+    assert_eq!(stores.users.create(&next).await.unwrap(), Created::Done);
+    assert_eq!(stores.users.create(&stopped).await.unwrap(), Created::EmailTaken);
+    assert_eq!(stores.users.list(first()).await.unwrap().items, [next]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_stopped_after_its_claim_goes_on_or_gives_way() {
+    let (stores, behind) = Behind::open().await;
+    let stopped = behind.make.user_with("ann@example.org");
+    behind.listed(&stopped).await;
+    behind.claimed(&stopped, "ann@example.org").await;
+    assert_eq!(stores.users.by_email(&stopped.email.folded()).await.unwrap(), None);
+    assert_eq!(stores.users.get(stopped.id).await.unwrap(), None);
+    assert_eq!(stores.users.create(&stopped).await.unwrap(), Created::Done, "the same call again succeeds");
+    assert_eq!(stores.users.by_email(&stopped.email.folded()).await.unwrap(), Some(stopped));
+
+    let stopped = behind.make.user_with("bob@example.org");
+    behind.claimed(&stopped, "bob@example.org").await;
+    let next = behind.make.user_with("BOB@example.org");
+    assert_eq!(stores.users.create(&next).await.unwrap(), Created::Done);
+    assert_eq!(stores.users.create(&stopped).await.unwrap(), Created::EmailTaken, "it cannot complete");
+    assert_eq!(stores.users.get(stopped.id).await.unwrap(), None);
+    assert_eq!(stores.users.by_email(&next.email.folded()).await.unwrap(), Some(next.clone()));
+    stores.users.delete(next.id).await.unwrap();
+    let third = behind.make.user_with("bob@example.org");
+    assert_eq!(stores.users.create(&third).await.unwrap(), Created::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_registration_is_waited_for() {
+    let (stores, behind) = Behind::open().await;
+    let slow = behind.make.user_with("ann@example.org");
+    behind.claimed(&slow, "ann@example.org").await;
+    let next = behind.make.user_with("ann@example.org");
+    let completes = async {
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        stores.users.create(&slow).await.unwrap()
+    };
+    let (created, completed) = tokio::join!(stores.users.create(&next), completes);
+    assert_eq!((created.unwrap(), completed), (Created::EmailTaken, Created::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_email_that_stopped_gives_way() {
+    let (stores, behind) = Behind::open().await;
+    let ann = behind.make.user_with("ann@example.org");
+    stores.users.create(&ann).await.unwrap();
+    // Stopped after the claim of the new one.
+    behind.claimed(&ann, "new@example.org").await;
+    assert_eq!(stores.users.by_email(&FoldedEmail::of("new@example.org")).await.unwrap(), None);
+    let next = behind.make.user_with("new@example.org");
+    assert_eq!(stores.users.create(&next).await.unwrap(), Created::Done);
+    // The change that stopped now goes on where it was: its revision is not there any more.
+    let moved = User { revision: 1, email: "new@example.org".parse().unwrap(), ..ann.clone() };
+    assert_eq!(stores.users.replace(&moved).await.unwrap(), {
+        let raised = User { revision: 1, ..ann.clone() };
+        Replaced::Changed(Box::new(raised))
+    });
+    let again = User { revision: 2, ..moved };
+    assert_eq!(stores.users.replace(&again).await.unwrap(), Replaced::EmailTaken);
+    assert_eq!(stores.users.by_email(&next.email.folded()).await.unwrap(), Some(next));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_email_that_stopped_goes_on() {
+    let (stores, behind) = Behind::open().await;
+    let ann = behind.make.user_with("ann@example.org");
+    stores.users.create(&ann).await.unwrap();
+    behind.claimed(&ann, "new@example.org").await;
+    let moved = User { revision: 1, email: "new@example.org".parse().unwrap(), ..ann.clone() };
+    assert_eq!(stores.users.replace(&moved).await.unwrap(), Replaced::Done, "the same call again succeeds");
+    assert_eq!(stores.users.by_email(&moved.email.folded()).await.unwrap(), Some(moved.clone()));
+    // One that stopped before it gave up the old one.
+    behind.claimed(&ann, "ann@example.org").await;
+    assert_eq!(stores.users.by_email(&ann.email.folded()).await.unwrap(), None);
+    let heir = behind.make.user_with("ann@example.org");
+    assert_eq!(stores.users.create(&heir).await.unwrap(), Created::Done);
+    let kept = User { revision: 2, ..moved };
+    assert_eq!(stores.users.get(ann.id).await.unwrap().as_ref(), Some(&kept), "raised, else the same");
+    // Back, and there again: no claim is lost on the way.
+    stores.users.delete(heir.id).await.unwrap();
+    let back = User { revision: 3, email: ann.email.clone(), ..kept };
+    assert_eq!(stores.users.replace(&back).await.unwrap(), Replaced::Done);
+    assert_eq!(
+        stores.users.create(&behind.make.user_with("ann@example.org")).await.unwrap(),
+        Created::EmailTaken
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_stopped_leaves_an_email_that_can_be_had() {
+    let (stores, behind) = Behind::open().await;
+    let ann = behind.make.user_with("ann@example.org");
+    stores.users.create(&ann).await.unwrap();
+    behind.cql(&format!("DELETE FROM $.users WHERE id = {} IF EXISTS", ann.id)).await;
+    assert_eq!(stores.users.list(first()).await.unwrap().items, []);
+    let heir = behind.make.user_with("ann@example.org");
+    assert_eq!(stores.users.create(&heir).await.unwrap(), Created::Done);
+    stores.users.delete(ann.id).await.unwrap();
+    assert_eq!(stores.users.by_email(&ann.email.folded()).await.unwrap(), Some(heir));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_fifty_registrations_over_two_nodes_one_gets_the_email() {
+    let (one, behind) = Behind::open().await;
+    let two = behind.another().await;
+    let users: Vec<_> = (0..50).map(|_| behind.make.user_with("best@example.org")).collect();
+    let creating =
+        users.iter().zip([&one, &two].into_iter().cycle()).map(|(user, stores)| stores.users.create(user));
+    let created: Vec<_> = join_all(creating).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(created.iter().filter(|created| **created == Created::Done).count(), 1);
+    let winner = &users[created.iter().position(|created| *created == Created::Done).unwrap()];
+    for stores in [&one, &two] {
+        assert_eq!(stores.users.by_email(&winner.email.folded()).await.unwrap().as_ref(), Some(winner));
+        assert_eq!(stores.users.list(first()).await.unwrap().items, std::slice::from_ref(winner));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_the_catalogue_over_two_nodes_lose_nothing() {
+    let (one, behind) = Behind::open().await;
+    let two = behind.another().await;
+    let role = behind.make.stored_role(&one, "editor").await;
+    let permissions: Vec<_> = (0..30).map(|n| behind.make.permission(&format!("p{n}"))).collect();
+    let changing =
+        permissions.iter().zip([&one, &two].into_iter().cycle()).map(async |(permission, stores)| {
+            assert_eq!(stores.permissions.create(permission).await.unwrap(), Added::Done);
+            stores.roles.add(&role.name, permission).await.unwrap().unwrap();
+        });
+    join_all(changing).await;
+    let all: BTreeSet<_> = permissions.iter().map(|permission| permission.id).collect();
+    for stores in [&one, &two] {
+        assert_eq!(stores.roles.get(&role.name).await.unwrap().unwrap().permissions, all);
+    }
+    two.permissions.delete(&permissions[0].name).await.unwrap();
+    assert!(!one.roles.get(&role.name).await.unwrap().unwrap().permissions.contains(&permissions[0].id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_and_taken_at_once_is_listed_if_it_is_there() {
+    let (one, behind) = Behind::open().await;
+    let two = behind.another().await;
+    let role = Grant::Role(behind.make.stored_role(&one, "editor").await.id);
+    let mut users = Vec::new();
+    for _ in 0..10 {
+        users.push(behind.make.stored_user(&one).await.id);
+    }
+    for _ in 0..3 {
+        let racing = users.iter().map(async |user| {
+            let gives = async {
+                let (a, b) = tokio::join!(one.grants.give(*user, role), two.grants.give(*user, role));
+                usize::from(a.unwrap() == Added::Done) + usize::from(b.unwrap() == Added::Done)
+            };
+            let takes = async {
+                let (a, b) = tokio::join!(two.grants.take(*user, role), one.grants.take(*user, role));
+                usize::from(a.unwrap()) + usize::from(b.unwrap())
+            };
+            let had = usize::from(!one.grants.raw(*user).await.unwrap().roles.is_empty());
+            let (given, taken) = tokio::join!(gives, takes);
+            let has = usize::from(!one.grants.raw(*user).await.unwrap().roles.is_empty());
+            assert_eq!(had + given, has + taken, "each was said to one");
+            has == 1
+        });
+        let have = join_all(racing).await;
+        let have: Vec<_> = users.iter().zip(have).filter(|(_, has)| *has).map(|(user, _)| *user).collect();
+        assert_eq!(two.grants.holders(role, first()).await.unwrap().items, have);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_begin_on_two_nodes_stay_below_the_cap() {
+    let (one, behind) = Behind::open().await;
+    let two = behind.another().await;
+    let user = behind.make.stored_user(&one).await.id;
+    let sessions: Vec<_> = (0..24).map(|_| behind.make.session(user)).collect();
+    let opening = sessions
+        .iter()
+        .zip([&one, &two].into_iter().cycle())
+        .map(|(session, stores)| stores.sessions.open(session, 5));
+    let mut ended: Vec<_> = join_all(opening).await.into_iter().flat_map(Result::unwrap).collect();
+    let left = two.sessions.list(user, first()).await.unwrap().items;
+    assert_eq!(left.len(), 5);
+    ended.extend(left.iter().map(|session| session.id));
+    ended.sort_unstable();
+    let all: Vec<_> = sessions.iter().map(|session| session.id).collect();
+    assert_eq!(ended, all, "each is there or was said to have ended, once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_rows_of_sessions_that_ended_by_themselves_take_no_room() {
+    let (stores, behind) = Behind::open().await;
+    let user = behind.make.stored_user(&stores).await.id;
+    let kept = behind.make.stored_session(&stores, user).await;
+    for _ in 0..3 {
+        let short = Session { expires_at: now(), ..behind.make.session(user) };
+        stores.sessions.open(&short, 10).await.unwrap();
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    let new = behind.make.session(user);
+    assert_eq!(stores.sessions.open(&new, 2).await.unwrap(), [], "one is there, and it stays");
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [new, kept]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_used_beyond_many_lives_stays_listed() {
+    use std::time::Duration;
+    let (stores, behind) = Behind::open().await;
+    let user = behind.make.stored_user(&stores).await.id;
+    // Each life is three seconds; the list row of the first would be gone after nine.
+    let life = Duration::from_secs(3);
+    let begin = now();
+    let mut session = Session {
+        created_at: begin,
+        last_used_at: begin,
+        expires_at: begin.plus(life),
+        ..behind.make.session(user)
+    };
+    stores.sessions.open(&session, 10).await.unwrap();
+    for _ in 0..7 {
+        tokio::time::sleep(Duration::from_millis(1_700)).await;
+        let at = now();
+        let next = session.rotated(behind.make.hash(), at.plus(life), at, Duration::from_secs(1));
+        assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), schema::store::Rotated::Done);
+        session = next;
+    }
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [session]);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [], "and then it has ended");
+}

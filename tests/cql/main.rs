@@ -1,0 +1,18 @@
+//! The same suite on a shared store, and what only a shared store promises.
+//!
+//! What a node promises on any store is compiled here once more, and runs against nodes on Apache
+//! Cassandra.
+
+#![allow(missing_docs, reason = "a test is documented by its name")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures,
+    reason = "a panic is how a test fails, and a test may be large"
+)]
+
+#[path = "../suite/any_store.rs"]
+mod any_store;
+
+mod two_nodes;
