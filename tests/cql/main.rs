@@ -15,4 +15,9 @@
 #[path = "../suite/any_store.rs"]
 mod any_store;
 
+mod cost;
+mod halfway;
+mod outage;
+mod redis;
+mod ring;
 mod two_nodes;

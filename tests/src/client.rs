@@ -142,11 +142,15 @@ impl Client {
         self.post("auth_token").json(&body).send().await
     }
 
-    /// The value of a metric, by its name and labels as they stand in `/metrics`; none when it is not
-    /// there.
+    /// The value of a metric, by its name and the labels that it has as they stand in `/metrics`; none
+    /// when it is not there.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let metrics = self.get("/metrics").send().await.is(200).text();
-        metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+        let value = |line: &str| {
+            let rest = line.strip_prefix(series)?;
+            rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')?.parse().ok()
+        };
+        metrics.lines().find_map(value)
     }
 }
 

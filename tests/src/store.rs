@@ -39,8 +39,14 @@ impl Keyspace {
                 empty(&name).await;
                 Self(name)
             }
-            None => Self(fresh("ks").replace('-', "_")),
+            None => Self::fresh(),
         }
+    }
+
+    /// One that is not there yet.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(fresh("ks").replace('-', "_"))
     }
 
     /// Its name.

@@ -25,12 +25,17 @@
 //! | delete user | sessions, grants, history → user → claim, list row | a user without sessions and grants; a claim of nobody | the caller, again; as above |
 //! | open session | session, if absent → list row → end the oldest | a session that nobody has tokens of | its TTL |
 //! | end session | session, if there → list row | list row of nothing | lists skip and remove it |
-//! | give | holder row → grant, if absent | holder who has nothing | lists of holders check the grant |
-//! | take | grant, if there → holder row | the same | the same |
+//! | give | holder row → grant, if absent → holder row, if it went meanwhile | holder who has nothing | lists of holders check the grant |
+//! | take | grant, if there → holder row → holder row again, if it was given again | the same | the same |
 //! | append | entries → head | entries beyond the head | readers of tails; the writer, again |
 //!
+//! # Where it says more than it knows
+//! An `end` or `take` that was not answered, of what is gone when we ask, says that it was there: by
+//! chance another may have removed it in that moment, and was told the same.
+//!
 //! # What it never does
-//! It scans no table, trusts no cache, and repeats no write whose outcome is not known unless
+//! It scans no table, trusts no cache (the copy of the catalogue is used when its revision is still
+//! the one that is stored), and repeats no write whose outcome is not known unless
 //! repeating it is harmless. It never says `Unavailable` of a change before it has asked what became
 //! of it.
 

@@ -22,7 +22,7 @@ use crate::{
     cas::{Settled, Verdict},
     convert,
     statement::Cql,
-    store::{AT_ONCE, At, Store},
+    store::{AT_ONCE, At, ROOMS, Store},
 };
 
 mod row;
@@ -112,13 +112,15 @@ impl Store {
         self.write(Cql::SessionUnlisted, (user.uuid(), id.uuid())).await
     }
 
-    /// Ends all but the newest `max`. Of several that open at once, each applies the same order, so
-    /// that exactly `max` stay and the last to look sees to it.
+    /// Ends all but the newest `max`. Of several that begin at once, each applies the same order, so
+    /// that exactly `max` stay and the last to look sees to it. That may be the new one, when others
+    /// are newer by their ids.
     async fn make_room(&self, user: UserId, max: usize) -> Result<Vec<SessionId>> {
-        let mut ids = self.listed(user, usize::MAX).await?;
-        if ids.len() <= max {
+        if self.listed(user, max.saturating_add(1)).await?.len() <= max {
             return Ok(Vec::new());
         }
+        let _turn = self.0.rooms[usize::from(user.as_bytes()[15]) % ROOMS].lock().await;
+        let mut ids = self.listed(user, usize::MAX).await?;
         if max <= EXACT {
             ids = self.those_there(user, &ids, max).await?;
         }
@@ -170,8 +172,9 @@ impl Store {
     async fn listed(&self, user: UserId, most: usize) -> Result<Vec<SessionId>> {
         let (mut ids, mut before) = (Vec::new(), Uuid::max());
         while ids.len() < most {
-            let some = self.listed_before(user, before, LISTED).await?;
-            let end = some.len() < LISTED;
+            let wanted = LISTED.min(most - ids.len());
+            let some = self.listed_before(user, before, wanted).await?;
+            let end = some.len() < wanted;
             before = some.last().map_or(before, |id| id.uuid());
             ids.extend(some);
             if end {

@@ -35,6 +35,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// How many statements one call has under way.
 pub(crate) const AT_ONCE: usize = 16;
 
+/// Users share so many locks, by chance.
+pub(crate) const ROOMS: usize = 64;
+
 /// All stores; cheap to copy.
 #[derive(Clone)]
 pub(crate) struct Store(pub(crate) Arc<Inner>);
@@ -46,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) catalogue: Cache,
+    /// So that sessions of one user that begin on one node do not fight over whom they end.
+    pub(crate) rooms: [tokio::sync::Mutex<()>; ROOMS],
     /// Days of registration that are known to be listed.
     pub(crate) days: Mutex<HashSet<i32>>,
     /// What this process knows of the logs that it writes.
@@ -73,6 +78,7 @@ impl Store {
             clock,
             entropy,
             catalogue: Cache::default(),
+            rooms: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             days: Mutex::default(),
             logs: Mutex::default(),
         }))

@@ -14,6 +14,8 @@ use std::{
 use schema::{Clock, Entropy, Timestamp};
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use store_scylla::{Config, Opened, State, open};
+use testkit::servers::Cassandra;
+use tokio::sync::OnceCell;
 
 /// How long the database may take for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,9 +41,19 @@ pub fn now() -> Timestamp {
     Timestamp::from_millis(schema::time::millis(now))
 }
 
-/// Where the server is.
+/// Where the server is: `CQL` says so, else one is started.
 pub async fn server() -> String {
-    std::env::var("CQL").unwrap_or_else(|_| "127.0.0.61:9042".to_owned())
+    static ADDRESS: OnceCell<String> = OnceCell::const_new();
+    let start = || async {
+        if let Ok(address) = std::env::var("CQL") {
+            return address;
+        }
+        // On a thread of its own: its future need not be one that moves between threads.
+        let runtime = tokio::runtime::Handle::current();
+        let started = move || runtime.block_on(async { Cassandra::one().await.address().to_string() });
+        tokio::task::spawn_blocking(started).await.unwrap()
+    };
+    ADDRESS.get_or_init(start).await.clone()
 }
 
 /// A keyspace that no other test has, and that is not there yet.

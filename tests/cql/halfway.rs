@@ -1,0 +1,511 @@
+//! The way to the database is cut in the middle of a change, before and after each statement of it, or
+//! an answer comes too late: who tries again comes to an end, and there is one truth.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::json;
+use testkit::{Answer, Node, Person, eventually, fresh, servers::Action};
+
+use super::outage::{Behind, is_one_live_session, say};
+
+/// Longer than a node waits for a statement.
+const LATE: Duration = Duration::from_secs(3);
+/// Until a client that tries again has an answer.
+const AGAIN: Duration = Duration::from_secs(20);
+/// Until a node has heard what another took away.
+const HEARD: Duration = Duration::from_secs(15);
+
+/// A place in a change: the nth statement of this text.
+struct Step {
+    statement: String,
+    nth: usize,
+}
+
+impl Step {
+    /// What may become of it. A read that is late is one that is not answered.
+    fn actions(&self) -> Vec<Action> {
+        let late = (!self.statement.starts_with("SELECT")).then_some(Action::DelayAnswer(LATE));
+        [Action::CutBefore, Action::CutAfter].into_iter().chain(late).collect()
+    }
+}
+
+/// Says where the cut was when a test failed.
+struct At<'a>(&'a Step, Action);
+
+impl Drop for At<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say(&format!("failed with {:?} at number {} of: {}", self.1, self.0.nth, self.0.statement));
+        }
+    }
+}
+
+/// What a change asks the database, as a first one shows that nobody disturbs.
+async fn steps_of(here: &Behind, call: impl Future<Output = Answer>) -> Vec<Step> {
+    here.proxy.clear();
+    let answer = call.await;
+    assert!(answer.status < 300, "{answer}");
+    let mut seen = HashMap::new();
+    // What nodes read all the time.
+    let upkeep = |statement: &String| statement.contains("FROM heads") || statement.contains("FROM ledger");
+    let statements = here.proxy.statements().into_iter().filter(|statement| !upkeep(statement));
+    let steps = statements.map(|statement| {
+        let nth = seen.entry(statement.clone()).and_modify(|nth| *nth += 1).or_insert(1);
+        Step { nth: *nth, statement }
+    });
+    steps.collect()
+}
+
+/// Makes a change again and again, each time with another cut, and looks what became of it.
+async fn at_every_step<P>(
+    here: &Behind,
+    prepare: impl AsyncFn() -> P,
+    call: impl AsyncFn(&P) -> Answer,
+    check: impl AsyncFn(P, Answer),
+) {
+    let first = prepare().await;
+    let steps = steps_of(here, call(&first)).await;
+    assert!(!steps.is_empty(), "it asks the database nothing");
+    let mut slowest = Duration::ZERO;
+    for step in &steps {
+        for action in step.actions() {
+            let at = At(step, action);
+            let prepared = prepare().await;
+            here.proxy.on_nth(step.nth, &step.statement, action);
+            let answer = call(&prepared).await;
+            slowest = slowest.max(here.mended().await);
+            assert!(answer.status < 300 || answer.status == 503, "neither done nor unknown\n{answer}");
+            answer.is(answer.status);
+            check(prepared, answer).await;
+            drop(at);
+        }
+    }
+    say(&format!("{} statements; well again after {slowest:?} at most: {}", steps.len(), list(&steps)));
+}
+
+fn list(steps: &[Step]) -> String {
+    steps.iter().map(|step| format!("\n    {}", step.statement)).collect()
+}
+
+/// As a client does: asks until it is told.
+async fn again(call: impl AsyncFn() -> Answer) -> Answer {
+    eventually(AGAIN, "an answer to who tries again", async || {
+        let answer = call().await;
+        if answer.status == 503 {
+            answer.is_refused(503);
+            return None;
+        }
+        Some(answer)
+    })
+    .await
+}
+
+#[track_caller]
+fn is_one_of(answer: &Answer, statuses: &[u16]) {
+    assert!(statuses.contains(&answer.status), "expected one of {statuses:?}\n{answer}");
+}
+
+async fn logs_in(node: &Node, email: &str, password: &str) -> bool {
+    let answer = again(async || node.log_in(email, password).await).await;
+    is_one_of(&answer, &[200, 401]);
+    answer.status == 200
+}
+
+/// Whether nobody has an email: somebody takes it.
+async fn is_free(node: &Node, email: &str) -> bool {
+    let body = json!({"email": email, "password": fresh("a secret of another")});
+    let answer = again(async || node.post("users").json(&body).send().await).await;
+    is_one_of(&answer, &[201, 409]);
+    answer.status == 201
+}
+
+async fn is_heard(what: &str, look: impl AsyncFn() -> bool) {
+    eventually(HEARD, what, async || look().await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_rotation() {
+    let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
+    at_every_step(
+        &here,
+        async || here.node.register("ann").await,
+        async |ann| here.node.refresh(&ann.refresh).await,
+        async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_rotation_after_one_on_another_node() {
+    let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
+    let elsewhere = here.elsewhere().await;
+    at_every_step(
+        &here,
+        async || here.node.register("ann").await.at(&elsewhere).refreshed().await.at(&here.node),
+        async |ann| here.node.refresh(&ann.refresh).await,
+        async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
+    )
+    .await;
+}
+
+async fn has_one_pair(node: &Node, ann: &Person, answer: Answer) {
+    let answer =
+        if answer.status == 200 { answer } else { again(async || node.refresh(&ann.refresh).await).await };
+    let next = ann.with_tokens(answer.pair());
+    next.is_in().await;
+    ann.is_in().await;
+    is_one_live_session(&next).await;
+}
+
+#[tokio::test]
+async fn a_registration() {
+    let here = Behind::a_proxy().await;
+    let root = here.node.root().await;
+    let body = |email: &String| json!({"email": email, "password": format!("the secret of {email}")});
+    let register = async |email: &String| here.node.post("users").json(&body(email)).send().await;
+    at_every_step(
+        &here,
+        async || format!("{}@example.org", fresh("ann")),
+        async |email| register(email).await,
+        async |email, answer| {
+            if answer.status == 503 {
+                is_one_of(&again(async || register(&email).await).await, &[201, 409]);
+            }
+            let ann = Person::log_in(&here.node, &email, &format!("the secret of {email}")).await;
+            ann.is_in().await;
+            assert!(!is_free(&here.node, &email).await, "a second user has the email");
+            let found = root.list("users", &format!("users?email={email}")).await;
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0]["uuid"], ann.uuid);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_of_an_email_that_is_tried_again() {
+    let here = Behind::a_proxy().await;
+    at_every_step(
+        &here,
+        async || (here.node.register("ann").await, format!("{}@example.org", fresh("other"))),
+        async |(ann, email)| change_email(ann, email).await,
+        async |(ann, email), answer| {
+            if answer.status == 503 {
+                again(async || change_email(&ann, &email).await).await.is(200);
+            }
+            assert!(logs_in(&here.node, &email, &ann.password).await, "the new email does not log in");
+            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "the old email logs in");
+            assert!(!is_free(&here.node, &email).await, "the new email is free");
+            assert!(is_free(&here.node, &ann.email).await, "the old email is not free");
+            ann.is_in().await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_of_an_email_that_is_not_tried_again() {
+    let here = Behind::a_proxy().await;
+    at_every_step(
+        &here,
+        async || (here.node.register("ann").await, format!("{}@example.org", fresh("other"))),
+        async |(ann, email)| change_email(ann, email).await,
+        async |(ann, email), answer| {
+            let old = logs_in(&here.node, &ann.email, &ann.password).await;
+            let new = logs_in(&here.node, &email, &ann.password).await;
+            assert!(old != new, "old {old}, new {new}: exactly one logs in");
+            assert!(new || answer.status == 503, "it was done, and the new email does not log in");
+            let (used, unused) = if new { (&email, &ann.email) } else { (&ann.email, &email) };
+            assert!(is_free(&here.node, unused).await, "{unused} is nobody's and not free");
+            assert!(!is_free(&here.node, used).await, "{used} is free");
+            // The change that stopped does not come to life again.
+            assert!(logs_in(&here.node, used, &ann.password).await);
+            let me = ann.get("users/me").send().await.is(200).json();
+            assert_eq!(me["email"], *used);
+        },
+    )
+    .await;
+}
+
+async fn change_email(ann: &Person, email: &str) -> Answer {
+    ann.patch("users/me").json(&json!({"email": email, "password": ann.password})).send().await
+}
+
+/// What somebody may do, as both nodes come to see it.
+async fn may_everywhere(ann: &Person, elsewhere: &Node, permission: &str, holds: bool) {
+    let query = format!("users/me/combined_permissions/validation?permissions=%22{permission}%22");
+    let here = again(async || ann.get(&query).send().await).await.is(200).json();
+    assert_eq!(here["valid"], holds, "the node that was asked");
+    let there = ann.at(elsewhere);
+    is_heard("the other node says the same", async || there.may(permission).await == holds).await;
+}
+
+/// How often a name is in what somebody was given.
+async fn times(root: &Person, ann: &Person, kind: &str, name: &str) -> usize {
+    let given = root.get(&ann.path(kind)).send().await.is(200).json();
+    given.as_array().unwrap().iter().filter(|one| one["name"] == name).count()
+}
+
+#[tokio::test]
+async fn a_permission_that_is_given() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            assert!(!ann.may(&films).await && !ann.at(&elsewhere).may(&films).await);
+            ann
+        },
+        async |ann| root.gives(ann, &films).await,
+        async |ann, answer| {
+            if answer.status == 503 {
+                again(async || root.gives(&ann, &films).await).await.is(200);
+            }
+            may_everywhere(&ann, &elsewhere, &films, true).await;
+            assert_eq!(times(&root, &ann, "permissions", &films).await, 1);
+            root.takes(&ann, &films).await.is(200);
+            may_everywhere(&ann, &elsewhere, &films, false).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_permission_that_is_taken() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            root.gives(&ann, &films).await.is(200);
+            may_everywhere(&ann, &elsewhere, &films, true).await;
+            ann
+        },
+        async |ann| root.takes(ann, &films).await,
+        async |ann, answer| {
+            if answer.status == 503 {
+                // What the check says now is what is stored.
+                assert_eq!(ann.may(&films).await, times(&root, &ann, "permissions", &films).await == 1);
+                again(async || root.takes(&ann, &films).await).await.is(200);
+            }
+            may_everywhere(&ann, &elsewhere, &films, false).await;
+            assert_eq!(times(&root, &ann, "permissions", &films).await, 0);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
+    let staff = root.makes_role("staff", &[&films]).await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            root.gives_role(&ann, &staff).await.is(200);
+            may_everywhere(&ann, &elsewhere, &films, true).await;
+            ann
+        },
+        async |ann| root.takes_role(ann, &staff).await,
+        async |ann, answer| {
+            if answer.status == 503 {
+                again(async || root.takes_role(&ann, &staff).await).await.is(200);
+            }
+            may_everywhere(&ann, &elsewhere, &films, false).await;
+            assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
+        },
+    )
+    .await;
+    assert!(root.may("all_all").await, "the superuser has lost its power");
+}
+
+#[tokio::test]
+async fn a_role_that_is_deleted() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
+    let path = |role: &str| format!("roles/{role}");
+    at_every_step(
+        &here,
+        async || {
+            let (ann, staff) = (here.node.register("ann").await, root.makes_role("staff", &[&films]).await);
+            root.gives_role(&ann, &staff).await.is(200);
+            may_everywhere(&ann, &elsewhere, &films, true).await;
+            (ann, staff)
+        },
+        async |(_, staff)| root.delete(&path(staff)).send().await,
+        async |(ann, staff), answer| {
+            if answer.status == 503 {
+                let answer = again(async || root.delete(&path(&staff)).send().await).await;
+                is_one_of(&answer, &[204, 404]);
+            }
+            may_everywhere(&ann, &elsewhere, &films, false).await;
+            root.get(&path(&staff)).send().await.is_refused(404);
+            root.at(&elsewhere).get(&path(&staff)).send().await.is_refused(404);
+            // The name is free, and another role of that name is another.
+            root.post("roles").json(&json!({"name": staff})).send().await.is(201);
+            root.puts(&films, &staff).await.is(200);
+            may_everywhere(&ann, &elsewhere, &films, false).await;
+            assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
+        },
+    )
+    .await;
+    assert!(root.may("all_all").await, "the superuser has lost its power");
+}
+
+#[tokio::test]
+async fn a_change_of_a_password() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let change = async |ann: &Person, password: &str| {
+        let body = json!({"old_password": ann.password, "new_password": password});
+        ann.post("users/me/password").json(&body).send().await
+    };
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            (ann.in_another_session().await, ann, fresh("another secret"))
+        },
+        async |(_, ann, password)| change(ann, password).await,
+        async |(other, ann, password), answer| {
+            let now = if answer.status == 200 {
+                ann.with_tokens(answer.pair()).with_password(&password)
+            } else {
+                let old = logs_in(&here.node, &ann.email, &ann.password).await;
+                let new = logs_in(&here.node, &ann.email, &password).await;
+                assert!(old != new, "old {old}, new {new}: exactly one logs in");
+                if old {
+                    // What was said to be taken away may be; the owner logs in, and tries again.
+                    let again = Person::log_in(&here.node, &ann.email, &ann.password).await;
+                    again.with_tokens(change(&again, &password).await.pair()).with_password(&password)
+                } else {
+                    Person::log_in(&here.node, &ann.email, &password).await
+                }
+            };
+            now.is_in().await;
+            now.at(&elsewhere).is_in().await;
+            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "the old password logs in");
+            for earlier in [&ann, &other] {
+                earlier.is_out().await;
+                is_heard("the other node refuses it too", async || {
+                    elsewhere.validate(&earlier.access).await.status == 401
+                })
+                .await;
+                elsewhere.refresh(&earlier.refresh).await.is_error(401, "Token has been revoked");
+            }
+            now.in_another_session().await.is_in().await;
+            now.refreshed().await.is_in().await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let end = async |ann: &Person, id: &str| ann.delete(&format!("users/me/sessions/{id}")).send().await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            let other = ann.in_another_session().await;
+            (other.session().await, other, ann)
+        },
+        async |(id, _, ann)| end(ann, id).await,
+        async |(id, other, ann), answer| {
+            if answer.status == 503 {
+                is_one_of(&again(async || end(&ann, &id).await).await, &[204, 404]);
+            }
+            is_ended(&here, &elsewhere, &other, &id).await;
+            ann.is_in().await;
+            assert_eq!(ann.list("sessions", "users/me/sessions").await.len(), 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_logout() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            (ann.session().await, ann)
+        },
+        async |(_, ann)| ann.delete("auth_token").send().await,
+        async |(id, ann), answer| {
+            // The journal has it, whatever the database says.
+            answer.is_done();
+            is_ended(&here, &elsewhere, &ann, &id).await;
+        },
+    )
+    .await;
+}
+
+/// Here and elsewhere, and for good: also the row is gone.
+async fn is_ended(here: &Behind, elsewhere: &Node, ended: &Person, id: &str) {
+    ended.is_out().await;
+    is_heard("the other node refuses it too", async || elsewhere.validate(&ended.access).await.status == 401)
+        .await;
+    let this = format!("user = {} AND id = {id}", ended.uuid);
+    is_heard("the row is gone", async || here.rows("sessions", &this).await == 0).await;
+    elsewhere.refresh(&ended.refresh).await.is_error(401, "Token has been revoked");
+}
+
+#[tokio::test]
+async fn a_user_that_is_deleted() {
+    let here = Behind::a_proxy().await;
+    let elsewhere = here.elsewhere().await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
+    at_every_step(
+        &here,
+        async || {
+            let ann = here.node.register("ann").await;
+            root.gives(&ann, &films).await.is(200);
+            (ann.in_another_session().await, ann)
+        },
+        async |(_, ann)| root.delete(&ann.path("")).send().await,
+        async |(other, ann), answer| {
+            if answer.status == 503 {
+                let answer = again(async || root.delete(&ann.path("")).send().await).await;
+                is_one_of(&answer, &[204, 404]);
+            }
+            root.get(&ann.path("")).send().await.is_refused(404);
+            for dead in [&ann, &other] {
+                dead.is_out().await;
+                is_heard("the other node refuses it too", async || {
+                    elsewhere.validate(&dead.access).await.status == 401
+                })
+                .await;
+            }
+            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "it logs in still");
+            assert!(root.list("users", &format!("users?email={}", ann.email)).await.is_empty());
+            // Whoever has the email next is somebody else.
+            let password = fresh("a secret of another");
+            let body = json!({"email": ann.email, "password": password});
+            again(async || here.node.post("users").json(&body).send().await).await.is(201);
+            let next = Person::log_in(&here.node, &ann.email, &password).await;
+            assert_ne!(next.uuid, ann.uuid);
+            assert!(!next.may(&films).await);
+            assert_eq!(next.list("sessions", "users/me/sessions").await.len(), 1);
+        },
+    )
+    .await;
+    assert!(root.may("all_all").await, "the superuser has lost its power");
+}
