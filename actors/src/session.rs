@@ -12,4 +12,5 @@ mod recent;
 mod refresh;
 
 pub use handle::SessionHandle;
+pub use memory::OWED;
 pub use refresh::{RefreshPolicy, RefreshRefusal, RefreshRequest, Refreshed};

@@ -91,7 +91,11 @@ fn snapshot() -> Snapshot {
         name: format!("service.{n:02}.read").parse().unwrap(),
         description: None,
     };
-    Snapshot::new(true, &Effective { combined: (0..40).map(permission).collect(), ..Effective::default() })
+    Snapshot::new(
+        true,
+        &Effective { combined: (0..40).map(permission).collect(), ..Effective::default() },
+        Timestamp::EPOCH,
+    )
 }
 
 const ONE: &str = r#""service.07.read""#;

@@ -43,6 +43,8 @@ use crate::{
     tokens::{Tokens, TokensContext},
 };
 
+/// How long a key is published before it signs, where other nodes have to know it.
+const PUBLISHED: Duration = Duration::from_secs(15);
 /// What users may do is believed to Redis for so long at most.
 const MAX_CACHE_AGE: Duration = Duration::from_secs(600);
 
@@ -126,7 +128,8 @@ impl App {
         let (journal, left) =
             Journal::open(data_dir.path(), settings.journal_size).map_err(StartError::Journal)?;
         let shared = backing.is_shared();
-        let log = LedgerWriter::start(stores.clone(), identity.origin(), journal, &left, shared)?;
+        let log =
+            LedgerWriter::start(stores.clone(), clock.clone(), identity.origin(), journal, &left, shared)?;
         let log = Arc::new(log);
         let lifetimes = Lifetimes { access_ttl: settings.access_ttl, access_horizon: Timestamp::EPOCH };
         let facts = Facts::new(log.clone() as Arc<dyn FactSink>, clock.clone(), lifetimes);
@@ -211,7 +214,7 @@ impl App {
         self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
         // Last: with keys in the ring it decides.
         self.take_in(&set).map_err(not_final)?;
-        self.ledger_was_read(began);
+        self.ledger_was_read(began, Duration::ZERO);
         let Identity { name, incarnation, .. } = &self.identity;
         tracing::info!(node = name, incarnation, facts = count, "the ledger is read");
         Ok(reader)
@@ -223,19 +226,23 @@ impl App {
     /// When the master key is another one.
     pub fn take_in(&self, set: &KeySet) -> Result<(), KeyError> {
         self.ring.replace(set, &self.master, self.facts.denials())?;
+        // While nodes have different settings, tokens live as the shorter one says, and revocations are
+        // remembered as the longer one says.
+        let own = self.settings.access_ttl;
+        self.tokens.set_access_ttl(own.min(set.access_ttl));
         self.facts.set_lifetimes(Lifetimes {
-            access_ttl: set.access_ttl.max(self.settings.access_ttl),
+            access_ttl: own.max(set.access_ttl),
             access_horizon: set.access_horizon,
         });
         Ok(())
     }
 
-    /// Everything that was in the ledger at this time has been applied. After a gap in which facts may
-    /// have been written and forgotten again, what rests on having heard them all is read anew.
-    pub fn ledger_was_read(&self, at: Timestamp) {
-        let before = Timestamp::from_millis(self.ledger_read_at.swap(at.as_millis(), Ordering::AcqRel));
-        let remembered = self.facts.lifetimes().access_ttl + CLOCK_SKEW / 2;
-        if before > Timestamp::EPOCH && at.since(before) >= remembered {
+    /// Everything that was in the ledger at this time has been applied, so long after the last time.
+    /// After a gap in which facts may have been written and forgotten again, what rests on having heard
+    /// them all is read anew.
+    pub fn ledger_was_read(&self, at: Timestamp, gap: Duration) {
+        self.ledger_read_at.store(at.as_millis(), Ordering::Release);
+        if gap >= self.facts.lifetimes().access_ttl + CLOCK_SKEW / 2 {
             tracing::warn!("the ledger was out of reach for long: what users may do is read anew");
             self.facts.may_have_missed_some();
         }
@@ -274,6 +281,8 @@ impl App {
             master: &self.master,
             clock: &*self.clock,
             entropy: &*self.entropy,
+            // Other nodes read the keys of a shared store from time to time.
+            published: if self.backing.is_shared() { PUBLISHED } else { Duration::ZERO },
         }
     }
 }

@@ -12,9 +12,9 @@ mod change;
 mod ring;
 mod seal;
 
-pub use change::{KeyError, Tools, ensure, retire, rotate, stored, sweep};
-pub(crate) use ring::jws_algorithm;
+pub use change::{KeyError, Tools, ensure, retire, rotate, stored, upkeep};
 pub use ring::{KeyInfo, KeyRing, deny_revoked};
+pub(crate) use ring::{LOOKUP_INTERVAL, jws_algorithm};
 pub use seal::{MasterKey, SealError};
 
 #[cfg(doc)]

@@ -10,6 +10,9 @@ pub mod journal;
 pub mod reader;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use journal::Journal;
 pub use reader::LedgerReader;
 pub use writer::{LedgerWriter, LogState};

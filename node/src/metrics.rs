@@ -332,6 +332,11 @@ fn of_store(app: &App, counter: MakeFamily) -> Vec<Family> {
                     "Conditional writes whose outcome could not be found out",
                     one(counted.unknown),
                 ),
+                counter(
+                    "palisade_ledger_unreadable",
+                    "Facts of a newer version, or damaged ones, that were passed over",
+                    one(counted.unreadable),
+                ),
                 counter("palisade_store_reconnects", "Connections made anew", one(counted.reconnects)),
             ]
         }

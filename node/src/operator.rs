@@ -73,6 +73,8 @@ pub struct Done {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum OperatorError {
+    #[error("the node that runs here has not reached the database yet; look at its log, and try again")]
+    NotUp,
     #[error("there is no role superuser yet: run `palisade app init` first")]
     NotInitialised,
     #[error("{0:?} is no email address")]
@@ -107,6 +109,9 @@ impl App {
     /// # Errors
     /// Why not, in a sentence that says what to do.
     pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
+        if !self.is_informed() {
+            return Err(OperatorError::NotUp);
+        }
         match command {
             Command::AppInit { superuser } => {
                 let mut done = self.init().await?;
@@ -121,7 +126,14 @@ impl App {
             Command::SuperuserDelete { email, force } => self.delete_superuser(&email, force).await,
             Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
             Command::KeysRotate => {
-                let set = keys::rotate(self.key_tools()).await?;
+                // An operator waits until every node may know the next key.
+                let set = match keys::rotate(self.key_tools()).await {
+                    Err(KeyError::TooYoung(wait)) => {
+                        tokio::time::sleep(wait).await;
+                        keys::rotate(self.key_tools()).await?
+                    }
+                    rotated => rotated?,
+                };
                 self.take_in(&set)?;
                 tracing::info!("the signing keys were rotated");
                 Ok(keys_done("the next key signs from now on", self.ring.infos()))

@@ -48,7 +48,7 @@ pub const SPECS: &[Spec] = &[
         "Whether this node makes and migrates the tables of a CQL store: on, off",
     ),
     spec("REDIS", None, "An optional cache that nodes share: redis://…"),
-    spec("JOURNAL_SIZE", Some("64MiB"), "Disk for revocations while the store is down, 64KiB to 16GiB"),
+    spec("JOURNAL_SIZE", Some("64MiB"), "Disk for revocations while the store is down, 64KiB to 1GiB"),
     spec("NODE_NAME", None, "The name in logs and metrics [default: made once, kept in the data directory]"),
     Spec {
         name: "MASTER_KEY",

@@ -7,22 +7,29 @@
 pub mod cache;
 mod refresh;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jsonwebtoken::{Header, crypto};
 use schema::{
-    Clock, Denials, Entropy, Refusal, SessionId, Stores, TokenId, UserId, decide,
+    Clock, Denials, Entropy, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
+    time::millis,
     token::{AccessClaims, Claims, Expected, Unverified, access::ACCESS_TYPE},
 };
 
 pub use refresh::RefreshTokens;
 
-use crate::keys::{KeyRing, MasterKey, SealError};
+use crate::keys::{KeyRing, LOOKUP_INTERVAL, MasterKey, SealError};
 
 /// Makes and checks tokens.
 pub struct Tokens {
     expected: Expected,
-    access_ttl: Duration,
+    access_ttl_ms: AtomicU64,
     ring: Arc<KeyRing>,
     master: Arc<MasterKey>,
     stores: Stores,
@@ -60,13 +67,19 @@ impl Tokens {
         let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
         let TokensContext { expected, access_ttl, ring, master, stores, denials, clock, entropy } = context;
         let cache = cache::VerifiedTokens::default();
-        Ok(Self { expected, access_ttl, ring, master, stores, denials, clock, entropy, cache, refresh })
+        let access_ttl_ms = AtomicU64::new(millis(access_ttl));
+        Ok(Self { expected, access_ttl_ms, ring, master, stores, denials, clock, entropy, cache, refresh })
     }
 
     /// How long access tokens live.
     #[must_use]
-    pub const fn access_ttl(&self) -> Duration {
-        self.access_ttl
+    pub fn access_ttl(&self) -> Duration {
+        Duration::from_millis(self.access_ttl_ms.load(Ordering::Relaxed))
+    }
+
+    /// From now on access tokens live so long.
+    pub fn set_access_ttl(&self, access_ttl: Duration) {
+        self.access_ttl_ms.store(millis(access_ttl), Ordering::Relaxed);
     }
 
     /// A new access token for a session of this user.
@@ -82,7 +95,7 @@ impl Tokens {
             sid: session,
             jti: TokenId::new(now, self.entropy.id()),
             iat: now.as_secs(),
-            exp: now.plus(self.access_ttl).as_secs(),
+            exp: now.plus(self.access_ttl()).as_secs(),
             nbf: None,
             uv: version,
             r#type: ACCESS_TYPE.into(),
@@ -105,8 +118,16 @@ impl Tokens {
         }
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
-            let answered = self.ring.look_up(&self.stores, &self.master, &self.denials, &*self.clock).await;
-            if !answered && !self.ring.knows(unverified.key()) {
+            let arrived = self.clock.now();
+            let mut asked_at = self.look_up().await;
+            // The key may be younger than the last answer of the store: asked again in a second.
+            if asked_at.is_some_and(|at| at < arrived && at.as_secs() < unverified.issued_at())
+                && !self.ring.knows(unverified.key())
+            {
+                tokio::time::sleep(LOOKUP_INTERVAL).await;
+                asked_at = self.look_up().await;
+            }
+            if asked_at.is_none() && !self.ring.knows(unverified.key()) {
                 return Err(Refusal::CannotKnow);
             }
         }
@@ -116,6 +137,10 @@ impl Tokens {
             self.cache.insert(token, claims, self.clock.now());
         }
         verdict
+    }
+
+    async fn look_up(&self) -> Option<Timestamp> {
+        self.ring.look_up(&self.stores, &self.master, &self.denials, &*self.clock).await
     }
 
     fn verdict(&self, claims: AccessClaims) -> Result<AccessClaims, Refusal> {

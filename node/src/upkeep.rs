@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schema::time::CLOCK_SKEW;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use schema::{StoreError, time::CLOCK_SKEW};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     app::{App, Purpose, StartError},
-    keys,
+    keys::{self, KeyError},
     ledger::{LedgerReader, reader},
 };
 
@@ -16,6 +16,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How often the keys of a shared store are read.
 const KEYS: Duration = Duration::from_secs(5);
 const FORGET: Duration = Duration::from_secs(60);
+/// How old what users may do becomes in memory, on a shared store that answers.
+const SNAPSHOT_AGE: Duration = Duration::from_secs(15 * 60);
 /// How much of what has ended one round removes at a time.
 const SWEEP: usize = 1_000;
 
@@ -36,6 +38,9 @@ pub async fn run(app: Arc<App>) -> StartError {
 async fn come_up(app: &App) -> Result<LedgerReader, StartError> {
     loop {
         match app.come_up(Purpose::Serve).await {
+            Err(StartError::Store(error @ StoreError::Inconsistent(_))) => {
+                tracing::error!(%error, "the node cannot come up");
+            }
             Err(StartError::Store(error)) => tracing::debug!(%error, "not up yet"),
             other => return other,
         }
@@ -47,19 +52,29 @@ async fn come_up(app: &App) -> Result<LedgerReader, StartError> {
 async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
     let mut rounds = interval(reader::EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let (mut seen, mut away, mut read_at) = (app.clock.now(), None, Instant::now());
     loop {
         rounds.tick().await;
-        let began = app.clock.now();
-        match ledger.go_on(&app.stores, &app.facts).await {
+        let (began, wall) = (Instant::now(), app.clock.now());
+        let read = ledger.go_on(&app.stores, &app.facts).await;
+        if ledger.keys_changed() {
+            take_keys(&app).await;
+        }
+        match read {
             Ok(_) => {
-                if std::mem::take(&mut failing) {
+                if let Some(from) = away.take() {
                     tracing::info!("the ledger is read again");
+                    app.actors.sessions.store_was_away(from, Some(app.clock.now()));
                 }
-                app.ledger_was_read(began);
+                seen = wall;
+                app.ledger_was_read(wall, began.duration_since(read_at));
+                read_at = began;
             }
             Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
+                if away.is_none() {
+                    // It may have begun right after the last answer.
+                    away = Some(seen);
+                    app.actors.sessions.store_was_away(seen, None);
                     tracing::warn!(%error, "the ledger cannot be read: what others take away is not known here");
                 }
             }
@@ -73,13 +88,19 @@ async fn keep_keys(app: Arc<App>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        let taken = match app.stores.keys.load().await {
-            Ok(set) => app.take_in(&set),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = taken {
-            tracing::debug!(%error, "the signing keys could not be read anew");
-        }
+        take_keys(&app).await;
+    }
+}
+
+async fn take_keys(app: &App) {
+    let taken = match app.stores.keys.load().await {
+        Ok(set) => app.take_in(&set),
+        Err(error) => Err(error.into()),
+    };
+    match taken {
+        Ok(()) => {}
+        Err(KeyError::Store(error)) => tracing::debug!(%error, "the signing keys could not be read anew"),
+        Err(error) => tracing::error!(%error, "the signing keys cannot be used"),
     }
 }
 
@@ -104,9 +125,14 @@ async fn forget(app: &App) -> ! {
                 }
             }
         }
-        let swept = keys::sweep(app.key_tools()).await;
+        let (algorithm, access_ttl) = (app.settings.signing_algorithm, app.settings.access_ttl);
+        let swept = keys::upkeep(app.key_tools(), algorithm, access_ttl).await;
         if let Err(error) = swept.and_then(|set| app.take_in(&set)) {
-            tracing::warn!(%error, "retired keys could not be removed");
+            tracing::warn!(%error, "the signing keys could not be looked after");
+        }
+        // A fact may be lost with the node that made it; on a store of one's own there is no such node.
+        if app.backing.is_shared() && app.backing.health().is_up {
+            app.facts.snapshots().forget_older(now.minus(SNAPSHOT_AGE));
         }
     }
 }

@@ -94,6 +94,7 @@ macro_rules! conformance_suite {
                 entries_written_twice_are_there_once
                 entries_may_come_out_of_order
                 entries_beyond_the_head_are_readable
+                an_entry_that_is_written_late_is_there
                 heads_never_go_back
                 ranges_end_at_their_limit
                 origins_do_not_mix
@@ -129,6 +130,8 @@ macro_rules! conformance_suite {
                 a_session_comes_back_as_it_was_opened
                 a_session_opened_twice_is_there_once
                 rotating_needs_the_live_token
+                a_rotation_may_keep_the_live_token
+                the_latest_of_a_session_is_what_was_answered_last
                 of_a_hundred_rotations_at_once_one_wins
                 rotations_of_different_sessions_do_not_disturb_each_other
                 one_session_too_many_ends_the_oldest

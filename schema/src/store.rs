@@ -184,8 +184,12 @@ pub trait Sessions: Send + Sync + 'static {
     async fn open(&self, session: &Session, max: usize) -> Result<Vec<SessionId>>;
     /// By user and id.
     async fn get(&self, user: UserId, id: SessionId) -> Result<Option<Session>>;
-    /// Replaces a session whose live token is still that of `previous`. The live token changes with
-    /// every rotation, so then the rest is as in `previous` too.
+    /// By user and id, as it is for certain: after every rotation that was answered, and after every
+    /// one that was not is settled.
+    async fn latest(&self, user: UserId, id: SessionId) -> Result<Option<Session>>;
+    /// Replaces a session whose live token is still that of `previous`. `next` may keep that live
+    /// token and change only the rest; two such changes do not notice each other, the later one
+    /// stays whole. A change that is made with a new live token is refused to all others.
     async fn rotate(&self, previous: &Session, next: &Session) -> Result<Rotated>;
     /// Ends a session; says whether it was there.
     async fn end(&self, user: UserId, id: SessionId) -> Result<bool>;
@@ -298,11 +302,14 @@ pub trait Keys: Send + Sync + 'static {
 /// The ledger of facts.
 #[async_trait]
 pub trait LedgerStore: Send + Sync + 'static {
-    /// Writes entries, which may be there already, then moves each of `heads` forward, never back.
+    /// Writes entries, which may be there already, then moves each of `heads` forward, never back. One
+    /// whose fact has ended is written too, and is there for a while: others have not heard it.
     async fn append(&self, entries: &[Entry], heads: &[Head]) -> Result<()>;
     /// The heads of all origins that have entries, by origin.
     async fn heads(&self) -> Result<Vec<Head>>;
-    /// The entries of an origin after `after`, by number, at most `limit`, beyond its head too.
+    /// The entries of an origin after `after`, by number, at most `limit`, beyond its head too. Fewer
+    /// only when there are no more; a store that several versions write may skip those that it cannot
+    /// read.
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>>;
 }
 

@@ -4,7 +4,12 @@
 //! The two take turns in one run; the ratio of their medians is what counts. Node, database and
 //! clients share the machine.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic, reason = "a benchmark prints, and fails loudly")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark prints, and fails loudly"
+)]
 #![allow(clippy::disallowed_methods, reason = "it measures")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
@@ -80,7 +85,9 @@ async fn main() {
     let session = Arc::new(store::cassandra().await);
     let keyspace = testkit::fresh("plain").replace('-', "_");
     for statement in [
-        format!("CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"),
+        format!(
+            "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+        ),
         format!("CREATE TABLE {keyspace}.plain (id bigint PRIMARY KEY, live bigint)"),
     ] {
         session.query_unpaged(statement, ()).await.unwrap();

@@ -477,7 +477,10 @@ async fn a_logout_holds_here_at_once_and_everywhere_when_the_database_is_back() 
             ended.is_out().await;
             // Also when nobody remembers the fact any more.
             let this = format!("user = {} AND id = {id}", ann.uuid);
-            assert_eq!(here.rows("sessions", &this).await, 0, "the row of the session is still there");
+            eventually(HEARD, "the row is gone", async || {
+                (here.rows("sessions", &this).await == 0).then_some(())
+            })
+            .await;
         }
         ann.is_in().await;
         ann.at(&elsewhere).is_in().await;
@@ -612,8 +615,11 @@ async fn a_full_journal_refuses_to_promise_and_has_room_again_afterwards() {
     }
     ann.is_in().await;
     here.mended().await;
-    eventually(WELL, "the ledger has all", async || {
-        (gauge(&here.node, "palisade_ledger_unwritten").await == Some(0.0)).then_some(())
+    let left = sessions.len() + 1;
+    eventually(HEARD, "the ledger has all, and the sessions are gone", async || {
+        let listed = here.rows("sessions_of_user", &format!("user = {}", ann.uuid)).await;
+        let unwritten = gauge(&here.node, "palisade_ledger_unwritten").await;
+        (listed == left && unwritten == Some(0.0)).then_some(())
     })
     .await;
     let last = sessions.next().unwrap();
@@ -847,6 +853,16 @@ async fn a_node_starts_while_its_database_is_down_and_comes_up_by_itself() {
         is_revoked(&node, &bob.access).await;
         ann.in_another_session().await.is_in().await;
     }
+}
+
+#[tokio::test]
+async fn a_contact_point_that_is_dead_is_no_matter() {
+    let keyspace = Arc::new(Keyspace::take().await);
+    let (alive, dead) = (Cassandra::one().await.address(), Proxy::to(Cassandra::one().await.address()).await);
+    dead.cut().await;
+    let store = format!("cql://nowhere.invalid,{},{alive}/{}", dead.address(), keyspace.name());
+    let node = Node::builder().on_keyspace(&keyspace, alive).setting("STORE", store).start().await;
+    node.register("ann").await.is_in().await;
 }
 
 // Another schema, another key.

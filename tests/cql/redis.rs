@@ -48,14 +48,25 @@ async fn grants(redis: &Redis) -> BTreeMap<String, Vec<u8>> {
     entries
 }
 
-/// Somebody of whom Redis keeps what they may do since they asked this node for the first time.
-async fn kept(redis: &Redis, person: &Person, permission: &str, may: bool) -> String {
+/// Somebody who registers and asks, and under which key Redis keeps the answer.
+async fn kept(redis: &Redis, node: &Node, name: &str, permission: &str) -> (Person, String) {
     let before = grants(redis).await;
-    assert_eq!(person.may(permission).await, may);
-    eventually(HEARD, "Redis keeps what somebody may do", async || {
+    let person = node.register(name).await;
+    assert!(!person.may(permission).await);
+    let key = eventually(HEARD, "Redis keeps what somebody may do", async || {
         grants(redis).await.into_keys().find(|key| !before.contains_key(key))
+    });
+    (person, key.await)
+}
+
+/// Somebody to whom this was given a while ago asks a node that has nothing in memory.
+async fn kept_anew(redis: &Redis, person: &Person, key: &str, permission: &str) {
+    let before = grants(redis).await.remove(key);
+    assert!(person.may(permission).await);
+    eventually(HEARD, "Redis keeps what somebody may do now", async || {
+        (grants(redis).await.remove(key) != before).then_some(())
     })
-    .await
+    .await;
 }
 
 async fn fails(node: &Node, email: &str) {
@@ -183,7 +194,8 @@ async fn an_address_is_locked_and_registrations_are_limited_over_all_nodes() {
     let (a, b) = two(&redis, &[("LOGIN_ADDRESS_FAILURES", "6/15m"), ("REGISTRATION_RATE", "5/1m")]).await;
     let ann = a.register("ann").await;
     let register = async |node: &Node| {
-        let body = json!({"email": format!("{}@example.org", fresh("ann")), "password": fresh("a secret of")});
+        let body =
+            json!({"email": format!("{}@example.org", fresh("ann")), "password": fresh("a secret of")});
         node.post("users").json(&body).send().await
     };
     for node in [&b, &a, &b, &b] {
@@ -285,10 +297,7 @@ async fn garbage_in_redis_is_taken_for_nothing() {
     assert!(!bob.may(&films).await);
     eventually(HEARD, "Redis keeps failures and a rate", async || {
         let entries = redis.entries().await;
-        ["failures", "bucket"]
-            .iter()
-            .all(|kind| entries.keys().any(|key| key.contains(kind)))
-            .then_some(())
+        ["failures", "bucket"].iter().all(|kind| entries.keys().any(|key| key.contains(kind))).then_some(())
     })
     .await;
     let honest = redis.entries().await;
@@ -322,8 +331,9 @@ async fn garbage_in_redis_is_taken_for_nothing() {
     assert!(!bob.may(&films).await);
 }
 
-/// A third node, and people who may `films` and were never on the second and the third.
-async fn three(redis: &Redis, names: &[(&str, bool)]) -> ([Node; 3], Person, String, Vec<Person>) {
+/// Three nodes, and people with what is kept of them, who have never asked the second and the third.
+/// To some of them `films` was given, long enough ago to be kept.
+async fn three(redis: &Redis, names: &[(&str, bool)]) -> ([Node; 3], Person, String, Vec<(Person, String)>) {
     let (a, b) = two(redis, &[]).await;
     let c = Node::builder().beside(&a).setting("REDIS", redis.url()).start().await;
     is_up(&c, true).await;
@@ -331,11 +341,11 @@ async fn three(redis: &Redis, names: &[(&str, bool)]) -> ([Node; 3], Person, Str
     let films = root.makes_permission("films").await;
     let mut people = Vec::new();
     for (name, may) in names {
-        let person = a.register(name).await;
+        let (person, key) = kept(redis, &a, name, &films).await;
         if *may {
             root.gives(&person, &films).await.is(200);
         }
-        people.push(person);
+        people.push((person, key));
     }
     // There is no condition to await: from then on a load is later than the changes by every clock.
     tokio::time::sleep(CLOCKS + HEARD).await;
@@ -346,13 +356,13 @@ async fn three(redis: &Redis, names: &[(&str, bool)]) -> ([Node; 3], Person, Str
 async fn what_somebody_may_do_comes_from_redis_and_never_from_an_old_entry() {
     let redis = Redis::start().await;
     let ([a, b, c], root, films, people) = three(&redis, &[("ann", true), ("bob", true)]).await;
-    let [ann, bob] = &people[..] else { unreachable!("two") };
-    let key = kept(&redis, &ann.at(&b), &films, true).await;
+    let [(ann, of_ann), (bob, of_bob)] = &people[..] else { unreachable!("two") };
+    kept_anew(&redis, &ann.at(&b), of_ann, &films).await;
+    kept_anew(&redis, &bob.at(&b), of_bob, &films).await;
     let hits = async || c.metric("palisade_cache_reads_total{result=\"hit\"}").await.unwrap();
     let before = hits().await;
     assert!(ann.at(&c).may(&films).await);
     assert!(hits().await > before, "another node has it from Redis");
-    kept(&redis, &bob.at(&b), &films, true).await;
     assert!(bob.at(&c).may(&films).await);
 
     let old = grants(&redis).await;
@@ -378,7 +388,7 @@ async fn what_somebody_may_do_comes_from_redis_and_never_from_an_old_entry() {
     is_up(&d, true).await;
     for _ in 0..3 {
         bring_back().await;
-        assert_eq!(redis.entries().await.get(&key), old.get(&key));
+        assert_eq!(redis.entries().await.get(of_ann), old.get(of_ann));
         for node in [&a, &b, &c, &d] {
             assert!(!ann.at(node).may(&films).await);
         }
@@ -400,18 +410,16 @@ async fn what_another_may_do_under_ones_own_key_grants_nothing() {
     let redis = Redis::start().await;
     let ([_a, b, c], _, films, people) =
         three(&redis, &[("ann", false), ("bob", true), ("cid", false)]).await;
-    let mut keys = Vec::new();
-    for (person, may) in people.iter().zip([false, true, false]) {
-        keys.push(kept(&redis, &person.at(&b), &films, may).await);
-    }
+    let [(_, of_ann), (bob, of_bob), (_, of_cid)] = &people[..] else { unreachable!("three") };
+    kept_anew(&redis, &bob.at(&b), of_bob, &films).await;
     let entries = grants(&redis).await;
-    redis.put(&keys[0], &entries[&keys[1]]).await;
-    redis.put(&keys[1], &entries[&keys[0]]).await;
+    redis.put(of_ann, &entries[of_bob]).await;
+    redis.put(of_bob, &entries[of_ann]).await;
     // Not even with a byte more.
-    redis.put(&keys[2], &[&entries[&keys[2]][..], b" "].concat()).await;
+    redis.put(of_cid, &[&entries[of_cid][..], b" "].concat()).await;
     let refused = async || c.metric("palisade_cache_refused_total").await.unwrap();
     let before = refused().await;
-    for (person, may) in people.iter().zip([false, true, false]) {
+    for ((person, _), may) in people.iter().zip([false, true, false]) {
         assert_eq!(person.at(&c).may(&films).await, may, "as it is in the store");
     }
     assert!(refused().await >= before + 3.0, "they were looked at");
@@ -430,7 +438,8 @@ async fn a_node_comes_up_without_its_redis_and_finds_it_later() {
     is_up(&a, true).await;
     is_up(&b, true).await;
     all_is_well("there at last", [&a, &b], &root).await;
-    let series = ["hit", "miss", "bypassed"].map(|result| format!("palisade_cache_reads_total{{result=\"{result}\"}}"));
+    let series = ["hit", "miss", "bypassed"]
+        .map(|result| format!("palisade_cache_reads_total{{result=\"{result}\"}}"));
     for name in series.iter().map(String::as_str).chain([
         "palisade_cache_refused_total",
         "palisade_cache_errors_total",

@@ -108,9 +108,10 @@ async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
     let snapshots = context.facts.snapshots();
     for _ in 0..ATTEMPTS {
         let epoch = snapshots.epoch_of(user);
+        let began = context.clock.now();
         let (stored, effective) =
             tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
-        let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective));
+        let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began));
         if snapshots.publish(user, epoch, snapshot.clone()) {
             return Ok(Loaded { epoch, snapshot });
         }

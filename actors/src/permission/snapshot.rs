@@ -16,7 +16,7 @@ use std::sync::{
 
 use foldhash::{HashSet, fast::RandomState};
 use scc::{HashIndex, hash_index::Entry};
-use schema::{PermissionId, RoleId, Subject, UserId, name::Name, permission::Effective};
+use schema::{PermissionId, RoleId, Subject, Timestamp, UserId, name::Name, permission::Effective};
 
 /// Users share this many epochs; a collision costs one needless reload.
 const EPOCHS: usize = 1_024;
@@ -26,6 +26,7 @@ const EPOCHS: usize = 1_024;
 pub struct Snapshot {
     /// Whether there is such a user at all.
     pub exists: bool,
+    loaded_at: Timestamp,
     names: HashSet<Name>,
     sorted: Box<[Name]>,
     roles: Box<[RoleId]>,
@@ -33,12 +34,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// From what the store says.
+    /// From what the store says, asked at this time.
     #[must_use]
-    pub fn new(exists: bool, effective: &Effective) -> Self {
+    pub fn new(exists: bool, effective: &Effective, loaded_at: Timestamp) -> Self {
         let sorted: Box<[Name]> = effective.combined.iter().map(|p| p.name.clone()).collect();
         Self {
             exists,
+            loaded_at,
             names: sorted.iter().cloned().collect(),
             sorted,
             roles: effective.roles.iter().map(|role| role.id).collect(),
@@ -98,6 +100,11 @@ impl Snapshots {
             self.repeat_loads();
             self.published.retain_sync(|_, snapshot| !snapshot.rests_on(subject));
         }
+    }
+
+    /// What was loaded before then is loaded again when it is asked for.
+    pub fn forget_older(&self, than: Timestamp) {
+        self.published.retain_sync(|_, snapshot| snapshot.loaded_at >= than);
     }
 
     /// All that is known is old from now on.

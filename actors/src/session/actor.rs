@@ -9,7 +9,7 @@ use schema::{
 };
 
 use super::{
-    memory::Memory,
+    memory::{Known, Memory},
     refresh::{self, RefreshRefusal, RefreshRequest, Refreshed},
 };
 use crate::{
@@ -50,8 +50,8 @@ impl Actor for SessionActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SessionMessage::Open(session, reply) => {
-                let context = self.context.clone();
-                tokio::spawn(async move { reply.send(open(&context, &session).await) });
+                let (context, memory) = (self.context.clone(), self.memory.clone());
+                tokio::spawn(async move { reply.send(open(&context, &memory, *session).await) });
             }
             SessionMessage::Refresh(request, reply) => {
                 let presented = request.presented;
@@ -77,10 +77,13 @@ impl Actor for SessionActor {
 }
 
 /// Adds the session; what it displaces is revoked before the answer.
-async fn open(context: &Context, session: &Session) -> Result<(), ActorError> {
-    let displaced = context.stores.sessions.open(session, MAX_SESSIONS).await?;
+async fn open(context: &Context, memory: &Memory, session: Session) -> Result<(), ActorError> {
+    let at = context.clock.now();
+    let displaced = context.stores.sessions.open(&session, MAX_SESSIONS).await?;
+    let user = session.user;
+    // Tokens are made for a user's version that is stored.
+    memory.know(Known { user_version: session.user_version, session, at });
     if !displaced.is_empty() {
-        let user = session.user;
         let kinds: Vec<_> =
             displaced.into_iter().map(|session| FactKind::SessionRevoked { user, session }).collect();
         context.facts.take_away(&kinds).await?;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use ractor::SpawnErr;
-use schema::{SessionId, UserId, session::Session};
+use schema::{SessionId, Timestamp, UserId, session::Session};
 
 use super::{
     actor::{SessionActor, SessionMessage},
     end,
+    memory::Memory,
     refresh::{RefreshRefusal, RefreshRequest, Refreshed},
 };
 use crate::{
@@ -19,13 +20,21 @@ use crate::{
 #[derive(Clone)]
 pub struct SessionHandle {
     context: Context,
+    memory: Arc<Memory>,
     shards: Shards<SessionMessage>,
 }
 
 impl SessionHandle {
     pub(crate) async fn start(context: Context) -> Result<Self, SpawnErr> {
-        let actor = SessionActor { context: context.clone(), memory: Arc::default() };
-        Ok(Self { context, shards: Shards::start("session", actor).await? })
+        let memory = Arc::<Memory>::default();
+        let actor = SessionActor { context: context.clone(), memory: memory.clone() };
+        Ok(Self { context, memory, shards: Shards::start("session", actor).await? })
+    }
+
+    /// The store has been away since then, until then or still: refreshes of that time may not have been
+    /// answered, and can be asked for again.
+    pub fn store_was_away(&self, from: Timestamp, to: Option<Timestamp>) {
+        self.memory.store_was_away(from, to);
     }
 
     /// Begins a session; it is durable when this returns. Beyond

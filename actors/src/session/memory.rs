@@ -7,8 +7,9 @@
 //!
 //! **Unanswered rotations**: the store did not say what became of them, and by the time it can, the
 //! grace of the spent token may be over. Its owner never got the successor, so showing the token again
-//! is no theft: it gets the successor, here as long as this node runs, and elsewhere because the grace
-//! begins anew when the store is back ([`Memory::settle`]). Only when it was this node that spent it,
+//! is no theft: it gets the successor. Here as long as this node runs; where the outage was seen, within
+//! the grace after it; and everywhere for [`OWED`], once this node has said so in the store
+//! ([`Memory::settle`]). Only when it was this node that spent it,
 //! which the time in the row tells: what another one spent and answered is shown again by a thief.
 
 use std::{
@@ -19,11 +20,10 @@ use std::{
 
 use schema::{
     SessionId, Timestamp,
-    session::{SecretHash, Session},
-    store::Rotated,
+    session::{SecretHash, Session, Spent},
 };
 
-use super::{recent::Recent, refresh::NO_TOKEN};
+use super::recent::Recent;
 use crate::Context;
 
 /// How many sessions are known: some 10 MB at most.
@@ -32,9 +32,14 @@ const KNOWN: usize = 10_000;
 const UNANSWERED: usize = 20_000;
 /// How many of them are looked after at a time; more rely on this node's memory.
 const SETTLING: usize = 256;
-/// How long, and how often.
-const SETTLE_FOR: Duration = Duration::from_secs(3600);
-const SETTLE_EVERY: Duration = Duration::from_millis(500);
+/// How often, and after how long for the first time; then twice as long, up to 2 s, for an hour.
+const SETTLE_TRIES: u32 = 1_800;
+const SETTLE_FIRST: Duration = Duration::from_millis(500);
+/// For so long after the store is back the spent token gets its successor on every node, and then for
+/// the grace.
+pub const OWED: Duration = Duration::from_secs(600);
+/// How many tries of one token are remembered.
+const TRIED: usize = 64;
 
 /// What this node remembers.
 pub(super) struct Memory {
@@ -42,6 +47,15 @@ pub(super) struct Memory {
     /// By the spent token.
     unanswered: Recent<SecretHash, Unanswered>,
     settling: Mutex<HashSet<SecretHash>>,
+    away: Mutex<Option<Away>>,
+}
+
+/// When the store was away, as this node saw it.
+#[derive(Debug, Clone, Copy)]
+struct Away {
+    from: Timestamp,
+    /// `None` as long as it is.
+    to: Option<Timestamp>,
 }
 
 /// A session and its user's stored version, at some time.
@@ -53,10 +67,10 @@ pub(super) struct Known {
 }
 
 /// Rotations of one token that were not answered.
-#[derive(Clone, Copy)]
+#[derive(Clone, Default)]
 struct Unanswered {
-    /// When it was tried first and last: one that was made has a time between them.
-    tried: (Timestamp, Timestamp),
+    /// When it was tried: one that was made has one of these times.
+    tried: Vec<Timestamp>,
     /// When its successor was given at last, if it was.
     given: Option<Timestamp>,
 }
@@ -64,8 +78,7 @@ struct Unanswered {
 impl Unanswered {
     /// Whether one of them made the session what it is.
     fn made(&self, session: &Session, spent: &SecretHash) -> bool {
-        let (first, last) = self.tried;
-        session.spent.iter().any(|entry| entry.hash == *spent && first <= entry.at && entry.at <= last)
+        session.spent.iter().any(|entry| entry.hash == *spent && self.tried.contains(&entry.at))
     }
 }
 
@@ -75,6 +88,7 @@ impl Default for Memory {
             known: Recent::with_capacity(KNOWN),
             unanswered: Recent::with_capacity(UNANSWERED),
             settling: Mutex::default(),
+            away: Mutex::default(),
         }
     }
 }
@@ -87,6 +101,27 @@ impl Memory {
         (age < context.facts.lifetimes().access_ttl).then_some(known)
     }
 
+    /// The store has been away since then, until then or still.
+    pub(super) fn store_was_away(&self, from: Timestamp, to: Option<Timestamp>) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Away { from, to });
+    }
+
+    /// Whether the token was spent while the store was away, by whatever node: perhaps nobody was
+    /// answered, so its grace begins when the store is back.
+    pub(super) fn was_spent_in_outage(
+        &self,
+        session: &Session,
+        spent: &SecretHash,
+        now: Timestamp,
+        grace: Duration,
+    ) -> bool {
+        let away = *self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Away { from, to }) = away else { return false };
+        let until = to.unwrap_or(now);
+        let in_outage = |entry: &Spent| entry.hash == *spent && from <= entry.at && entry.at <= until;
+        session.spent.iter().any(in_outage) && now.since(until) < grace
+    }
+
     /// The session is like this now, and the store has said so.
     pub(super) fn know(&self, known: Known) {
         if let Some(spent) = known.session.spent.first() {
@@ -97,10 +132,13 @@ impl Memory {
 
     /// The rotation that spends this token was tried now, and not answered.
     pub(super) fn was_unanswered(&self, spent: SecretHash, now: Timestamp) {
-        let before = self.unanswered.get(&spent);
-        let first = before.map_or(now, |before| before.tried.0);
-        let given = before.and_then(|before| before.given);
-        self.unanswered.insert(spent, Unanswered { tried: (first, now), given });
+        let mut unanswered = self.unanswered.get(&spent).unwrap_or_default();
+        if unanswered.tried.len() >= TRIED {
+            // The first ones may have been made before the store was known to be away.
+            unanswered.tried.remove(TRIED / 2);
+        }
+        unanswered.tried.push(now);
+        self.unanswered.insert(spent, unanswered);
     }
 
     /// Whether the token was spent without an answer, so that it gets its successor still.
@@ -124,7 +162,7 @@ impl Memory {
         }
     }
 
-    /// The rotation was not answered: begins its grace anew when the store is back.
+    /// The rotation was not answered: begins its grace anew, and later, when the store is back.
     pub(super) async fn settle(&self, context: &Context, previous: &Session, successor: SecretHash) {
         let settling = || self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = {
@@ -139,21 +177,20 @@ impl Memory {
 
     async fn renew_grace(&self, context: &Context, previous: &Session, successor: SecretHash) {
         let spent = previous.live;
-        let tries = SETTLE_FOR.as_millis() / SETTLE_EVERY.as_millis();
-        for _ in 0..tries {
-            tokio::time::sleep(SETTLE_EVERY).await;
-            let unknown = Session { live: NO_TOKEN, ..previous.clone() };
-            let Ok(rotated) = context.stores.sessions.rotate(&unknown, previous).await else { continue };
-            let Rotated::Lost(current) = rotated else { return };
+        let sessions = &context.stores.sessions;
+        for attempt in 0..SETTLE_TRIES {
+            tokio::time::sleep(SETTLE_FIRST.saturating_mul(1 << attempt.min(2))).await;
+            let Ok(latest) = sessions.latest(previous.user, previous.id).await else { continue };
+            let Some(current) = latest else { return };
             let Some(unanswered) = self.unanswered.get(&spent) else { return };
             if current.live != successor || !unanswered.made(&current, &spent) {
                 return;
             }
-            let mut next = (*current).clone();
-            let now = context.clock.now();
-            self.was_unanswered(spent, now);
-            next.spent.iter_mut().filter(|entry| entry.hash == spent).for_each(|entry| entry.at = now);
-            if context.stores.sessions.rotate(&current, &next).await.is_ok() {
+            let mut next = current.clone();
+            let owed = context.clock.now().plus(OWED);
+            self.was_unanswered(spent, owed);
+            next.spent.iter_mut().filter(|entry| entry.hash == spent).for_each(|entry| entry.at = owed);
+            if sessions.rotate(&current, &next).await.is_ok() {
                 return;
             }
         }

@@ -18,9 +18,6 @@ use crate::{ActorError, Context};
 /// How often a lost compare-and-set is looked at again.
 const ATTEMPTS: usize = 8;
 
-/// The hash of no token.
-pub(super) const NO_TOKEN: SecretHash = SecretHash::new([0; 32]);
-
 /// How refresh tokens live.
 #[derive(Debug, Clone, Copy)]
 pub struct RefreshPolicy {
@@ -87,13 +84,12 @@ pub(super) async fn refresh(
         let mut presented = session.presented(&request.presented, now, policy.grace);
         let looks_stale = presented == Presented::Reused || request.version > session.user_version;
         if looks_stale && !confirmed {
-            // A plain read may be behind, in a store of several nodes; a compare-and-set is not, also
-            // one that cannot win. Only what it says is reason for an alarm.
-            let unknown = Session { live: NO_TOKEN, ..session.clone() };
-            match sessions.rotate(&unknown, session).await? {
-                Rotated::Lost(current) => (seen.session, confirmed) = (*current, true),
-                Rotated::Done | Rotated::Gone => return Ok(REVOKED),
-            }
+            // A plain read may be behind, in a store of several nodes. Only what is certain is reason
+            // for an alarm.
+            let Some(latest) = sessions.latest(request.user, request.session).await? else {
+                return Ok(REVOKED);
+            };
+            (seen.session, confirmed) = (latest, true);
             continue;
         }
         if is_dead(context, request, &seen) {
@@ -101,7 +97,8 @@ pub(super) async fn refresh(
         }
         if presented == Presented::Reused
             && session.live == request.successor
-            && memory.is_owed(session, &request.presented, now, policy.grace)
+            && (memory.is_owed(session, &request.presented, now, policy.grace)
+                || memory.was_spent_in_outage(session, &request.presented, now, policy.grace))
         {
             presented = Presented::Grace { successor_expires_at: session.expires_at };
         }

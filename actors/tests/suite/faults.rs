@@ -195,6 +195,7 @@ behind_faults!(users: Users {
 behind_faults!(sessions: Sessions {
     open(session: &Session, max: usize) -> Vec<SessionId>;
     get(user: UserId, id: SessionId) -> Option<Session>;
+    latest(user: UserId, id: SessionId) -> Option<Session>;
     rotate(previous: &Session, next: &Session) -> Rotated;
     end(user: UserId, id: SessionId) -> bool;
     end_older(user: UserId, version: u64) -> ();

@@ -14,7 +14,7 @@ use crate::app::App;
 /// 403, or when that is not known.
 pub async fn over_permission(caller: &Caller, permission: &Permission) -> Result<(), Problem> {
     let name = permission.name.as_str();
-    if is_built_in(name) { caller.require_any(&[name, ALL_ALL]).await } else { Ok(()) }
+    if is_built_in(name) { caller.certainly_has_any(&[name, ALL_ALL]).await } else { Ok(()) }
 }
 
 /// Goes on when the caller may hand this role out, or change it.
@@ -23,7 +23,7 @@ pub async fn over_permission(caller: &Caller, permission: &Permission) -> Result
 /// 403, or when that is not known.
 pub async fn over_role(app: &App, caller: &Caller, role: &Role) -> Result<(), Problem> {
     if role.name.as_str() == SUPERUSER {
-        return caller.require_any(&[ALL_ALL]).await;
+        return caller.certainly_has_any(&[ALL_ALL]).await;
     }
     let permissions = app.stores.permissions.list().await?;
     let inside = permissions.iter().filter(|permission| role.permissions.contains(&permission.id));

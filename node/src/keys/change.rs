@@ -36,6 +36,9 @@ pub enum KeyError {
     /// There is no such key.
     #[error("there is no key {0}")]
     NotFound(KeyId),
+    /// The next key may not sign yet.
+    #[error("the next key was published only now, and other nodes may not know it yet; try again in {0:?}")]
+    TooYoung(Duration),
     /// As many keys as may be are still needed.
     #[error("{MAX_KEYS} keys are still needed to verify tokens; wait until the oldest has gone")]
     TooMany,
@@ -49,10 +52,12 @@ pub struct Tools<'a> {
     pub master: &'a MasterKey,
     pub clock: &'a dyn Clock,
     pub entropy: &'a dyn Entropy,
+    /// How long a key is published before it signs, so that every node knows it by then.
+    pub published: Duration,
 }
 
-/// Makes sure that there is an active and a next key of this algorithm, and that the set knows how
-/// long access tokens live now; gives the set.
+/// Makes sure that there is a next key of this algorithm and, once it has been published for long enough,
+/// an active one; and that the set knows how long access tokens live now. Gives the set.
 ///
 /// # Errors
 /// When the store does not answer or the master key is another one.
@@ -64,7 +69,8 @@ pub async fn ensure(
     change(tools, |set, now| {
         if set.access_ttl > access_ttl {
             // Tokens issued until now may live longer than the new setting says.
-            set.access_horizon = set.access_horizon.max(now.plus(set.access_ttl));
+            let until = now.plus(set.access_ttl).plus(tools.published).plus(CLOCK_SKEW);
+            set.access_horizon = set.access_horizon.max(until);
         }
         set.access_ttl = access_ttl;
         let ready =
@@ -73,12 +79,36 @@ pub async fn ensure(
             set.keys.retain(|key| key.state != KeyState::Next);
             set.keys.push(generate(tools, algorithm, now)?);
         }
-        if !ready(set, KeyState::Active) {
+        let first = !set.keys.iter().any(|key| key.state == KeyState::Active);
+        if first || (!ready(set, KeyState::Active) && youth(tools, set, now).is_zero()) {
             promote(tools, set, now)?;
         }
         Ok(())
     })
     .await
+}
+
+/// [`ensure`], and removes keys whose last token has expired.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn upkeep(
+    tools: Tools<'_>,
+    algorithm: Algorithm,
+    access_ttl: Duration,
+) -> Result<KeySet, KeyError> {
+    ensure(tools, algorithm, access_ttl).await?;
+    change(tools, |set, now| {
+        remove_gone(set, now);
+        Ok(())
+    })
+    .await
+}
+
+/// How long the next key is still to be published before it may sign.
+fn youth(tools: Tools<'_>, set: &KeySet, now: Timestamp) -> Duration {
+    let next = set.keys.iter().find(|key| key.state == KeyState::Next);
+    next.map_or(Duration::ZERO, |key| tools.published.saturating_sub(now.since(key.created_at)))
 }
 
 /// The key set as it is, for who is not to serve with it; made when there is none.
@@ -100,6 +130,10 @@ pub async fn stored(
 /// When the store does not answer or the master key is another one.
 pub async fn rotate(tools: Tools<'_>) -> Result<KeySet, KeyError> {
     change(tools, |set, now| {
+        let youth = youth(tools, set, now);
+        if !youth.is_zero() {
+            return Err(KeyError::TooYoung(youth));
+        }
         promote(tools, set, now)?;
         if set.keys.len() > MAX_KEYS { Err(KeyError::TooMany) } else { Ok(()) }
     })
@@ -126,18 +160,6 @@ pub async fn retire(tools: Tools<'_>, id: KeyId) -> Result<KeySet, KeyError> {
         if let Some(key) = set.keys.iter_mut().find(|key| key.id == id) {
             key.state = KeyState::Revoked { until };
         }
-        Ok(())
-    })
-    .await
-}
-
-/// Removes retiring keys whose last token has expired.
-///
-/// # Errors
-/// As [`rotate`].
-pub async fn sweep(tools: Tools<'_>) -> Result<KeySet, KeyError> {
-    change(tools, |set, now| {
-        remove_gone(set, now);
         Ok(())
     })
     .await

@@ -26,7 +26,7 @@ use super::{
 };
 
 /// How often unknown keys may ask the store, all together.
-const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A key that verifies.
 pub(crate) struct Verifier {
@@ -92,21 +92,22 @@ impl KeyRing {
     }
 
     /// Reads the stored keys for the sake of an unknown one, unless that was done within the last
-    /// second; says whether the store answered, so that what is unknown now is no key.
+    /// second; says when that was, so that what is unknown now was no key then. `None` when the store
+    /// did not answer.
     pub async fn look_up(
         &self,
         stores: &Stores,
         master: &MasterKey,
         denials: &Denials,
         clock: &dyn Clock,
-    ) -> bool {
+    ) -> Option<Timestamp> {
         let mut last = self.last_lookup.lock().await;
         let now = clock.now();
         // A clock that was set back makes it due, too.
         if let Some((at, answered)) = *last
             && (at..at.plus(LOOKUP_INTERVAL)).contains(&now)
         {
-            return answered;
+            return answered.then_some(at);
         }
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let replaced = match stores.keys.load().await {
@@ -117,7 +118,7 @@ impl KeyRing {
             tracing::warn!(%error, "the signing keys could not be read anew");
         }
         *last = Some((now, replaced.is_ok()));
-        replaced.is_ok()
+        replaced.is_ok().then_some(now)
     }
 
     /// How often unknown keys asked the store.

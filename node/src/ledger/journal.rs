@@ -15,7 +15,8 @@
 //! payload                 JSON of a Record
 //! ```
 //!
-//! and reading ends at the first that does not fit: a torn write was never answered.
+//! and what does not fit is no record: a torn write was never answered. What lies behind it and fits was,
+//! perhaps, so a damaged place costs no more than itself.
 
 use std::{
     fs::{File, OpenOptions},
@@ -100,10 +101,13 @@ impl Journal {
             found.push((generation, records, Half { file, end, last: 0 }));
         }
         for (_, _, half) in &found {
+            half.file.sync_all()?;
             if let Err(error) = rustix::fs::fallocate(&half.file, FallocateFlags::empty(), 0, capacity) {
                 tracing::warn!(%error, "no space could be reserved for the journal");
             }
         }
+        // The names too.
+        File::open(directory)?.sync_all()?;
         // The younger one is written on. After this no record of before has its generation.
         let generation = found.iter().map(|(generation, ..)| *generation).max().unwrap_or(0) + 1;
         let active = usize::from(found[1].0 > found[0].0);
@@ -149,8 +153,12 @@ impl Journal {
 
     fn write(&mut self, buffer: &mut Vec<u8>, last: u64) -> Result<(), JournalError> {
         let half = &mut self.halves[self.active];
-        half.file.write_all_at(buffer, half.end)?;
-        half.file.sync_data()?;
+        let written = half.file.write_all_at(buffer, half.end).and_then(|()| half.file.sync_data());
+        if let Err(error) = written {
+            // What lies there of it is not to be taken for a part of what comes.
+            self.generation += 1;
+            return Err(error.into());
+        }
         half.end += len(buffer);
         half.last = last;
         buffer.clear();
@@ -195,19 +203,32 @@ fn checksum(generation: u64, payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The records of a file, where they end, and the generation of the last.
+/// The records of a file, where they end, and the generation of the last. Over what is damaged it goes on
+/// to the next record that fits, and says so.
 fn read(file: &File) -> io::Result<(Vec<Record>, u64, u64)> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut &*file, &mut bytes)?;
-    let (mut records, mut at, mut generation) = (Vec::new(), 0, 0);
-    while let Some((record, of, length)) = parse(&bytes[at..])
-        && of >= generation
-    {
-        records.push(record);
-        generation = of;
-        at += length;
+    let (mut records, mut end, mut generation) = (Vec::new(), 0, 0);
+    let mut at = 0;
+    while at + HEAD < bytes.len() {
+        match parse(&bytes[at..]).filter(|(_, of, _)| *of >= generation) {
+            Some((record, of, length)) => {
+                if at > end {
+                    tracing::error!(
+                        at = end,
+                        bytes = at - end,
+                        "the journal is damaged: revocations may be lost"
+                    );
+                }
+                records.push(record);
+                generation = of;
+                at += length;
+                end = at;
+            }
+            None => at += 1,
+        }
     }
-    Ok((records, u64::try_from(at).unwrap_or(u64::MAX), generation))
+    Ok((records, u64::try_from(end).unwrap_or(u64::MAX), generation))
 }
 
 /// The record at the beginning, its generation, and its length with its head.
@@ -288,6 +309,25 @@ mod tests {
         journal.append(&batch, 1, 0).unwrap();
         drop(journal);
         assert_eq!(seqs(&Journal::open(directory.path(), SIZE).unwrap().1), (1..=30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_damaged_place_costs_no_more_than_itself() {
+        for place in [0, 5, 9] {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut journal, _) = Journal::open(directory.path(), 2 * SIZE).unwrap();
+            let all: Vec<_> = (1..=10).map(record).collect();
+            journal.append(&all, 1, 0).unwrap();
+            drop(journal);
+            let path = directory.path().join(NAMES[0]);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let length = frame(&record(1), 1).unwrap().len();
+            bytes[place * length + HEAD + 20] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let (_, kept) = Journal::open(directory.path(), 2 * SIZE).unwrap();
+            let left = (1..=10).filter(|seq| *seq != u64::try_from(place).unwrap() + 1);
+            assert_eq!(seqs(&kept), left.collect::<Vec<_>>());
+        }
     }
 
     proptest! {

@@ -4,11 +4,15 @@
 //! between a head and what was applied, and in turn the tails behind heads: an origin may have died
 //! between an entry and its head.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use actors::Facts;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
-    Stores,
+    FactKind, Stores,
     ledger::{Head, Origin},
     store::Result as StoreResult,
 };
@@ -17,15 +21,18 @@ use schema::{
 pub const EVERY: Duration = Duration::from_secs(1);
 /// How many entries are read at a time.
 const READ: usize = 10_000;
-/// How many tails are looked at in one round.
+/// How many tails are looked at in one round, and logs read at the same time.
 const TAILS: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// How far each origin's log was applied.
 #[derive(Debug)]
 pub struct LedgerReader {
     own: Origin,
-    applied: HashMap<Origin, u64>,
+    /// Complete up to here, and the last number that was read, which may lie behind the head.
+    applied: HashMap<Origin, (u64, u64)>,
     turn: usize,
+    keys_changed: bool,
 }
 
 impl LedgerReader {
@@ -34,53 +41,87 @@ impl LedgerReader {
     /// # Errors
     /// When the store does not answer: a node must not decide without knowing what was taken away.
     pub async fn begin(stores: &Stores, facts: &Facts, own: Origin) -> StoreResult<(Self, usize)> {
-        let mut reader = Self { own, applied: HashMap::new(), turn: 0 };
-        let mut count = 0;
-        for head in stores.ledger.heads().await? {
-            count += read(stores, facts, head.origin, 0).await?;
-            reader.applied.insert(head.origin, head.seq);
-        }
+        let mut reader = Self { own, applied: HashMap::new(), turn: 0, keys_changed: false };
+        let heads = stores.ledger.heads().await?;
+        let reading = heads.into_iter().map(|head| read(stores.clone(), facts, head, 0));
+        let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
+        let count = read.iter().map(|read| read.count).sum();
+        read.into_iter().for_each(|read| reader.applied(&read));
         Ok((reader, count))
     }
 
-    /// Reads what is new; gives how many entries were read.
+    /// Reads what is new; gives how many entries were read. A log that cannot be read holds up no other.
     ///
     /// # Errors
-    /// When the store does not answer; what was applied stays so.
+    /// When the store does not answer, or not for all logs; what was applied stays so.
     pub async fn go_on(&mut self, stores: &Stores, facts: &Facts) -> StoreResult<usize> {
         let mut heads = stores.ledger.heads().await?;
         heads.retain(|head| head.origin != self.own);
         self.applied.retain(|origin, _| heads.iter().any(|head| head.origin == *origin));
-        let mut count = 0;
-        for head in &heads {
-            let applied = self.applied.get(&head.origin).copied();
-            if applied.is_none_or(|applied| applied < head.seq) {
-                count += read(stores, facts, head.origin, applied.unwrap_or(0)).await?;
-                self.applied.insert(head.origin, head.seq);
+        let tails = self.next_tails(&heads);
+        let ahead = heads.iter().filter(|head| {
+            let applied = self.applied.get(&head.origin);
+            applied.is_none_or(|(complete, _)| *complete < head.seq) || tails.contains(&head.origin)
+        });
+        let reading = ahead.map(|head| {
+            // From the last head on: what was read behind it may have had gaps.
+            let (complete, last) = self.applied.get(&head.origin).copied().unwrap_or_default();
+            let after = if complete < head.seq { complete } else { last.max(complete) };
+            read(stores.clone(), facts, *head, after)
+        });
+        let reading: Vec<_> = reading.collect();
+        let all: Vec<StoreResult<Read>> = stream::iter(reading).buffer_unordered(AT_ONCE).collect().await;
+        let (mut count, mut failed) = (0, None);
+        for read in all {
+            match read {
+                Ok(read) => {
+                    count += read.count;
+                    self.applied(&read);
+                }
+                Err(error) => failed = Some(error),
             }
         }
-        for head in self.next_tails(&heads) {
-            count += read(stores, facts, head.origin, head.seq).await?;
-        }
-        Ok(count)
+        failed.map_or(Ok(count), Err)
     }
 
-    fn next_tails(&mut self, heads: &[Head]) -> Vec<Head> {
-        let tails = heads.iter().cycle().skip(self.turn).take(TAILS.min(heads.len())).copied().collect();
+    /// Whether a key was retired since this was asked last.
+    pub const fn keys_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.keys_changed, false)
+    }
+
+    fn applied(&mut self, read: &Read) {
+        self.keys_changed |= read.keys_changed;
+        self.applied.insert(read.head.origin, (read.head.seq, read.last));
+    }
+
+    fn next_tails(&mut self, heads: &[Head]) -> HashSet<Origin> {
+        let tails = heads.iter().cycle().skip(self.turn).take(TAILS.min(heads.len()));
+        let tails = tails.map(|head| head.origin).collect();
         self.turn = (self.turn + TAILS).checked_rem(heads.len()).unwrap_or(0);
         tails
     }
 }
 
-async fn read(stores: &Stores, facts: &Facts, origin: Origin, after: u64) -> StoreResult<usize> {
-    let (mut count, mut after) = (0, after);
+/// What was read of one log.
+struct Read {
+    head: Head,
+    count: usize,
+    last: u64,
+    keys_changed: bool,
+}
+
+async fn read(stores: Stores, facts: &Facts, head: Head, after: u64) -> StoreResult<Read> {
+    let mut read = Read { head, count: 0, last: after, keys_changed: false };
     loop {
-        let entries = stores.ledger.entries(origin, after, READ).await?;
-        entries.iter().for_each(|entry| facts.hear(&entry.fact));
-        count += entries.len();
+        let entries = stores.ledger.entries(head.origin, read.last, READ).await?;
+        for entry in &entries {
+            facts.hear(&entry.fact);
+            read.keys_changed |= matches!(entry.fact.kind, FactKind::KeyRetired { .. });
+        }
+        read.count += entries.len();
         match entries.last() {
-            Some(last) if entries.len() == READ => after = last.seq,
-            _ => return Ok(count),
+            Some(last) => read.last = last.seq,
+            None => return Ok(read),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! This node's log of facts: numbered, on disk, in the ledger.
 //!
 //! ```text
-//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─► [task: ledger, rows] ─► released
+//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─┬► [task: ledger]
+//!                                                                            └► [tasks: rows]
 //! ```
 //!
-//! An answer waits for the ledger and the rows as long as the store answers; when it does not, what is
-//! in the journal is enough. What could not be written keeps its number and its place: the log has no
-//! gaps, and the head never runs ahead of the entries. A fact that found no room in the journal is
-//! answered only when the ledger has it.
+//! An answer waits for the ledger and its own rows as long as the store answers; when it does not, what
+//! is in the journal is enough. What could not be written keeps its number and its place: the log has
+//! no gaps, and the head never runs ahead of the entries. Rows have their own pace: ten thousand
+//! sessions of one user hold up nobody else. A fact that found no room in the journal is answered only
+//! when the ledger has it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,11 +22,11 @@ use std::{
 
 use actors::{Durability, FactSink, Receipt, Rows, end_rows};
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
-    Fact, Stores,
+    Clock, Fact, Stores,
     ledger::{Entry, Head, Origin},
     store::{Result as StoreResult, StoreError},
+    time::CLOCK_SKEW,
 };
 use tokio::{
     sync::{
@@ -43,7 +45,7 @@ const QUEUE: usize = 4_096;
 const GROUP: usize = 512;
 /// How many facts may wait for the ledger that found no room in the journal.
 const MAX_UNKEPT: usize = 10_000;
-/// How many entries are written to the ledger at a time, and how many rows at once.
+/// How many entries are written to the ledger at a time, and rows of how many facts are ended at once.
 const BATCH: usize = 256;
 const ROWS: usize = 32;
 /// How long an answer waits for a store that has not said that it fails.
@@ -59,6 +61,7 @@ type Waiting = (Vec<Fact>, Rows, oneshot::Sender<Numbered>);
 
 /// What became of facts that were to be numbered.
 struct Numbered {
+    first: u64,
     last: u64,
     kept: bool,
 }
@@ -87,15 +90,28 @@ pub struct LogState {
 /// What the thread and the task share.
 struct Log {
     origin: Origin,
+    clock: Arc<dyn Clock>,
     unwritten: Mutex<VecDeque<Queued>>,
     arrived: Notify,
-    /// The number up to which everything is in the ledger, and the rows gone.
-    released: watch::Sender<u64>,
+    /// The number up to which everything is in the ledger.
+    written: watch::Sender<u64>,
+    rows: Mutex<LeftRows>,
+    row_came: Notify,
+    row_gone: Notify,
     failing: AtomicBool,
     full: AtomicBool,
     unkept: AtomicUsize,
     used_bytes: AtomicU64,
     size_bytes: AtomicU64,
+}
+
+/// Rows that are to go.
+#[derive(Default)]
+struct LeftRows {
+    /// The numbers of their facts.
+    left: BTreeSet<u64>,
+    /// Those that nobody is at.
+    queue: VecDeque<(u64, Fact)>,
 }
 
 #[derive(Clone, Copy)]
@@ -113,6 +129,7 @@ impl LedgerWriter {
     /// When the thread does not start.
     pub fn start(
         stores: Stores,
+        clock: Arc<dyn Clock>,
         origin: Origin,
         journal: Journal,
         left: &[Record],
@@ -122,21 +139,29 @@ impl LedgerWriter {
         let (used, size) = journal.used();
         let log = Arc::new(Log {
             origin,
+            clock,
             unwritten: Mutex::new(queued.collect()),
             arrived: Notify::new(),
-            released: watch::Sender::new(0),
+            written: watch::Sender::new(0),
+            rows: Mutex::default(),
+            row_came: Notify::new(),
+            row_gone: Notify::new(),
             failing: AtomicBool::new(false),
             full: AtomicBool::new(false),
             unkept: AtomicUsize::new(0),
             used_bytes: AtomicU64::new(used),
             size_bytes: AtomicU64::new(size),
         });
+        log.add_rows(1, left);
         let (queue, waiting) = mpsc::channel(QUEUE);
         let last = u64::try_from(left.len()).unwrap_or(u64::MAX);
         let of_thread = log.clone();
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || of_thread.number(waiting, journal, last))?;
+        for _ in 0..ROWS {
+            tokio::spawn(log.clone().end_rows(stores.clone()));
+        }
         tokio::spawn(log.clone().write(stores, shared));
         Ok(Self { queue, log })
     }
@@ -155,9 +180,10 @@ impl LedgerWriter {
 
     /// Waits until the ledger has everything, at most so long; says whether it does.
     pub async fn flush(&self, patience: Duration) -> bool {
-        let Some(last) = self.log.unwritten().back().map(|queued| queued.number) else { return true };
-        let mut released = self.log.released.subscribe();
-        timeout(patience, released.wait_for(|number| *number >= last)).await.is_ok()
+        let last = self.log.unwritten().back().map_or(0, |queued| queued.number);
+        // Not in the expression that waits: nobody could say that more is written meanwhile.
+        let last = last.max(*self.log.written.borrow());
+        timeout(patience, self.log.settled(0, last)).await.is_ok()
     }
 }
 
@@ -168,7 +194,6 @@ impl FactSink for LedgerWriter {
         if facts.is_empty() {
             return Ok(receipt(Durability::Store));
         }
-        let mut released = self.log.released.subscribe();
         let (reply, numbered) = oneshot::channel();
         self.queue.try_send((facts.to_vec(), rows, reply)).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::unavailable("too many revocations wait for the journal"),
@@ -177,14 +202,14 @@ impl FactSink for LedgerWriter {
             }
         })?;
         let refused = || StoreError::unavailable("neither the journal nor the ledger has room");
-        let Numbered { last, kept } = numbered.await.map_err(|_| refused())?;
+        let Numbered { first, last, kept } = numbered.await.map_err(|_| refused())?;
         let patience = match (kept, self.log.failing.load(Ordering::Relaxed)) {
             (true, true) => Duration::ZERO,
             (true, false) => PATIENCE,
             (false, _) => UNKEPT_PATIENCE,
         };
-        match timeout(patience, released.wait_for(|number| *number >= last)).await {
-            Ok(_) => Ok(receipt(Durability::Store)),
+        match timeout(patience, self.log.settled(first, last)).await {
+            Ok(()) => Ok(receipt(Durability::Store)),
             Err(_) if kept => Ok(receipt(Durability::Journal)),
             Err(_) => Err(refused()),
         }
@@ -194,6 +219,65 @@ impl FactSink for LedgerWriter {
 impl Log {
     fn unwritten(&self) -> MutexGuard<'_, VecDeque<Queued>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rows(&self) -> MutexGuard<'_, LeftRows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_rows(&self, first: u64, records: &[Record]) {
+        let mut rows = self.rows();
+        for (number, record) in (first..).zip(records).filter(|(_, record)| record.ends_rows) {
+            rows.left.insert(number);
+            rows.queue.push_back((number, record.entry.fact));
+            self.row_came.notify_one();
+        }
+    }
+
+    /// Returns when the ledger has everything up to `last`, and the rows of `first` to `last` are gone.
+    async fn settled(&self, first: u64, last: u64) {
+        // The sender is ours, so it is not closed while we wait.
+        let _ = self.written.subscribe().wait_for(|written| *written >= last).await;
+        loop {
+            let gone = self.row_gone.notified();
+            let mut gone = std::pin::pin!(gone);
+            gone.as_mut().enable();
+            if self.rows().left.range(first..=last).next().is_none() {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    /// The number up to which nothing is needed any more.
+    fn released(&self) -> u64 {
+        let written = *self.written.borrow();
+        self.rows().left.first().map_or(written, |left| written.min(left - 1))
+    }
+
+    /// Ends the rows of one fact after another; what does not go is tried again after the others.
+    async fn end_rows(self: Arc<Self>, stores: Stores) {
+        loop {
+            let next = self.rows().queue.pop_front();
+            let Some((number, fact)) = next else {
+                self.row_came.notified().await;
+                continue;
+            };
+            match end_rows(&stores, &fact.kind).await {
+                Ok(()) => {}
+                // Trying again would not help.
+                Err(StoreError::Inconsistent(what)) => {
+                    tracing::error!(what, kind = ?fact.kind, "rows of what was revoked could not be ended");
+                }
+                Err(StoreError::Unavailable(_)) => {
+                    self.rows().queue.push_back((number, fact));
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            self.rows().left.remove(&number);
+            self.row_gone.notify_waiters();
+        }
     }
 
     /// Numbers and keeps what comes, until nobody can come any more. A fact whose caller is refused
@@ -213,30 +297,32 @@ impl Log {
                 if self.unkept.load(Ordering::Relaxed) + records.len() > MAX_UNKEPT {
                     continue;
                 }
+                let first = last + 1;
                 for fact in facts {
                     (seq, last) = (seq + 1, last + 1);
                     records.push(Record::new(Entry { origin: self.origin, seq, fact }, rows));
                 }
-                replies.push((reply, last));
+                replies.push((reply, first, last));
             }
             if records.is_empty() {
                 continue;
             }
             let kept = self.keep(&mut journal, &records, begin + 1);
+            self.add_rows(begin + 1, &records);
             if !kept {
                 self.unkept.fetch_add(records.len(), Ordering::Relaxed);
             }
             let queued = (begin + 1..).zip(records).map(|(number, record)| Queued { number, record, kept });
             self.unwritten().extend(queued);
             self.arrived.notify_one();
-            for (reply, last) in replies {
-                let _ = reply.send(Numbered { last, kept });
+            for (reply, first, last) in replies {
+                let _ = reply.send(Numbered { first, last, kept });
             }
         }
     }
 
     fn keep(&self, journal: &mut Journal, records: &[Record], first: u64) -> bool {
-        let kept = journal.append(records, first, *self.released.borrow());
+        let kept = journal.append(records, first, self.released());
         self.used_bytes.store(journal.used().0, Ordering::Relaxed);
         let was_full = self.full.swap(kept.is_err(), Ordering::Relaxed);
         match &kept {
@@ -256,17 +342,19 @@ impl Log {
         let mut seq = 0;
         let mut announced = !shared;
         loop {
-            let batch: Vec<_> = self.unwritten().iter().take(BATCH).copied().collect();
+            let most = if announced { BATCH } else { 0 };
+            let batch: Vec<_> = self.unwritten().iter().take(most).copied().collect();
             if announced && batch.is_empty() {
                 let idle = timeout(ANNOUNCE, self.arrived.notified()).await.is_err();
                 announced = !(idle && shared);
                 continue;
             }
             let announcement = Head { origin: self.origin, seq };
-            match write(&stores, &batch, (!announced).then_some(announcement)).await {
+            match self.append(&stores, &batch, (!announced).then_some(announcement)).await {
                 Ok(()) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the ledger is written again");
+                        self.full.store(false, Ordering::Relaxed);
                     }
                     announced = true;
                     let Some(last) = batch.last() else { continue };
@@ -276,7 +364,7 @@ impl Log {
                     self.unwritten().drain(..batch.len());
                     let unkept = batch.iter().filter(|queued| !queued.kept).count();
                     self.unkept.fetch_sub(unkept, Ordering::Relaxed);
-                    self.released.send_replace(last.number);
+                    self.written.send_replace(last.number);
                 }
                 Err(error) => {
                     if !self.failing.swap(true, Ordering::Relaxed) {
@@ -287,27 +375,24 @@ impl Log {
             }
         }
     }
-}
 
-/// Entries, then heads; and at the same time the rows.
-async fn write(stores: &Stores, batch: &[Queued], announcement: Option<Head>) -> StoreResult<()> {
-    let entries: Vec<_> = batch.iter().map(|queued| queued.record.entry).collect();
-    let mut heads: BTreeMap<_, _> = announcement.into_iter().map(|head| (head.origin, head.seq)).collect();
-    heads.extend(entries.iter().map(|entry| (entry.origin, entry.seq)));
-    let heads: Vec<_> = heads.into_iter().map(|(origin, seq)| Head { origin, seq }).collect();
-    let ending = batch.iter().filter(|queued| queued.record.ends_rows);
-    let ending: Vec<_> = ending.map(|queued| end(stores.clone(), queued.record.entry.fact)).collect();
-    let rows = stream::iter(ending).buffer_unordered(ROWS).try_collect::<()>();
-    tokio::try_join!(stores.ledger.append(&entries, &heads), rows).map(drop)
-}
-
-async fn end(stores: Stores, fact: Fact) -> StoreResult<()> {
-    match end_rows(&stores, &fact.kind).await {
-        // Trying again would not help, and others wait.
-        Err(StoreError::Inconsistent(what)) => {
-            tracing::error!(what, kind = ?fact.kind, "rows of what was revoked could not be ended");
-            Ok(())
+    /// Entries, then heads. What may have waited in the journal longer than its fact was to live is not
+    /// old to those who have a snapshot of what users may do: they hear it from now on.
+    async fn append(&self, stores: &Stores, batch: &[Queued], announcement: Option<Head>) -> StoreResult<()> {
+        let least = self.clock.now().plus(CLOCK_SKEW);
+        let entries = batch.iter().map(|queued| {
+            let mut entry = queued.record.entry;
+            entry.fact.until = entry.fact.until.max(least);
+            entry
+        });
+        let entries: Vec<_> = entries.collect();
+        let mut heads: BTreeMap<_, u64> =
+            announcement.into_iter().map(|head| (head.origin, head.seq)).collect();
+        for entry in &entries {
+            let seq = heads.entry(entry.origin).or_default();
+            *seq = entry.seq.max(*seq);
         }
-        ended => ended,
+        let heads: Vec<_> = heads.into_iter().map(|(origin, seq)| Head { origin, seq }).collect();
+        stores.ledger.append(&entries, &heads).await
     }
 }

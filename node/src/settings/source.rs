@@ -216,9 +216,21 @@ mod tests {
 
     #[test]
     fn a_wrong_secret_is_not_shown() {
-        let text = error(&sources(&[("STORE", "cql://user:hunter2@host/keyspace")], &[]));
-        assert!(text.contains("--store") && !text.contains("hunter2"), "{text}");
+        for store in
+            ["cql://user:hunter2@host", "cql://hunter2@", "postgres://user:hunter2@host/db", "hunter2"]
+        {
+            let text = error(&sources(&[("STORE", store)], &[]));
+            assert!(text.contains("--store") && !text.contains("hunter2"), "{text}");
+        }
+        let text = error(&sources(&[("REDIS", "rediss://:hunter2@host")], &[]));
+        assert!(text.contains("--redis") && !text.contains("hunter2"), "{text}");
         let text = error(&sources(&[], &[("PALISADE_MASTER_KEY", "hunter2hunter2")]));
+        assert!(text.contains("PALISADE_MASTER_KEY") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_shared_store_needs_a_master_key() {
+        let text = error(&sources(&[("STORE", "cql://user:hunter2@host/keyspace")], &[]));
         assert!(text.contains("PALISADE_MASTER_KEY") && !text.contains("hunter2"), "{text}");
     }
 

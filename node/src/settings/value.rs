@@ -29,13 +29,10 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
     Ok(Settings {
         store,
         store_migrate: required(take("STORE_MIGRATE"), "on, off", switch)?,
-        // It may have a password in it, so what was given is not repeated.
-        redis: hidden(take("REDIS"), "redis://[user:password@]host[:port][/database]", |text| {
-            text.starts_with("redis://").then(|| text.to_owned())
-        })?,
+        redis: redis(take("REDIS"))?,
         journal_size: required(
             take("JOURNAL_SIZE"),
-            "a number and KiB, MiB or GiB; here 64KiB to 16GiB",
+            "a number and KiB, MiB or GiB; here 64KiB to 1GiB",
             bytes,
         )?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
@@ -102,6 +99,17 @@ fn store(given: Option<Given>) -> Result<StoreSetting, SettingsError> {
     Ok(StoreSetting::Cql(Box::new(config)))
 }
 
+/// It may have a password in it, so what was given is not repeated.
+fn redis(given: Option<Given>) -> Result<Option<String>, SettingsError> {
+    let Some(Given { name, text }) = given else { return Ok(None) };
+    match cache_redis::check_url(&text) {
+        Ok(()) => Ok(Some(text)),
+        Err(error) => {
+            Err(SettingsError::Wrong { name, given: "(hidden)".into(), allowed: error.to_string() })
+        }
+    }
+}
+
 fn switch(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
@@ -119,7 +127,7 @@ fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (64 << 10..=16 << 30).contains(&bytes).then_some(bytes)
+    (64 << 10..=1 << 30).contains(&bytes).then_some(bytes)
 }
 
 fn optional<T>(

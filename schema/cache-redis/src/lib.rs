@@ -42,5 +42,5 @@ pub use cache::Cache;
 pub use counters::RedisCounters;
 pub use grants::CachedGrants;
 pub use link::{DEADLINE, PAUSE};
-pub use open::OpenError;
+pub use open::{OpenError, check_url};
 pub use stats::Stats;

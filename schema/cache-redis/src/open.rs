@@ -33,6 +33,14 @@ pub enum OpenError {
     NoRuntime,
 }
 
+/// Whether a cache could be opened with this url, without opening it.
+///
+/// # Errors
+/// Why not; the message does not contain the url.
+pub fn check_url(url: &str) -> Result<(), OpenError> {
+    Address::parse(url).map(drop)
+}
+
 /// Where it is and how to log in.
 #[derive(Clone)]
 pub(crate) struct Address {

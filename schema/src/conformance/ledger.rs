@@ -46,6 +46,18 @@ pub async fn entries_beyond_the_head_are_readable(harness: &impl Harness) {
     assert_eq!(stores.ledger.heads().await.unwrap(), [head(origin, 2)]);
 }
 
+pub async fn an_entry_that_is_written_late_is_there(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let origin = make.origin();
+    let late = make.entry(origin, 1);
+    let long_ago = harness.now().minus(std::time::Duration::from_secs(3_600));
+    let subject = Subject::User(UserId::from_bytes([1; 16]));
+    let fact = Fact { kind: FactKind::PermissionsChanged { subject }, until: long_ago };
+    let entries = [Entry { fact, ..late }, make.entry(origin, 2)];
+    stores.ledger.append(&entries, &[head(origin, 2)]).await.unwrap();
+    assert_eq!(stores.ledger.entries(origin, 0, 10).await.unwrap(), entries);
+}
+
 pub async fn heads_never_go_back(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let origin = make.origin();

@@ -64,6 +64,41 @@ pub async fn rotating_needs_the_live_token(harness: &impl Harness) {
     assert_eq!(stores.sessions.get(user, never.id).await.unwrap(), None, "nothing began");
 }
 
+pub async fn a_rotation_may_keep_the_live_token(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let user = make.stored_user(&stores).await.id;
+    let session = make.stored_session(&stores, user).await;
+    let renewed = Session { user_version: 7, device: Some("Ann's phone".into()), ..session.clone() };
+    assert_eq!(stores.sessions.rotate(&session, &renewed).await.unwrap(), Rotated::Done);
+    assert_eq!(stores.sessions.get(user, session.id).await.unwrap().as_ref(), Some(&renewed));
+    assert_eq!(stores.sessions.rotate(&renewed, &renewed).await.unwrap(), Rotated::Done, "no change at all");
+    let next = make.rotated(&renewed);
+    assert_eq!(stores.sessions.rotate(&renewed, &next).await.unwrap(), Rotated::Done);
+    let late = stores.sessions.rotate(&session, &renewed).await.unwrap();
+    assert_eq!(late, Rotated::Lost(Box::new(next.clone())), "its live token was spent meanwhile");
+    assert_eq!(stores.sessions.get(user, session.id).await.unwrap(), Some(next));
+}
+
+pub async fn the_latest_of_a_session_is_what_was_answered_last(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let user = make.stored_user(&stores).await.id;
+    let mut session = make.session(user);
+    assert_eq!(stores.sessions.latest(user, session.id).await.unwrap(), None);
+    stores.sessions.open(&session, 10).await.unwrap();
+    assert_eq!(stores.sessions.latest(user, session.id).await.unwrap().as_ref(), Some(&session));
+    for _ in 0..3 {
+        let wanted: Vec<_> = (0..5).map(|_| make.rotated(&session)).collect();
+        let rotated = join_all(wanted.iter().map(|next| stores.sessions.rotate(&session, next))).await;
+        let winner = rotated.iter().position(|rotated| matches!(rotated, Ok(Rotated::Done))).unwrap();
+        session = wanted[winner].clone();
+        assert_eq!(stores.sessions.latest(user, session.id).await.unwrap().as_ref(), Some(&session));
+    }
+    let other = make.stored_user(&stores).await.id;
+    assert_eq!(stores.sessions.latest(other, session.id).await.unwrap(), None, "by another user");
+    stores.sessions.end(user, session.id).await.unwrap();
+    assert_eq!(stores.sessions.latest(user, session.id).await.unwrap(), None);
+}
+
 pub async fn of_a_hundred_rotations_at_once_one_wins(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let user = make.stored_user(&stores).await.id;

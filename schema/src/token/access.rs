@@ -172,6 +172,12 @@ impl<'a> Unverified<'a> {
         self.header.alg
     }
 
+    /// What it says of when it was issued, in seconds since the epoch. Not to be believed yet.
+    #[must_use]
+    pub const fn issued_at(&self) -> u64 {
+        self.claims.iat
+    }
+
     /// What was signed.
     #[must_use]
     pub const fn message(&self) -> &str {

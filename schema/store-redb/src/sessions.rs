@@ -34,6 +34,10 @@ impl Sessions for Store {
         self.read(move |rows| rows.get(&SESSIONS, &(user, id))).await
     }
 
+    async fn latest(&self, user: UserId, id: SessionId) -> Result<Option<Session>> {
+        self.get(user, id).await
+    }
+
     async fn rotate(&self, previous: &Session, next: &Session) -> Result<Rotated> {
         let (expected, next) = (previous.live, next.clone());
         self.change(move |change| rotate(change, &expected, &next)).await

@@ -2,10 +2,32 @@
 //!
 //! A conditional write that is not answered (a time-out, a lost connection, an overloaded server)
 //! may have happened, may happen yet, or not. We ask: a `SERIAL` read ends what is under way and
-//! shows what is there. Then it was done, or something else was, or nothing yet; in that last case
-//! the write is repeated, which is harmless, since it is conditional and we know our own hand.
+//! shows what is there. Then it was done, or something else was, or nothing yet.
+//!
+//! # What may be repeated
+//! A write that was not answered may sit in a server that stopped, and be applied much later, after
+//! other changes. So "nothing yet" is not "never", and a write that is repeated may happen after what
+//! came between. That is harmless when its condition cannot come true again:
+//!
+//! - **On a value that never comes back**: a revision (`UserRaise`, `UserReplace`, `UserRemove`, the
+//!   batches of the catalogue and of grants, `DocumentReplace`), the stamp of a claim (`EmailTake`,
+//!   `EmailRelease`), a live token (`SessionRotate`). Of all copies of the write one is applied, or
+//!   none. These are repeated. (A rotation that keeps the live token has the same condition after as
+//!   before: a copy that is late may undo another rotation of that kind, never one with a new token.)
+//! - **`IF EXISTS` and the like of what is never made again** (`SessionEnd`, `SessionEndOlder`: ids are
+//!   not used twice). Late, it finds nothing, or what was to end anyway. These are repeated.
+//! - **`IF NOT EXISTS` of what never goes** (`DocumentAdd`), or of what is harmless wherever it turns up
+//!   (`UserVoid`: nobody; `EmailClaim`: a claim of somebody who stopped, which gives way to the next who
+//!   wants the email). These are repeated.
+//! - **`IF NOT EXISTS` of what may go** (`SessionAdd`, `UserAdd`): a copy that is late would bring back
+//!   what was ended. These are not repeated: [`Verdict::Unsure`]. Should the one write still happen,
+//!   nobody has tokens of that session, and the registration is one that stopped.
 
-use std::{future::Future, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use schema::{StoreError, store::Result};
 use scylla::{
@@ -18,15 +40,17 @@ use scylla::{
 
 use crate::{
     statement::{Cql, Kind},
+    status::Status,
     store::Store,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// How often an unanswered write is repeated when it had not happened.
 const REPEATS: usize = 2;
-/// How often we ask what became of a write.
-const LOOKS: usize = 3;
 /// How long we ask.
-const ASKING: Duration = Duration::from_secs(2);
+const ASKING: Duration = Duration::from_secs(3);
 
 /// What is there, seen from a write that may have happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +59,10 @@ pub(crate) enum Verdict {
     Done,
     /// Something else: our write did not happen and cannot any more.
     Otherwise,
-    /// What was there before: it did not happen yet.
+    /// What was there before: it did not happen yet, and may be tried again.
     Before,
+    /// It did not happen yet, or did and was undone since; to try again may do harm.
+    Unsure,
 }
 
 /// What became of a conditional write.
@@ -117,6 +143,7 @@ impl Store {
         self.settle(|| self.conditional_batch(batch), look, judge).await
     }
 
+    /// Writes until it is known what became of it.
     async fn settle<T, W, L>(
         &self,
         write: impl Fn() -> W + Send + Sync,
@@ -129,11 +156,30 @@ impl Store {
         L: Future<Output = Result<T>> + Send,
     {
         let mut unanswered = None;
+        // From here on a call that is given up leaves something of which we do not know what became.
+        let mut open = Open::of(&self.0.status);
         for _ in 0..=REPEATS {
             let there = match Box::pin(write()).await {
-                Ok(true) => return Ok(Settled::Done),
-                Ok(false) => Box::pin(look()).await?,
-                Err(Unanswered::Never(error)) => return Err(error),
+                Ok(true) => {
+                    open.close();
+                    return Ok(Settled::Done);
+                }
+                Ok(false) => {
+                    if unanswered.is_none() {
+                        open.close();
+                    }
+                    // Where many want one row, a look may be too late as well.
+                    match Box::pin(look()).await {
+                        Err(StoreError::Unavailable(_)) => Box::pin(look()).await?,
+                        there => there?,
+                    }
+                }
+                Err(Unanswered::Never(error)) => {
+                    if unanswered.is_none() {
+                        open.close();
+                    }
+                    return Err(error);
+                }
                 Err(Unanswered::Perhaps(error)) => {
                     self.0.status.count.asked.fetch_add(1, Relaxed);
                     tracing::debug!(%error, "a conditional write was not answered: asking what became of it");
@@ -146,29 +192,63 @@ impl Store {
             };
             // What was refused at the first try was never ours.
             match if unanswered.is_some() { judge(&there) } else { Verdict::Otherwise } {
-                Verdict::Done => return Ok(Settled::Done),
-                Verdict::Otherwise => return Ok(Settled::Not(there)),
+                Verdict::Done => {
+                    open.close();
+                    return Ok(Settled::Done);
+                }
+                Verdict::Otherwise => {
+                    open.close();
+                    return Ok(Settled::Not(there));
+                }
                 Verdict::Before => self.pause(20).await,
+                Verdict::Unsure => break,
             }
         }
-        self.0.status.count.unknown.fetch_add(1, Relaxed);
         Err(match unanswered {
             Some(error) => StoreError::unavailable(error),
             None => StoreError::unavailable_because("a conditional write was refused again and again"),
         })
     }
 
+    /// Asks what is there, until there is an answer.
     async fn ask<T, L>(&self, look: impl Fn() -> L + Send + Sync) -> Option<T>
     where
         L: Future<Output = Result<T>> + Send,
     {
-        for _ in 0..LOOKS {
-            if let Ok(there) = look().await {
-                return Some(there);
+        loop {
+            match look().await {
+                Ok(there) => return Some(there),
+                // Asking again will not mend it.
+                Err(StoreError::Inconsistent(_)) => return None,
+                Err(StoreError::Unavailable(_)) => self.pause(100).await,
             }
-            self.pause(100).await;
         }
-        None
+    }
+}
+
+/// A conditional write under way. Dropped before it is closed, it counts as one whose outcome is not
+/// known: also when the call is given up.
+struct Open {
+    status: Arc<Status>,
+    closed: bool,
+}
+
+impl Open {
+    fn of(status: &Arc<Status>) -> Self {
+        Self { status: Arc::clone(status), closed: false }
+    }
+
+    /// We know what became of it.
+    const fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.status.count.unknown.fetch_add(1, Relaxed);
+        }
     }
 }
 

@@ -60,8 +60,8 @@ pub(crate) struct Catalogue {
 pub(crate) enum Edit {
     PutRole(Role),
     PutPermission(Permission),
-    RemoveRole(Name),
-    RemovePermission(Name),
+    RemoveRole(Name, RoleId),
+    RemovePermission(Name, PermissionId),
 }
 
 #[derive(DeserializeRow)]
@@ -137,12 +137,12 @@ impl Catalogue {
                 self.permission_names.insert(permission.id, permission.name.clone());
                 self.permissions.insert(permission.name.clone(), permission);
             }
-            Edit::RemoveRole(name) => {
+            Edit::RemoveRole(name, _) => {
                 if let Some(role) = self.roles.remove(&name) {
                     self.role_names.remove(&role.id);
                 }
             }
-            Edit::RemovePermission(name) => {
+            Edit::RemovePermission(name, _) => {
                 if let Some(permission) = self.permissions.remove(&name) {
                     self.permission_names.remove(&permission.id);
                 }
@@ -177,20 +177,63 @@ impl Catalogue {
             role.permissions.remove(&permission.id);
             Edit::PutRole(role)
         });
-        std::iter::once(Edit::RemovePermission(permission.name.clone())).chain(roles).collect()
+        std::iter::once(Edit::RemovePermission(permission.name.clone(), permission.id)).chain(roles).collect()
     }
 
-    /// Whether the first of these edits is how things are.
-    fn shows(&self, edits: &[Edit]) -> bool {
-        match edits.first() {
-            None => true,
-            Some(Edit::PutRole(role)) => self.roles.get(&role.name) == Some(role),
-            Some(Edit::PutPermission(permission)) => {
-                self.permissions.get(&permission.name) == Some(permission)
+    /// How this record is stored.
+    fn stored(&self, edit: &Edit) -> Stored {
+        let of = |id: Option<Uuid>, same: bool| match id {
+            Some(_) if same => Stored::Same,
+            Some(_) => Stored::Other,
+            None => Stored::Absent,
+        };
+        match edit {
+            Edit::PutRole(role) => {
+                let there = self.role(role.id);
+                of(there.map(|there| there.id.uuid()), there == Some(role))
             }
-            Some(Edit::RemoveRole(name)) => !self.roles.contains_key(name),
-            Some(Edit::RemovePermission(name)) => !self.permissions.contains_key(name),
+            Edit::PutPermission(permission) => {
+                let there = self.permission(permission.id);
+                of(there.map(|there| there.id.uuid()), there == Some(permission))
+            }
+            Edit::RemoveRole(_, id) => of(self.role(*id).map(|role| role.id.uuid()), false),
+            Edit::RemovePermission(_, id) => of(self.permission(*id).map(|there| there.id.uuid()), false),
         }
+    }
+}
+
+/// What is there of a record that an edit is about, by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    /// As the edit wants it.
+    Same,
+    /// In another form.
+    Other,
+    /// Not.
+    Absent,
+}
+
+/// What is there, seen from an edit of the catalogue as it was before. The first edit stands for all.
+/// It goes by the id: a record of the same name that was made anew is another.
+fn edited(there: &Catalogue, before: &Catalogue, edits: &[Edit]) -> Verdict {
+    let Some(first) = edits.first() else { return Verdict::Done };
+    if there.revision == before.revision {
+        return Verdict::Before;
+    }
+    let removes = matches!(first, Edit::RemoveRole(..) | Edit::RemovePermission(..));
+    let creates = !removes && before.stored(first) == Stored::Absent;
+    let next = before.revision.unwrap_or(0).saturating_add(1);
+    match (there.stored(first), removes, creates) {
+        (Stored::Same, ..) => Verdict::Done,
+        // Removed; or changed, and removed by another since.
+        (Stored::Absent, true, _) | (Stored::Absent, false, false) => Verdict::Done,
+        // Created, and changed by another since.
+        (Stored::Other, _, true) => Verdict::Done,
+        (Stored::Other, ..) => Verdict::Otherwise,
+        // The one change since then was another's.
+        (Stored::Absent, false, true) if there.revision == Some(next) => Verdict::Otherwise,
+        // Perhaps created, and removed by another since: it must not come back.
+        (Stored::Absent, false, true) => Verdict::Unsure,
     }
 }
 
@@ -219,8 +262,8 @@ impl Edit {
                 ];
                 (Cql::CataloguePut, values)
             }
-            Self::RemoveRole(name) => (Cql::CatalogueRemove, vec![text(ROLE), text(name.as_str())]),
-            Self::RemovePermission(name) => {
+            Self::RemoveRole(name, _) => (Cql::CatalogueRemove, vec![text(ROLE), text(name.as_str())]),
+            Self::RemovePermission(name, _) => {
                 (Cql::CatalogueRemove, vec![text(PERMISSION), text(name.as_str())])
             }
         }
@@ -298,11 +341,7 @@ impl Store {
                 .chain(edits.iter().map(Edit::statement))
                 .collect();
             let look = || self.latest_catalogue();
-            let judge = |there: &Arc<Catalogue>| match there.revision {
-                revision if revision == before => Verdict::Before,
-                _ if there.shows(&edits) => Verdict::Done,
-                _ => Verdict::Otherwise,
-            };
+            let judge = |there: &Arc<Catalogue>| edited(there, &catalogue, &edits);
             match self.cas_batch(&batch, look, judge).await? {
                 Settled::Done => {
                     self.keep_catalogue(&Arc::new(catalogue.after(after, &edits)));
@@ -333,5 +372,103 @@ pub(crate) fn grant(kind: &str, id: Uuid) -> Grant {
         Grant::Role(RoleId::from_bytes(*id.as_bytes()))
     } else {
         Grant::Permission(PermissionId::from_bytes(*id.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Before, Done, Otherwise, Unsure};
+
+    fn role(id: u8, description: &str) -> Role {
+        Role {
+            id: RoleId::from_bytes([id; 16]),
+            name: "editor".parse().unwrap(),
+            description: Some(description.to_owned()),
+            permissions: [].into(),
+        }
+    }
+
+    fn permission(id: u8, description: &str) -> Permission {
+        Permission {
+            id: PermissionId::from_bytes([id; 16]),
+            name: "edit".parse().unwrap(),
+            description: Some(description.to_owned()),
+        }
+    }
+
+    fn at(revision: i64, edits: &[Edit]) -> Catalogue {
+        Catalogue::default().after(revision, edits)
+    }
+
+    /// An edit, the catalogue before, and what is there with the verdict.
+    type Case = (Edit, Vec<Edit>, Vec<(i64, Vec<Edit>, Verdict)>);
+
+    /// The same for a role and for a permission.
+    fn cases(put: impl Fn(u8, &str) -> Edit, remove: impl Fn(u8) -> Edit) -> [Case; 3] {
+        let here = |id, text| vec![put(id, text)];
+        [
+            (
+                put(1, "a"),
+                vec![],
+                vec![
+                    (4, vec![], Before),
+                    (5, here(1, "a"), Done),
+                    (9, here(1, "changed since"), Done),
+                    (5, vec![], Otherwise),
+                    (5, here(2, "another of this name"), Otherwise),
+                    (6, vec![], Unsure),
+                    (6, here(2, "a"), Unsure),
+                ],
+            ),
+            (
+                put(1, "b"),
+                here(1, "a"),
+                vec![
+                    (4, here(1, "a"), Before),
+                    (5, here(1, "b"), Done),
+                    (5, here(1, "c"), Otherwise),
+                    (9, vec![], Done),
+                    (9, here(2, "made anew"), Done),
+                ],
+            ),
+            (
+                remove(1),
+                here(1, "a"),
+                vec![
+                    (4, here(1, "a"), Before),
+                    (5, vec![], Done),
+                    (5, here(1, "changed"), Otherwise),
+                    (9, here(2, "made anew"), Done),
+                ],
+            ),
+        ]
+    }
+
+    #[test]
+    fn of_edits_that_were_not_answered() {
+        let name = |name: &str| name.parse::<Name>().unwrap();
+        let roles = cases(
+            |id, text| Edit::PutRole(role(id, text)),
+            |id| Edit::RemoveRole(name("editor"), RoleId::from_bytes([id; 16])),
+        );
+        let permissions = cases(
+            |id, text| Edit::PutPermission(permission(id, text)),
+            |id| Edit::RemovePermission(name("edit"), PermissionId::from_bytes([id; 16])),
+        );
+        for (edit, before, cases) in roles.into_iter().chain(permissions) {
+            let before = at(4, &before);
+            for (revision, there, verdict) in cases {
+                let there = at(revision, &there);
+                assert_eq!(
+                    edited(&there, &before, std::slice::from_ref(&edit)),
+                    verdict,
+                    "{edit:?}: {there:?}"
+                );
+            }
+        }
+        let (none, first) = (Catalogue::default(), Edit::PutRole(role(1, "a")));
+        assert_eq!(edited(&none, &none, std::slice::from_ref(&first)), Before);
+        assert_eq!(edited(&at(1, std::slice::from_ref(&first)), &none, &[first]), Done);
     }
 }

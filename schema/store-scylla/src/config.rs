@@ -19,7 +19,7 @@ const OPTIONS: &str = "the options are replication_factor, replication, local_dc
 /// |---|---|---|
 /// | `replication_factor` | copies in each data centre, for a keyspace that is made | 3, or the number of nodes |
 /// | `replication` | the same for each data centre: `dc1:3,dc2:2` | as above |
-/// | `local_dc` | the data centre whose nodes are asked | all are |
+/// | `local_dc` | the data centre whose nodes are asked first | all are alike |
 /// | `rack` | the rack whose nodes are asked first; needs `local_dc` | none |
 /// | `tls` | `on`: the connections are encrypted and the servers verified | `off` |
 /// | `tls_ca` | a PEM file of who may sign the servers' certificates; needs `tls=on` | the system's |

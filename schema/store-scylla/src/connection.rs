@@ -1,16 +1,24 @@
 //! How a node starts while the database is down, and gets well after it was.
 //!
 //! One task connects, migrates and prepares, again and again. Once up, it asks from time to time, so
-//! that trouble is seen also when nobody asks. The driver connects again by itself, but waits up to
-//! ten seconds between tries: when it does not recover soon, we make a session beside it and take
-//! that one.
+//! that trouble is seen also when nobody asks. While the database is down only this task asks it: all
+//! calls fail at once, so that none pile up. The driver connects again by itself, but waits up to ten
+//! seconds between tries: when it does not recover soon, we make a session beside it and take that
+//! one.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
 use schema::{Clock, Entropy, store::Stores};
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, MetadataError,
@@ -21,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     config::Config,
     link::{Link, NoSession, Profiles, connect},
-    migration::{self, MigrateError},
+    migration::{self, MigrateError, Newer},
     statement::{Cql, Kind, Prepared},
     status::{State, Status},
     store::{Inner, Store, jittered},
@@ -33,12 +41,16 @@ const LOOK: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_secs(1);
 /// How long an answer to that may take.
 const ANSWER: Duration = Duration::from_secs(1);
+/// Documents that we ask for: those that are there, and some that never are.
+const ASKED: [&str; 4] = ["keys", "superusers", "nothing", "nobody"];
+/// While it is down we ask so often, also while no answer came to what we asked before.
+const DOWN: Duration = Duration::from_millis(200);
 /// How long the driver may try by itself.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// How long connecting may take, over all hosts.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// The least and the most that we wait between two tries, in milliseconds; half of it is chance.
-const BACKOFF: (u64, u64) = (100, 500);
+/// The least and the most that we wait between two tries, in milliseconds: so much to twice as much.
+const BACKOFF: (u64, u64) = (100, 250);
 
 /// A store, and what is known of its connection.
 #[derive(Debug)]
@@ -65,6 +77,8 @@ pub fn open(config: Config, migrate: bool, clock: Arc<dyn Clock>, entropy: Arc<d
         migrate,
         clock: Arc::clone(&store.0.clock),
         entropy: Arc::clone(&store.0.entropy),
+        asked: AtomicUsize::new(0),
+        was_up: AtomicBool::new(false),
     };
     tokio::spawn(keeper.keep());
     Opened { stores: store.stores(), status }
@@ -79,6 +93,10 @@ struct Keeper {
     migrate: bool,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    /// How often it asked, so that it does not ask the same always.
+    asked: AtomicUsize,
+    /// Whether there was a connection once.
+    was_up: AtomicBool,
 }
 
 /// The stores were dropped: nobody needs a connection any more.
@@ -97,7 +115,7 @@ impl Keeper {
     async fn connected(&self) -> Result<Link, Dropped> {
         let mut backoff = BACKOFF.0;
         loop {
-            match Box::pin(self.establish()).await {
+            match Box::pin(self.establish(self.newer())).await {
                 Ok(link) => return Ok(link),
                 Err(MigrateError::Unavailable(why)) => self.status.set(State::Connecting(why)),
                 Err(MigrateError::Refused(why)) => self.status.set(State::Refused(why)),
@@ -111,12 +129,13 @@ impl Keeper {
     }
 
     /// One try.
-    async fn establish(&self) -> Result<Link, MigrateError> {
+    async fn establish(&self, newer: Newer) -> Result<Link, MigrateError> {
         let session = session(&self.config, &self.profiles).await?;
         if self.migrate {
-            Box::pin(migration::bring_up(&session, &self.config, &*self.clock, &*self.entropy)).await?;
+            let bring_up = migration::bring_up(&session, &self.config, &*self.clock, &*self.entropy, newer);
+            Box::pin(bring_up).await?;
         } else {
-            Box::pin(migration::check(&session, &self.config)).await?;
+            Box::pin(migration::check(&session, &self.config, newer)).await?;
         }
         migration::enter(&session, &self.config.keyspace).await?;
         let prepared = timeout(CONNECTING, Box::pin(Prepared::prepare(&session, &self.profiles)))
@@ -130,9 +149,15 @@ impl Keeper {
     fn take(&self, link: Link) -> Result<(), Dropped> {
         let inner = self.inner.upgrade().ok_or(Dropped)?;
         inner.link.store(Some(Arc::new(link)));
+        self.was_up.store(true, Relaxed);
         self.status.succeeded();
         self.status.set(State::Up);
         Ok(())
+    }
+
+    /// A schema that became newer stops no node that was up.
+    fn newer(&self) -> Newer {
+        if self.was_up.load(Relaxed) { Newer::Warned } else { Newer::Refused }
     }
 
     /// Returns when the session is given up and another must be connected from the start.
@@ -159,11 +184,14 @@ impl Keeper {
         }
     }
 
-    /// Asks the database something cheap; says whether it answered.
+    /// Asks the database something cheap; says whether it answered. Not the same always: while it is
+    /// down nobody else asks, and other servers may have the answer.
     async fn ask(&self) -> Result<bool, Dropped> {
         let store = Store(self.inner.upgrade().ok_or(Dropped)?);
-        let Ok(link) = store.link() else { return Ok(false) };
-        let asked = store.run(&link, Kind::Read, link.prepared.get(Cql::Document), ("keys",));
+        let Some(link) = store.0.link.load_full() else { return Ok(false) };
+        let turn = self.asked.fetch_add(1, Relaxed);
+        let name = ASKED[turn % ASKED.len()];
+        let asked = store.run(&link, Kind::Read, link.prepared.get(Cql::Document), (name,));
         match timeout(ANSWER, asked).await {
             Ok(answered) => Ok(answered.is_ok()),
             Err(_) => {
@@ -176,16 +204,28 @@ impl Keeper {
     /// What comes first: that the driver's own session answers again, or that another does.
     async fn recovered(&self) -> Result<Recovered, Dropped> {
         let itself = Box::pin(async {
-            while !self.ask().await? && self.status.silence() >= LOOK {
-                sleep(LOOK).await;
+            let mut asked = FuturesUnordered::new();
+            loop {
+                asked.push(self.ask());
+                let answered = async {
+                    while let Some(answered) = asked.next().await {
+                        if answered? {
+                            return Ok(());
+                        }
+                    }
+                    // All were refused at once: no reason to hurry.
+                    std::future::pending().await
+                };
+                if let Ok(answered) = timeout(DOWN, answered).await {
+                    return answered.map(|()| Recovered::Itself);
+                }
             }
-            Ok(Recovered::Itself)
         });
         let another = Box::pin(async {
             sleep(RECOVERY).await;
             let mut backoff = BACKOFF.0;
             loop {
-                match self.establish().await {
+                match self.establish(Newer::Warned).await {
                     Ok(link) => return Ok(Recovered::With(Box::new(link))),
                     Err(MigrateError::Refused(why)) => return Ok(Recovered::Refused(why)),
                     Err(MigrateError::Unavailable(why)) => tracing::debug!(%why, "connecting anew failed"),

@@ -50,6 +50,15 @@ impl Keys for Store {
     }
 }
 
+/// What is there, seen from a swap.
+fn swapped<T: PartialEq>(there: Option<&Versioned<T>>, expected: u64, next: &T) -> Verdict {
+    match there {
+        Some(there) if there.revision == expected.saturating_add(1) && there.value == *next => Verdict::Done,
+        _ if there.map_or(0, |there| there.revision) == expected => Verdict::Before,
+        _ => Verdict::Otherwise,
+    }
+}
+
 impl Store {
     async fn document<T: DeserializeOwned>(&self, at: At, name: &str) -> Result<Option<Versioned<T>>> {
         let Some(row) = self.row::<Document>(at, Cql::Document, (name,)).await? else { return Ok(None) };
@@ -67,21 +76,36 @@ impl Store {
             .map_err(|error| StoreError::Inconsistent(format!("the document {name}: {error}")))?;
         let (before, after) = (convert::bigint(expected), convert::bigint(expected.saturating_add(1)));
         let look = || self.document::<T>(At::Serial, name);
-        let judge = |there: &Option<Versioned<T>>| {
-            let revision = there.as_ref().map_or(0, |there| there.revision);
-            match there {
-                Some(there) if revision == expected.saturating_add(1) && there.value == *next => {
-                    Verdict::Done
-                }
-                _ if revision == expected => Verdict::Before,
-                _ => Verdict::Otherwise,
-            }
-        };
-        let swapped = if expected == 0 {
+        let judge = |there: &Option<Versioned<T>>| swapped(there.as_ref(), expected, next);
+        let settled = if expected == 0 {
             self.cas(Cql::DocumentAdd, (name, after, json.as_str()), look, judge).await?
         } else {
             self.cas(Cql::DocumentReplace, (after, json.as_str(), name, before), look, judge).await?
         };
-        Ok(matches!(swapped, Settled::Done))
+        Ok(matches!(settled, Settled::Done))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Before, Done, Otherwise};
+
+    #[test]
+    fn of_a_swap_that_was_not_answered() {
+        let at = |revision, value| Some(Versioned { revision, value });
+        for (there, expected, verdict) in [
+            (None, 0, Before),
+            (at(1, 'n'), 0, Done),
+            (at(1, 'x'), 0, Otherwise),
+            (at(2, 'n'), 0, Otherwise),
+            (at(3, 'b'), 3, Before),
+            (at(4, 'n'), 3, Done),
+            (at(4, 'x'), 3, Otherwise),
+            (at(5, 'n'), 3, Otherwise),
+            (None, 3, Otherwise),
+        ] {
+            assert_eq!(swapped(there.as_ref(), expected, &'n'), verdict, "{there:?}");
+        }
     }
 }

@@ -1,36 +1,162 @@
 //! Who was given what, from both sides.
 //!
-//! The row of `grants` is the truth; that of `holders` says whom to ask. Each side of a race sees to
-//! it that a grant is listed: who gives looks after the grant is there, who takes looks after the
-//! list row is gone. A list row without a grant is harmless. So is a grant of what was deleted: its
-//! id means nothing, and is never used again.
+//! The rows of `grants` are the truth: one partition a user under one revision, which every change
+//! raises in the same conditional batch. So changes come one after the other, what was decided on one
+//! revision is refused on the next, and a change that is late changes nothing. A take of what is not
+//! there raises the revision as well: a give that is on its way must not come after it.
+//!
+//! The rows of `holders` say whom to ask. They are written plainly, with the revision of the change
+//! as the time of the write, so that the highest wins whichever comes last: who gives lists before,
+//! who takes removes after. A list row without a grant is harmless. So is a grant of what was
+//! deleted: its id means nothing, and is never used again.
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream, try_join};
 use schema::{
-    UserId,
+    StoreError, UserId,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, MAX_GRANTS},
     store::{Added, GrantsStore, Result},
 };
-use scylla::DeserializeRow;
+use scylla::{DeserializeRow, value::CqlValue};
 use uuid::Uuid;
 
 use crate::{
-    cas::{Settled, Verdict},
+    cas::{Settled, Values, Verdict},
     catalogue::{Catalogue, grant, kind_and_id},
     convert,
     statement::Cql,
-    store::{AT_ONCE, At, Store},
+    store::{AT_ONCE, At, ROOMS, Store},
 };
 
+/// How often a change is tried that others come before.
+const TRIES: usize = 40;
+/// Rows that one change removes.
+const TOGETHER: usize = 50;
 /// The list of who has something is in so many parts.
 const PARTS: i32 = 16;
 
+/// A row without kind and id is that of a user who has nothing.
 #[derive(DeserializeRow)]
 struct GrantRow {
-    kind: String,
-    id: Uuid,
+    kind: Option<String>,
+    id: Option<Uuid>,
+    revision: Option<i64>,
+}
+
+/// What a user was given, and the number of its last change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Held {
+    /// `None` before the first change.
+    revision: Option<i64>,
+    grants: Grants,
+}
+
+impl Held {
+    fn of(rows: Vec<GrantRow>) -> Self {
+        let mut held = Self { revision: rows.first().and_then(|row| row.revision), ..Self::default() };
+        for (kind, id) in rows.into_iter().filter_map(|row| row.kind.zip(row.id)) {
+            match grant(&kind, id) {
+                Grant::Role(id) => held.grants.roles.insert(id),
+                Grant::Permission(id) => held.grants.permissions.insert(id),
+            };
+        }
+        held
+    }
+
+    /// The number of the next change.
+    fn next(&self) -> i64 {
+        self.revision.unwrap_or(0).saturating_add(1)
+    }
+
+    fn has(&self, grant: Grant) -> bool {
+        match grant {
+            Grant::Role(id) => self.grants.roles.contains(&id),
+            Grant::Permission(id) => self.grants.permissions.contains(&id),
+        }
+    }
+
+    /// What there is of the kind of this one.
+    fn like(&self, grant: Grant) -> Vec<Grant> {
+        match grant {
+            Grant::Role(_) => self.grants.roles.iter().copied().map(Grant::Role).collect(),
+            Grant::Permission(_) => self.grants.permissions.iter().copied().map(Grant::Permission).collect(),
+        }
+    }
+
+    fn forget(&mut self, grant: Grant) {
+        match grant {
+            Grant::Role(id) => self.grants.roles.remove(&id),
+            Grant::Permission(id) => self.grants.permissions.remove(&id),
+        };
+    }
+
+    fn all(&self) -> Vec<Grant> {
+        let roles = self.grants.roles.iter().copied().map(Grant::Role);
+        roles.chain(self.grants.permissions.iter().copied().map(Grant::Permission)).collect()
+    }
+
+    /// What giving comes to, and what was deleted and makes room for it.
+    fn room(&self, wanted: Grant, catalogue: &Catalogue) -> Room {
+        if self.has(wanted) {
+            return Room::Exists;
+        }
+        let like = self.like(wanted);
+        if like.len() < MAX_GRANTS {
+            return Room::After(Vec::new());
+        }
+        let there = like.iter().filter(|grant| catalogue.has(**grant)).count();
+        if there >= MAX_GRANTS {
+            return Room::Full;
+        }
+        // Enough of them: with each there is one more place than before.
+        Room::After(like.into_iter().filter(|grant| !catalogue.has(*grant)).take(TOGETHER).collect())
+    }
+}
+
+/// Whether there is room for one more.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    /// It is there already.
+    Exists,
+    /// There is none.
+    Full,
+    /// When these are gone.
+    After(Vec<Grant>),
+}
+
+/// What is there, seen from a give of what was not there at a revision.
+fn given(there: &Held, before: &Held, grant: Grant) -> Verdict {
+    if there.revision == before.revision {
+        return Verdict::Before;
+    }
+    if there.has(grant) {
+        // By us or, in the same moment, by another: it was not there, and is.
+        return Verdict::Done;
+    }
+    if there.revision == Some(before.next()) {
+        // The one change since then was another's.
+        return Verdict::Otherwise;
+    }
+    // Perhaps it was given by us and taken by another: it must not be given again.
+    Verdict::Unsure
+}
+
+/// What is there, seen from a take.
+fn taken(there: &Held, before: &Held, grant: Grant) -> Verdict {
+    if there.revision == before.revision {
+        Verdict::Before
+    } else if there.has(grant) {
+        Verdict::Otherwise
+    } else {
+        // It is not there, and by whomever: what was on its way is refused.
+        Verdict::Done
+    }
+}
+
+/// What is there, seen from the removal of so many of a user who is deleted.
+fn removed(there: &Held, before: &Held) -> Verdict {
+    if there.revision == before.revision { Verdict::Before } else { Verdict::Otherwise }
 }
 
 #[derive(DeserializeRow)]
@@ -74,114 +200,134 @@ impl GrantsStore for Store {
 
 impl Store {
     async fn grants_of(&self, user: UserId) -> Result<Grants> {
-        let mut grants = Grants::default();
-        for row in self.read::<GrantRow>(At::Quorum, Cql::GrantsOf, (user.uuid(),)).await? {
-            match grant(&row.kind, row.id) {
-                Grant::Role(id) => grants.roles.insert(id),
-                Grant::Permission(id) => grants.permissions.insert(id),
-            };
-        }
-        Ok(grants)
+        Ok(self.held(At::Quorum, user).await?.grants)
     }
 
-    async fn has_grant(&self, at: At, user: UserId, grant: Grant) -> Result<bool> {
-        let (kind, id) = kind_and_id(grant);
-        let row = self.row::<GrantRow>(at, Cql::GrantOne, (user.uuid(), kind, id)).await?;
-        Ok(row.is_some())
+    async fn held(&self, at: At, user: UserId) -> Result<Held> {
+        Ok(Held::of(self.read::<GrantRow>(at, Cql::GrantsOf, (user.uuid(),)).await?))
     }
 
-    async fn is_listed(&self, user: UserId, grant: Grant) -> Result<bool> {
+    async fn has_grant(&self, user: UserId, grant: Grant) -> Result<bool> {
         let (kind, id) = kind_and_id(grant);
-        let values = (kind, id, part(user), user.uuid());
-        Ok(self.row::<Holder>(At::Serial, Cql::HolderOne, values).await?.is_some())
+        let row = self.row::<GrantRow>(At::Quorum, Cql::GrantOne, (user.uuid(), kind, id)).await?;
+        Ok(row.is_some_and(|row| row.id.is_some()))
+    }
+
+    /// A user's changes on this node come one after the other, so that they do not fight.
+    async fn turn(&self, user: UserId) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.giving[usize::from(user.as_bytes()[15]) % ROOMS].lock().await
     }
 
     /// Giving what does not exist any more, or to nobody, is done by doing nothing: neither will ever
     /// exist again.
     async fn give_one(&self, user: UserId, grant: Grant) -> Result<Added> {
-        let (is_user, catalogue, grants) =
-            try_join!(self.is_user(At::Quorum, user), self.catalogue(), self.grants_of(user))?;
+        let _turn = self.turn(user).await;
+        let (mut held, catalogue) = try_join!(self.held(At::Quorum, user), self.catalogue())?;
         let catalogue = if catalogue.has(grant) { catalogue } else { self.latest_catalogue().await? };
-        if !catalogue.has(grant) || !(is_user || self.is_user(At::Serial, user).await?) {
+        if !catalogue.has(grant) {
             return Ok(Added::Done);
         }
-        if !has(&grants, grant) && !self.has_room(user, &grants, grant, &catalogue).await? {
-            return Ok(Added::Full);
+        for _ in 0..TRIES {
+            // After the revision was read: who deletes the user raises it after the user is gone.
+            if !(self.is_user(At::Quorum, user).await? || self.is_user(At::Serial, user).await?) {
+                return Ok(Added::Done);
+            }
+            let gone = match held.room(grant, &catalogue) {
+                Room::Exists => return Ok(Added::Exists),
+                Room::Full => return Ok(Added::Full),
+                Room::After(gone) => gone,
+            };
+            let revision = held.next();
+            self.list_holder(user, grant, revision).await?;
+            let removed = gone.iter().map(|gone| (Cql::GrantRemove, key(user, *gone)));
+            let batch: Vec<_> = std::iter::once(raise(Cql::GrantsRaise, user, &held))
+                .chain(removed)
+                .chain(std::iter::once((Cql::GrantPut, key(user, grant))))
+                .collect();
+            let look = || self.held(At::Serial, user);
+            match self.cas_batch(&batch, look, |there| given(there, &held, grant)).await? {
+                Settled::Done => {
+                    self.unlist_holders(user, gone, revision).await?;
+                    return Ok(Added::Done);
+                }
+                Settled::Not(there) => held = there,
+            }
+            self.pause(10).await;
         }
-        self.list_holder(user, grant).await?;
-        let (kind, id) = kind_and_id(grant);
-        let look = || self.has_grant(At::Serial, user, grant);
-        let judge = |there: &bool| if *there { Verdict::Done } else { Verdict::Before };
-        let given = self.cas(Cql::GrantAdd, (user.uuid(), kind, id), look, judge).await?;
-        // Somebody who took it may have removed the list row after we wrote it.
-        if !self.is_listed(user, grant).await? {
-            self.list_holder(user, grant).await?;
-        }
-        Ok(if given == Settled::Done { Added::Done } else { Added::Exists })
-    }
-
-    /// Whether there is room for one more. What was deleted and is in the way goes.
-    async fn has_room(
-        &self,
-        user: UserId,
-        grants: &Grants,
-        wanted: Grant,
-        catalogue: &Catalogue,
-    ) -> Result<bool> {
-        let of_kind: Vec<Grant> = match wanted {
-            Grant::Role(_) => grants.roles.iter().copied().map(Grant::Role).collect(),
-            Grant::Permission(_) => grants.permissions.iter().copied().map(Grant::Permission).collect(),
-        };
-        if of_kind.len() < MAX_GRANTS {
-            return Ok(true);
-        }
-        let gone: Vec<Grant> = of_kind.iter().copied().filter(|grant| !catalogue.has(*grant)).collect();
-        let room = of_kind.len() - gone.len() < MAX_GRANTS;
-        self.take_these(user, gone).await?;
-        Ok(room)
+        Err(too_many())
     }
 
     async fn take_one(&self, user: UserId, grant: Grant) -> Result<bool> {
-        let (kind, id) = kind_and_id(grant);
-        let look = || self.has_grant(At::Serial, user, grant);
-        let judge = |there: &bool| if *there { Verdict::Before } else { Verdict::Done };
-        let taken = self.cas(Cql::GrantRemove, (user.uuid(), kind, id), look, judge).await?;
-        self.unlist_holder(user, grant).await?;
-        // Somebody who gave it again may have counted on the list row that we removed.
-        if self.has_grant(At::Serial, user, grant).await? {
-            self.list_holder(user, grant).await?;
+        let _turn = self.turn(user).await;
+        let mut held = self.held(At::Quorum, user).await?;
+        for _ in 0..TRIES {
+            let (revision, had) = (held.next(), held.has(grant));
+            let batch = [raise(Cql::GrantsRaise, user, &held), (Cql::GrantRemove, key(user, grant))];
+            let look = || self.held(At::Serial, user);
+            match self.cas_batch(&batch, look, |there| taken(there, &held, grant)).await? {
+                Settled::Done => {
+                    self.unlist_holders(user, vec![grant], revision).await?;
+                    return Ok(had);
+                }
+                Settled::Not(there) => held = there,
+            }
+            self.pause(10).await;
         }
-        Ok(taken == Settled::Done)
+        Err(too_many())
     }
 
-    async fn take_these(&self, user: UserId, grants: Vec<Grant>) -> Result<()> {
+    /// Takes everything from a user. With `forever` the user is gone: then the revision is raised also
+    /// when there is nothing, so that what is about to be given is refused, and goes a day later.
+    pub(crate) async fn take_all(&self, user: UserId, forever: bool) -> Result<()> {
+        let _turn = self.turn(user).await;
+        let mut held = self.held(At::Quorum, user).await?;
+        if !forever && held.all().is_empty() {
+            return Ok(());
+        }
+        let cql = if forever { Cql::GrantsEnd } else { Cql::GrantsRaise };
+        for _ in 0..TRIES {
+            let (revision, all) = (held.next(), held.all());
+            let (some, more) = all.split_at(TOGETHER.min(all.len()));
+            let batch: Vec<_> = std::iter::once(raise(cql, user, &held))
+                .chain(some.iter().map(|grant| (Cql::GrantRemove, key(user, *grant))))
+                .collect();
+            let look = || self.held(At::Serial, user);
+            match self.cas_batch(&batch, look, |there| removed(there, &held)).await? {
+                Settled::Done => {
+                    self.unlist_holders(user, some.to_vec(), revision).await?;
+                    if more.is_empty() {
+                        return Ok(());
+                    }
+                    for grant in some {
+                        held.forget(*grant);
+                    }
+                    held.revision = Some(revision);
+                }
+                Settled::Not(there) => {
+                    held = there;
+                    self.pause(10).await;
+                }
+            }
+        }
+        Err(too_many())
+    }
+
+    /// Lists who is about to have something at this revision.
+    async fn list_holder(&self, user: UserId, grant: Grant, revision: i64) -> Result<()> {
+        let (kind, id) = kind_and_id(grant);
+        self.write(Cql::HolderPut, (kind, id, part(user), user.uuid(), revision)).await
+    }
+
+    /// Unlists who has these no more since this revision.
+    async fn unlist_holders(&self, user: UserId, grants: Vec<Grant>, revision: i64) -> Result<()> {
         stream::iter(grants)
-            .map(|grant| async move { self.take_one(user, grant).await.map(drop) })
+            .map(|grant| async move {
+                let (kind, id) = kind_and_id(grant);
+                self.write(Cql::HolderRemove, (revision, kind, id, part(user), user.uuid())).await
+            })
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await
-    }
-
-    /// Takes everything from a user that is deleted.
-    pub(crate) async fn take_all(&self, user: UserId) -> Result<()> {
-        let grants = self.grants_of(user).await?;
-        let roles = grants.roles.into_iter().map(Grant::Role);
-        let permissions = grants.permissions.into_iter().map(Grant::Permission);
-        self.take_these(user, roles.chain(permissions).collect()).await
-    }
-
-    async fn list_holder(&self, user: UserId, grant: Grant) -> Result<()> {
-        let (kind, id) = kind_and_id(grant);
-        let look = || self.is_listed(user, grant);
-        let judge = |there: &bool| if *there { Verdict::Done } else { Verdict::Before };
-        self.cas(Cql::HolderAdd, (kind, id, part(user), user.uuid()), look, judge).await.map(drop)
-    }
-
-    async fn unlist_holder(&self, user: UserId, grant: Grant) -> Result<()> {
-        let (kind, id) = kind_and_id(grant);
-        let look = || self.is_listed(user, grant);
-        let judge = |there: &bool| if *there { Verdict::Before } else { Verdict::Done };
-        self.cas(Cql::HolderRemove, (kind, id, part(user), user.uuid()), look, judge).await.map(drop)
     }
 
     async fn holders_of(&self, grant: Grant, page: PageOf<UserId>) -> Result<Page<UserId, UserId>> {
@@ -196,15 +342,14 @@ impl Store {
             let some = self.listed_holders(grant, after, lack).await?;
             after = some.last().map_or(after, |user| user.uuid());
             let end = some.len() < lack;
-            let there: Vec<Option<UserId>> = stream::iter(some)
-                .map(|user| async move {
-                    Ok::<_, schema::StoreError>(
-                        self.has_grant(At::Quorum, user, grant).await?.then_some(user),
-                    )
-                })
-                .buffered(AT_ONCE)
-                .try_collect()
-                .await?;
+            let there: Vec<Option<UserId>> =
+                stream::iter(some)
+                    .map(|user| async move {
+                        Ok::<_, StoreError>(self.has_grant(user, grant).await?.then_some(user))
+                    })
+                    .buffered(AT_ONCE)
+                    .try_collect()
+                    .await?;
             users.extend(there.into_iter().flatten());
             if end {
                 break;
@@ -234,11 +379,24 @@ fn part(user: UserId) -> i32 {
     i32::from(user.as_bytes()[15]) % PARTS
 }
 
-fn has(grants: &Grants, grant: Grant) -> bool {
-    match grant {
-        Grant::Role(id) => grants.roles.contains(&id),
-        Grant::Permission(id) => grants.permissions.contains(&id),
-    }
+/// The statement that raises the revision, if it is still that one.
+fn raise(cql: Cql, user: UserId, held: &Held) -> (Cql, Values) {
+    let values = vec![
+        Some(CqlValue::BigInt(held.next())),
+        Some(CqlValue::Uuid(user.uuid())),
+        held.revision.map(CqlValue::BigInt),
+    ];
+    (cql, values)
+}
+
+/// The key of a row.
+fn key(user: UserId, grant: Grant) -> Values {
+    let (kind, id) = kind_and_id(grant);
+    vec![Some(CqlValue::Uuid(user.uuid())), Some(CqlValue::Text(kind.to_owned())), Some(CqlValue::Uuid(id))]
+}
+
+fn too_many() -> StoreError {
+    StoreError::unavailable_because("too many change the grants of one user at once")
 }
 
 /// What these grants mean: only what exists, by name, each once.
@@ -259,4 +417,82 @@ fn resolve(grants: &Grants, catalogue: &Catalogue) -> Effective {
     effective.direct.sort_by(|a, b| a.name.cmp(&b.name));
     effective.combined.sort_by(|a, b| a.name.cmp(&b.name));
     effective
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{PermissionId, RoleId};
+
+    use super::*;
+    use Verdict::{Before, Done, Otherwise, Unsure};
+
+    fn role(n: u128) -> Grant {
+        Grant::Role(RoleId::from_bytes(n.to_be_bytes()))
+    }
+
+    fn held(revision: i64, grants: &[Grant]) -> Held {
+        let mut rows = vec![GrantRow { kind: None, id: None, revision: Some(revision) }];
+        rows.extend(grants.iter().map(|grant| {
+            let (kind, id) = kind_and_id(*grant);
+            GrantRow { kind: Some(kind.to_owned()), id: Some(id), revision: Some(revision) }
+        }));
+        Held::of(rows)
+    }
+
+    #[test]
+    fn rows_are_what_a_user_has() {
+        let both = [role(1), Grant::Permission(PermissionId::from_bytes([2; 16]))];
+        assert_eq!(held(7, &both).all(), both);
+        assert_eq!((held(7, &both).revision, held(7, &both).next()), (Some(7), 8));
+        assert_eq!(Held::of(Vec::new()), Held::default());
+        assert_eq!(Held::default().next(), 1);
+        let mut some = held(7, &both);
+        some.forget(role(1));
+        assert_eq!(some, held(7, &both[1..]));
+    }
+
+    #[test]
+    fn of_a_give_and_a_take_that_were_not_answered() {
+        let (one, two) = (role(1), role(2));
+        let before = held(4, &[two]);
+        for (there, give) in [
+            (held(4, &[two]), Before),
+            (held(5, &[one, two]), Done),
+            (held(9, &[one]), Done),
+            (held(5, &[]), Otherwise),
+            (held(6, &[two]), Unsure),
+        ] {
+            assert_eq!(given(&there, &before, one), give, "{there:?}");
+        }
+        assert_eq!(given(&Held::default(), &Held::default(), one), Before);
+        assert_eq!(given(&held(1, &[one]), &Held::default(), one), Done);
+        let before = held(4, &[one, two]);
+        for (there, take) in [
+            (held(4, &[one, two]), Before),
+            (held(5, &[two]), Done),
+            (held(9, &[]), Done),
+            (held(5, &[one]), Otherwise),
+            (held(9, &[one, two]), Otherwise),
+        ] {
+            assert_eq!(taken(&there, &before, one), take, "{there:?}");
+        }
+        let before = held(4, &[]);
+        for (there, nothing) in [(held(4, &[]), Before), (held(5, &[]), Done), (held(5, &[one]), Otherwise)] {
+            assert_eq!(taken(&there, &before, one), nothing, "of what was not there: {there:?}");
+            assert_eq!(removed(&there, &before), if nothing == Before { Before } else { Otherwise });
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_makes_room() {
+        let grants: Vec<_> = (0..MAX_GRANTS as u128).map(role).collect();
+        let full = held(1, &grants);
+        let wanted = role(99_999);
+        assert_eq!(full.room(role(3), &Catalogue::default()), Room::Exists);
+        assert_eq!(held(1, &grants[1..]).room(wanted, &Catalogue::default()), Room::After(Vec::new()));
+        // None of them is in the catalogue.
+        assert_eq!(full.room(wanted, &Catalogue::default()), Room::After(grants[..TOGETHER].to_vec()));
+        let permission = Grant::Permission(PermissionId::from_bytes([1; 16]));
+        assert_eq!(full.room(permission, &Catalogue::default()), Room::After(Vec::new()), "of another kind");
+    }
 }

@@ -1,11 +1,15 @@
 //! The ledger: every node's log of facts, in chunks of 1,024, and the heads.
 //!
-//! Nothing is removed: rows live until their fact's end. So a head carries the floor too: below it
+//! Nothing is removed: rows live until their fact's end, but two minutes at least, so that who reads
+//! every second hears of a fact that was written late. So a head carries the floor too: below it
 //! everything has ended, and who reads from the beginning begins there.
+//!
+//! An entry that does not parse (of a newer version, or damaged) is skipped: it must not hold up those
+//! after it. It is counted, and said once for each log.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{MutexGuard, PoisonError},
+    sync::{MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -13,7 +17,6 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use schema::{
     NodeId, StoreError, Timestamp,
-    fact::Fact,
     ledger::{Entry, Head, Origin},
     store::{LedgerStore, Result},
     time::CLOCK_SKEW,
@@ -39,8 +42,12 @@ const BATCH: usize = 50;
 const BATCHES: usize = 8;
 /// Partitions that are read at once.
 const CHUNKS: u64 = 4;
-/// A head lives at least so long: its node announces it again long before.
-const HEAD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A head lives at least so long: its node announces it again every hour.
+const HEAD: Duration = Duration::from_secs(3 * 3600);
+/// An entry lives at least so long, whatever its fact says: others read every second.
+const HEARD: Duration = Duration::from_secs(120);
+/// Entries that do not parse of which a process remembers that it counted them.
+const UNREADABLE: usize = 10_000;
 /// Logs of which a process remembers what it wrote. What is forgotten is read again.
 const LOGS: usize = 1_000;
 
@@ -117,15 +124,12 @@ impl Store {
         self.0.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes entries; those that have ended are left out.
+    /// Writes entries.
     async fn put_entries(&self, entries: &[Entry]) -> Result<()> {
         let now = self.now();
         let mut chunks: BTreeMap<(Origin, u64), Vec<Values>> = BTreeMap::new();
         for entry in entries {
-            let end = end_of(entry);
-            if end <= now {
-                continue;
-            }
+            let end = end_of(entry, now);
             let fact = serde_json::to_string(&entry.fact)
                 .map_err(|error| StoreError::Inconsistent(format!("a fact has no JSON form: {error}")))?;
             let chunk = entry.seq / CHUNK;
@@ -170,7 +174,7 @@ impl Store {
         }
         for entry in entries {
             let known = logs.entry(entry.origin).or_default();
-            let end = end_of(entry);
+            let end = end_of(entry, now);
             // Its first chunk begins with the first entry, and nobody else begins it.
             known.whole |= entry.seq == 1 && known.chunks.is_empty();
             known.end = known.end.max(end);
@@ -219,7 +223,7 @@ impl Store {
         let (head, floor) = stored.map_or((0, 0), |head| {
             (head.seq.map_or(0, convert::number), head.floor.map_or(0, convert::number))
         });
-        let from = after.saturating_add(1).max(floor);
+        let mut from = after.saturating_add(1).max(floor);
         let last = head / CHUNK;
         let mut chunk = from / CHUNK;
         let mut entries = Vec::new();
@@ -227,19 +231,55 @@ impl Store {
             // Up to the head there may be gaps; beyond it the log ends with the first empty chunk.
             let until = if chunk < last { last.min(chunk.saturating_add(CHUNKS - 1)) } else { chunk };
             let reads = (chunk..=until).map(|chunk| self.chunk(origin, chunk, from, limit));
-            let parts = try_join_all(reads).await?;
-            let empty = parts.iter().all(Vec::is_empty);
-            entries.extend(parts.into_iter().flatten());
+            let (rows, more) = in_order(try_join_all(reads).await?, limit);
+            let empty = rows.is_empty();
+            entries.extend(rows.into_iter().filter_map(|row| self.entry(origin, &row)));
             if entries.len() >= limit || (until >= last && empty) || until == u64::MAX {
                 entries.truncate(limit);
                 return Ok(entries);
             }
-            chunk = until + 1;
+            match more {
+                // Some of them were skipped.
+                Some(next) => (from, chunk) = (next, next / CHUNK),
+                None => chunk = until + 1,
+            }
         }
     }
 
-    /// The entries of a chunk, from this number on.
-    async fn chunk(&self, origin: Origin, chunk: u64, from: u64, limit: usize) -> Result<Vec<Entry>> {
+    /// The entry of a row; `None` when its fact does not parse.
+    fn entry(&self, origin: Origin, row: &EntryRow) -> Option<Entry> {
+        let seq = convert::number(row.seq);
+        match serde_json::from_str(&row.fact) {
+            Ok(fact) => Some(Entry { origin, seq, fact }),
+            Err(_) => {
+                self.skipped(origin, seq);
+                None
+            }
+        }
+    }
+
+    /// Counts an entry that does not parse, once, and says so for the first of a log.
+    fn skipped(&self, origin: Origin, seq: u64) {
+        let mut known = self.0.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= UNREADABLE {
+            known.clear();
+        }
+        let first = known.range((origin, 0)..=(origin, u64::MAX)).next().is_none();
+        if known.insert((origin, seq)) {
+            self.0.status.count.unreadable.fetch_add(1, Relaxed);
+        }
+        if first {
+            tracing::error!(
+                node = %origin.node,
+                incarnation = origin.incarnation,
+                seq,
+                "an entry of the ledger does not parse and is skipped: it is of a newer version, or damaged"
+            );
+        }
+    }
+
+    /// The rows of a chunk, from this number on.
+    async fn chunk(&self, origin: Origin, chunk: u64, from: u64, limit: usize) -> Result<Vec<EntryRow>> {
         let values = (
             origin.node.uuid(),
             convert::bigint(origin.incarnation),
@@ -247,19 +287,7 @@ impl Store {
             convert::bigint(from),
             convert::limit(limit),
         );
-        let rows = self.read::<EntryRow>(At::Quorum, Cql::EntriesFrom, values).await?;
-        rows.into_iter()
-            .map(|row| {
-                let seq = convert::number(row.seq);
-                let fact: Fact = serde_json::from_str(&row.fact).map_err(|_| {
-                    StoreError::Inconsistent(format!(
-                        "entry {seq} of a log of {} does not parse",
-                        origin.node
-                    ))
-                })?;
-                Ok(Entry { origin, seq, fact })
-            })
-            .collect()
+        self.read(At::Quorum, Cql::EntriesFrom, values).await
     }
 }
 
@@ -278,14 +306,63 @@ impl Known {
     }
 }
 
-/// When an entry matters no more, for any clock.
-fn end_of(entry: &Entry) -> Timestamp {
-    entry.fact.until.plus(CLOCK_SKEW)
+/// When an entry that is written now matters no more, for any clock, and was heard.
+fn end_of(entry: &Entry, now: Timestamp) -> Timestamp {
+    entry.fact.until.plus(CLOCK_SKEW).max(now.plus(HEARD))
+}
+
+/// Rows of chunks, in order, that were read with this limit each: those after a chunk that was cut
+/// off are left out. Says where to go on when one was.
+fn in_order(chunks: Vec<Vec<EntryRow>>, limit: usize) -> (Vec<EntryRow>, Option<u64>) {
+    let mut rows = Vec::new();
+    for chunk in chunks {
+        let cut = chunk.len() >= limit;
+        rows.extend(chunk);
+        if cut {
+            let next = rows.last().map(|row| convert::number(row.seq).saturating_add(1));
+            return (rows, next);
+        }
+    }
+    (rows, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rows(seqs: &[i64]) -> Vec<EntryRow> {
+        seqs.iter().map(|seq| EntryRow { seq: *seq, fact: String::new() }).collect()
+    }
+
+    #[test]
+    fn what_is_behind_a_chunk_that_was_cut_off_is_read_again() {
+        let seqs = |chunks: &[&[i64]], limit| {
+            let (read, more) = in_order(chunks.iter().map(|seqs| rows(seqs)).collect(), limit);
+            (read.iter().map(|row| row.seq).collect::<Vec<_>>(), more)
+        };
+        assert_eq!(seqs(&[&[1, 2], &[], &[3_000]], 3), (vec![1, 2, 3_000], None));
+        assert_eq!(
+            seqs(&[&[1], &[1_024, 1_030, 1_031], &[3_000]], 3),
+            (vec![1, 1_024, 1_030, 1_031], Some(1_032))
+        );
+        assert_eq!(seqs(&[], 3), (vec![], None));
+    }
+
+    #[test]
+    fn an_entry_lives_until_it_was_heard() {
+        let now = Timestamp::from_secs(1_000);
+        let entry = |until| Entry {
+            origin: Origin { node: NodeId::from_bytes([1; 16]), incarnation: 1 },
+            seq: 1,
+            fact: schema::fact::Fact {
+                kind: schema::fact::FactKind::KeyRetired { key: schema::KeyId::from_bytes([1; 16]) },
+                until: Timestamp::from_secs(until),
+            },
+        };
+        for (until, end) in [(0, 1_120), (1_059, 1_120), (1_061, 1_121), (9_000, 9_060)] {
+            assert_eq!(end_of(&entry(until), now), Timestamp::from_secs(end), "{until}");
+        }
+    }
 
     fn known(ends: &[(u64, u64)], whole: bool) -> Known {
         let chunks = ends.iter().map(|(chunk, end)| (*chunk, Timestamp::from_secs(*end))).collect();

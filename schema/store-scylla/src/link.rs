@@ -37,14 +37,17 @@ pub(crate) struct Profiles {
 impl Profiles {
     pub(crate) fn of(config: &Config) -> Self {
         let mut policy = DefaultPolicy::builder();
+        // Nodes of other data centres are asked last, but they are: a quorum of all copies does not need
+        // this data centre.
         policy = match (&config.local_dc, &config.rack) {
             (Some(dc), Some(rack)) => policy.prefer_datacenter_and_rack(dc.clone(), rack.clone()),
             (Some(dc), None) => policy.prefer_datacenter(dc.clone()),
             (None, _) => policy,
-        };
+        }
+        .permit_dc_failover(true);
         let plain = ExecutionProfile::builder()
             .request_timeout(Some(REQUEST))
-            .consistency(Consistency::LocalQuorum)
+            .consistency(Consistency::Quorum)
             .serial_consistency(Some(SerialConsistency::Serial))
             .load_balancing_policy(policy.build());
         let twice = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SLOW_READ };

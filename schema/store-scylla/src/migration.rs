@@ -35,6 +35,8 @@ const ALL: &[Migration] =
 
 /// How often who waits for another node looks again, in milliseconds.
 const POLL: u64 = 200;
+/// How often a command tries.
+const TRIES: usize = 10;
 
 impl Migration {
     /// Of the whole file.
@@ -89,6 +91,15 @@ impl MigrateError {
     }
 }
 
+/// What is done about a migration that this version does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Newer {
+    /// A node does not start on it.
+    Refused,
+    /// A node that has worked with it works on, and says so: migrations only add.
+    Warned,
+}
+
 type Result<T> = std::result::Result<T, MigrateError>;
 
 /// Which migrations the keyspace has. Changes nothing.
@@ -97,7 +108,7 @@ type Result<T> = std::result::Result<T, MigrateError>;
 /// When the database cannot be reached, refuses us, or has a schema that is not ours.
 pub async fn status(config: &Config) -> Result<Report> {
     let session = connection::session(config, &Profiles::of(config)).await?;
-    report(&session, config).await
+    report(&session, config, Newer::Refused).await
 }
 
 /// Makes the keyspace if there is none, and applies what it lacks. Safe while others do the same.
@@ -106,12 +117,20 @@ pub async fn status(config: &Config) -> Result<Report> {
 /// When the database cannot be reached, refuses us, or has a schema that is not ours.
 pub async fn migrate(config: &Config, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Report> {
     let session = connection::session(config, &Profiles::of(config)).await?;
-    Box::pin(bring_up(&session, config, clock, entropy)).await
+    // Others may make the first tables in this moment: what one server has, another lacks for a while.
+    for _ in 0..TRIES {
+        match Box::pin(bring_up(&session, config, clock, entropy, Newer::Refused)).await {
+            Err(MigrateError::Unavailable(why)) => tracing::debug!(%why, "migrating is tried again"),
+            done => return done,
+        }
+        tokio::time::sleep(crate::store::jittered(entropy, POLL)).await;
+    }
+    Box::pin(bring_up(&session, config, clock, entropy, Newer::Refused)).await
 }
 
 /// Only looks: refused when something is missing.
-pub(crate) async fn check(session: &Session, config: &Config) -> Result<()> {
-    let report = report(session, config).await?;
+pub(crate) async fn check(session: &Session, config: &Config, newer: Newer) -> Result<()> {
+    let report = report(session, config, newer).await?;
     if report.pending.is_empty() {
         return Ok(());
     }
@@ -123,10 +142,10 @@ pub(crate) async fn check(session: &Session, config: &Config) -> Result<()> {
     )))
 }
 
-async fn report(session: &Session, config: &Config) -> Result<Report> {
+async fn report(session: &Session, config: &Config, newer: Newer) -> Result<Report> {
     match Keyspace::look(session, &config.keyspace).await? {
         Some(keyspace) if keyspace.has_meta() => {
-            Meta { session, keyspace: &config.keyspace }.report(ALL).await
+            Meta { session, keyspace: &config.keyspace }.report(ALL, newer).await
         }
         _ => Ok(Report { applied: Vec::new(), pending: ALL.iter().map(pending).collect() }),
     }
@@ -142,13 +161,14 @@ pub(crate) async fn bring_up(
     config: &Config,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
+    newer: Newer,
 ) -> Result<Report> {
     keyspace::make(session, config, entropy).await?;
     enter(session, &config.keyspace).await?;
     let meta = Meta { session, keyspace: &config.keyspace };
     let lock = Lock::new(session, &config.keyspace, entropy);
     loop {
-        let report = meta.report(ALL).await?;
+        let report = meta.report(ALL, newer).await?;
         if report.pending.is_empty() {
             return Ok(report);
         }
@@ -157,7 +177,7 @@ pub(crate) async fn bring_up(
             tokio::time::sleep(crate::store::jittered(entropy, POLL)).await;
             continue;
         }
-        let applied = apply(&meta, &lock, clock).await;
+        let applied = apply(&meta, &lock, clock, newer).await;
         // A lock that is not released ends by itself.
         let released = lock.release().await;
         applied.and(released)?;
@@ -165,9 +185,9 @@ pub(crate) async fn bring_up(
 }
 
 /// Applies what is missing while we hold the lock.
-async fn apply(meta: &Meta<'_>, lock: &Lock<'_>, clock: &dyn Clock) -> Result<()> {
+async fn apply(meta: &Meta<'_>, lock: &Lock<'_>, clock: &dyn Clock, newer: Newer) -> Result<()> {
     // Once more: who held the lock before us may have done it.
-    let report = meta.report(ALL).await?;
+    let report = meta.report(ALL, newer).await?;
     for migration in ALL.iter().filter(|migration| report.pending.contains(&pending(migration))) {
         tracing::info!(number = migration.number, name = migration.name, "migrating the schema");
         for statement in script::statements(migration.cql) {

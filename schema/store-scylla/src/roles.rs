@@ -59,7 +59,7 @@ impl Roles for Store {
     async fn delete(&self, name: &Name) -> Result<Option<Role>> {
         self.within(self.edit(|catalogue| match catalogue.roles.get(name) {
             None => (None, Vec::new()),
-            Some(role) => (Some(role.clone()), vec![Edit::RemoveRole(name.clone())]),
+            Some(role) => (Some(role.clone()), vec![Edit::RemoveRole(name.clone(), role.id)]),
         }))
         .await
     }

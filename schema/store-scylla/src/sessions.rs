@@ -19,12 +19,13 @@ use scylla::DeserializeRow;
 use uuid::Uuid;
 
 use crate::{
-    cas::{Settled, Verdict},
+    cas::Settled,
     convert,
     statement::Cql,
     store::{AT_ONCE, At, ROOMS, Store},
 };
 
+mod judge;
 mod row;
 
 use row::{SessionRow, session};
@@ -50,6 +51,10 @@ impl Sessions for Store {
 
     async fn get(&self, user: UserId, id: SessionId) -> Result<Option<Session>> {
         self.within(self.session(At::Quorum, user, id)).await
+    }
+
+    async fn latest(&self, user: UserId, id: SessionId) -> Result<Option<Session>> {
+        self.within(self.session(At::Serial, user, id)).await
     }
 
     async fn rotate(&self, previous: &Session, next: &Session) -> Result<Rotated> {
@@ -81,7 +86,7 @@ impl Store {
     /// A session that is there.
     async fn session(&self, at: At, user: UserId, id: SessionId) -> Result<Option<Session>> {
         let row = self.row::<SessionRow>(at, Cql::SessionById, (user.uuid(), id.uuid())).await?;
-        row.map(session).transpose()
+        row.map_or(Ok(None), session)
     }
 
     /// The list row comes second: before it nobody has tokens of the session.
@@ -91,11 +96,7 @@ impl Store {
             Cql::SessionAdd,
             row::all(new, ttl),
             || self.session(At::Serial, new.user, new.id),
-            |there: &Option<Session>| match there {
-                None => Verdict::Before,
-                Some(there) if there == new => Verdict::Done,
-                Some(_) => Verdict::Otherwise,
-            },
+            |there| judge::added(there.as_ref(), new),
         );
         // Opened again with the same id: no change, but the list row may have been missing.
         added.await?;
@@ -156,7 +157,8 @@ impl Store {
         stream::iter(ids).map(move |id| self.session_or_unlist(user, *id)).buffered(AT_ONCE)
     }
 
-    /// A quorum of this data centre may not know the session yet, so `SERIAL` has the last word.
+    /// A quorum may not know of a session whose beginning was not answered, so `SERIAL` has the last
+    /// word.
     async fn session_or_unlist(&self, user: UserId, id: SessionId) -> Result<Option<Session>> {
         if let Some(session) = self.session(At::Quorum, user, id).await? {
             return Ok(Some(session));
@@ -197,11 +199,7 @@ impl Store {
                 Cql::SessionRotate,
                 row::rotation(previous, next, ttl),
                 || self.session(At::Serial, next.user, next.id),
-                |there: &Option<Session>| match there {
-                    Some(there) if there.live == next.live => Verdict::Done,
-                    Some(there) if there.live == previous.live => Verdict::Before,
-                    _ => Verdict::Otherwise,
-                },
+                |there| judge::rotated(there.as_ref(), previous, next),
             )
             .await?;
         match rotated {
@@ -221,11 +219,7 @@ impl Store {
                 Cql::SessionEnd,
                 (user.uuid(), id.uuid()),
                 || self.session(At::Serial, user, id),
-                |there: &Option<Session>| match there {
-                    // By us or, in the same moment, by another: it was there, and is not.
-                    None => Verdict::Done,
-                    Some(_) => Verdict::Before,
-                },
+                |there| judge::ended(there.as_ref()),
             )
             .await?;
         self.unlist(user, id).await?;
@@ -238,11 +232,7 @@ impl Store {
                 Cql::SessionEndOlder,
                 (user.uuid(), id.uuid(), convert::bigint(version)),
                 || self.session(At::Serial, user, id),
-                |there: &Option<Session>| match there {
-                    None => Verdict::Done,
-                    Some(there) if there.user_version < version => Verdict::Before,
-                    Some(_) => Verdict::Otherwise,
-                },
+                |there| judge::ended_if_older(there.as_ref(), version),
             )
             .await?;
         match ended {
@@ -281,7 +271,9 @@ impl Store {
 
 /// How long the live token lives.
 fn life(session: &Session) -> Duration {
-    session.expires_at.since(session.last_used_at).max(Duration::from_secs(1))
+    // The end is in whole seconds, the use is not: rounded up, it is the same at every rotation.
+    let exact = session.expires_at.since(session.last_used_at);
+    Duration::from_secs((exact + Duration::from_nanos(999_999_999)).as_secs().max(1))
 }
 
 /// How many such lives a session was used for.

@@ -11,7 +11,7 @@ use crate::link::Profiles;
 /// How a statement is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Reads, at `LOCAL_QUORUM`; also prepared for `SERIAL`.
+    /// Reads, at `QUORUM`; also prepared for `SERIAL`.
     Read,
     /// A plain write that may be repeated.
     Write,
@@ -66,14 +66,15 @@ statements! {
     Conditional CataloguePut = "INSERT INTO catalogue (part, kind, name, id, description, permissions) VALUES (0, ?, ?, ?, ?, ?)";
     Conditional CatalogueRemove = "DELETE FROM catalogue WHERE part = 0 AND kind = ? AND name = ?";
 
-    Read GrantsOf = "SELECT kind, id FROM grants WHERE user = ?";
-    Read GrantOne = "SELECT kind, id FROM grants WHERE user = ? AND kind = ? AND id = ?";
-    Conditional GrantAdd = "INSERT INTO grants (user, kind, id) VALUES (?, ?, ?) IF NOT EXISTS";
-    Conditional GrantRemove = "DELETE FROM grants WHERE user = ? AND kind = ? AND id = ? IF EXISTS";
+    Read GrantsOf = "SELECT kind, id, revision FROM grants WHERE user = ?";
+    Read GrantOne = "SELECT kind, id, revision FROM grants WHERE user = ? AND kind = ? AND id = ?";
+    Conditional GrantsRaise = "UPDATE grants SET revision = ? WHERE user = ? IF revision = ?";
+    Conditional GrantsEnd = "UPDATE grants USING TTL 86400 SET revision = ? WHERE user = ? IF revision = ?";
+    Conditional GrantPut = "INSERT INTO grants (user, kind, id) VALUES (?, ?, ?)";
+    Conditional GrantRemove = "DELETE FROM grants WHERE user = ? AND kind = ? AND id = ?";
     Read HoldersAfter = "SELECT user FROM holders WHERE kind = ? AND id = ? AND part = ? AND user > ? LIMIT ?";
-    Read HolderOne = "SELECT user FROM holders WHERE kind = ? AND id = ? AND part = ? AND user = ?";
-    Conditional HolderAdd = "INSERT INTO holders (kind, id, part, user) VALUES (?, ?, ?, ?) IF NOT EXISTS";
-    Conditional HolderRemove = "DELETE FROM holders WHERE kind = ? AND id = ? AND part = ? AND user = ? IF EXISTS";
+    Write HolderPut = "INSERT INTO holders (kind, id, part, user) VALUES (?, ?, ?, ?) USING TIMESTAMP ?";
+    Write HolderRemove = "DELETE FROM holders USING TIMESTAMP ? WHERE kind = ? AND id = ? AND part = ? AND user = ?";
 
     Read Document = "SELECT revision, value FROM documents WHERE name = ?";
     Conditional DocumentAdd = "INSERT INTO documents (name, revision, value) VALUES (?, ?, ?) IF NOT EXISTS";

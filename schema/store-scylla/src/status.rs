@@ -52,8 +52,10 @@ pub struct Counters {
     pub conditional: u64,
     /// Conditional writes that were not answered, so that we asked what became of them.
     pub asked: u64,
-    /// Of those, the ones of which we could not learn it.
+    /// Conditional writes of which we could not learn it, or that were given up under way.
     pub unknown: u64,
+    /// Entries of the ledger that do not parse, and were skipped: each once.
+    pub unreadable: u64,
     /// Statements that failed.
     pub errors: u64,
     /// Sessions of the driver that were made in place of one that did not recover.
@@ -83,6 +85,7 @@ pub(crate) struct Count {
     pub(crate) conditional: AtomicU64,
     pub(crate) asked: AtomicU64,
     pub(crate) unknown: AtomicU64,
+    pub(crate) unreadable: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) reconnects: AtomicU64,
 }
@@ -109,6 +112,11 @@ impl Status {
         *self.state.borrow() == State::Up
     }
 
+    /// Whether it did answer, and does not now.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(*self.state.borrow(), State::Down(_))
+    }
+
     /// Returns when it answers.
     pub async fn up(&self) {
         // The sender is ours, so it is not closed while we wait.
@@ -125,6 +133,7 @@ impl Status {
             conditional: count.conditional.load(Relaxed),
             asked: count.asked.load(Relaxed),
             unknown: count.unknown.load(Relaxed),
+            unreadable: count.unreadable.load(Relaxed),
             errors: count.errors.load(Relaxed),
             reconnects: count.reconnects.load(Relaxed),
         }

@@ -1,7 +1,7 @@
 //! What all nouns work with: reads, plain writes, and the parts that are remembered.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
@@ -51,10 +51,14 @@ pub(crate) struct Inner {
     pub(crate) catalogue: Cache,
     /// So that sessions of one user that begin on one node do not fight over whom they end.
     pub(crate) rooms: [tokio::sync::Mutex<()>; ROOMS],
+    /// The same for changes of the grants of one user.
+    pub(crate) giving: [tokio::sync::Mutex<()>; ROOMS],
     /// Days of registration that are known to be listed.
     pub(crate) days: Mutex<HashSet<i32>>,
     /// What this process knows of the logs that it writes.
     pub(crate) logs: Mutex<HashMap<Origin, Known>>,
+    /// Entries that do not parse and were counted.
+    pub(crate) unreadable: Mutex<BTreeSet<(Origin, u64)>>,
 }
 
 /// A row of whole values, nothing borrowed.
@@ -64,9 +68,9 @@ impl<R: for<'a> DeserializeRow<'a, 'a> + Send> Row for R {}
 /// At which consistency a row is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// `LOCAL_QUORUM`: what was answered to anybody in this data centre.
+    /// `QUORUM`: what was answered to anybody.
     Quorum,
-    /// `SERIAL`: what was answered to anybody; ends what is under way.
+    /// `SERIAL`: the same, and ends what is under way, so that it is there for all or for nobody.
     Serial,
 }
 
@@ -79,8 +83,10 @@ impl Store {
             entropy,
             catalogue: Cache::default(),
             rooms: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            giving: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             days: Mutex::default(),
             logs: Mutex::default(),
+            unreadable: Mutex::default(),
         }))
     }
 
@@ -128,9 +134,11 @@ impl Store {
         bounded(LONG, call).await
     }
 
-    /// The session of the driver; `Unavailable` at once when there is none.
+    /// The session of the driver; `Unavailable` at once when there is none, or when it does not answer:
+    /// then only the keeper of the connection asks, and calls do not pile up.
     pub(crate) fn link(&self) -> Result<Arc<Link>> {
-        self.0.link.load_full().ok_or_else(|| {
+        let link = if self.0.status.is_down() { None } else { self.0.link.load_full() };
+        link.ok_or_else(|| {
             StoreError::unavailable_because(format_args!("the database is {}", self.0.status.state()))
         })
     }

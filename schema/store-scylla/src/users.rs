@@ -22,13 +22,14 @@ use scylla::DeserializeRow;
 use uuid::Uuid;
 
 use crate::{
-    cas::{Settled, Verdict},
+    cas::Settled,
     convert,
     statement::Cql,
     store::{AT_ONCE, At, Store},
 };
 
 mod claim;
+mod judge;
 mod row;
 
 use claim::Claimed;
@@ -112,11 +113,7 @@ impl Store {
                 Cql::UserAdd,
                 row::all(user),
                 || self.user_row(At::Serial, user.id),
-                |there: &Option<UserRow>| match there {
-                    None => Verdict::Before,
-                    Some(row) if row.is(user) => Verdict::Done,
-                    Some(_) => Verdict::Otherwise,
-                },
+                |there| judge::added(there.as_ref(), user),
             )
             .await?;
         match added {
@@ -178,8 +175,8 @@ impl Store {
         Ok(replaced)
     }
 
-    /// The user as it is before a change to `next`. A quorum of one data centre may be behind, so who
-    /// is told that it changed or is gone is told by `SERIAL`.
+    /// The user as it is before a change to `next`. A quorum may not know of a change that was not
+    /// answered, so who is told that it changed or is gone is told by `SERIAL`.
     async fn before(&self, next: &User) -> Result<Option<User>> {
         match self.user(At::Quorum, next.id).await? {
             Some(there) if there.revision.checked_add(1) == Some(next.revision) => Ok(Some(there)),
@@ -195,11 +192,7 @@ impl Store {
                 Cql::UserReplace,
                 row::replacement(next, before),
                 || self.user_row(At::Serial, next.id),
-                |there: &Option<UserRow>| match there {
-                    Some(row) if row.is(next) => Verdict::Done,
-                    Some(row) if row.revision == Some(before) => Verdict::Before,
-                    _ => Verdict::Otherwise,
-                },
+                |there| judge::replaced(there.as_ref(), before, next),
             )
             .await?;
         Ok(match put {
@@ -220,29 +213,34 @@ impl Store {
         }
     }
 
-    /// First what is the user's, then the user, then its claim: whoever stops can begin again.
+    /// First what is the user's, then the user, then its claim: whoever stops can begin again. Grants
+    /// once more at the end: who was about to give something may have seen the user.
     async fn remove(&self, id: UserId) -> Result<()> {
         let sessions = async { self.end_all(id).await };
-        let grants = async { self.take_all(id).await };
+        let grants = async { self.take_all(id, false).await };
         let logins = async { self.forget_logins(id).await };
         futures_util::try_join!(sessions, grants, logins)?;
+        self.remove_row(id).await?;
+        self.take_all(id, true).await?;
+        let day = convert::day(convert::made_at(id.as_bytes()));
+        self.write(Cql::RegistrationRemove, (day, id.uuid())).await
+    }
+
+    /// Removes a user and its claim.
+    async fn remove_row(&self, id: UserId) -> Result<()> {
         for _ in 0..TRIES {
-            let Some(row) = self.user_row(At::Serial, id).await? else { break };
+            let Some(row) = self.user_row(At::Serial, id).await? else { return Ok(()) };
             let email = match who(Some(row.clone()))? {
                 Some(user) => user.email.folded(),
                 // Nobody, and it goes by itself.
-                None => break,
+                None => return Ok(()),
             };
             let removed = self
                 .cas(
                     Cql::UserRemove,
                     (id.uuid(), row.revision),
                     || self.user_row(At::Serial, id),
-                    |there: &Option<UserRow>| match there {
-                        None => Verdict::Done,
-                        Some(there) if there.revision == row.revision => Verdict::Before,
-                        Some(_) => Verdict::Otherwise,
-                    },
+                    |there| judge::removed(there.as_ref(), row.revision),
                 )
                 .await?;
             if removed == Settled::Done || removed == Settled::Not(None) {
@@ -250,11 +248,10 @@ impl Store {
                 if let Some(held) = held.filter(|held| held.user == id.uuid()) {
                     self.release(&email, id, held.claim).await?;
                 }
-                break;
+                return Ok(());
             }
         }
-        let day = convert::day(convert::made_at(id.as_bytes()));
-        self.write(Cql::RegistrationRemove, (day, id.uuid())).await
+        Err(StoreError::unavailable_because("too many change a user that is deleted"))
     }
 
     async fn registered(&self, page: PageOf<UserId>) -> Result<Page<User, UserId>> {

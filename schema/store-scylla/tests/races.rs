@@ -295,3 +295,115 @@ async fn a_session_used_beyond_many_lives_stays_listed() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [], "and then it has ended");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_end_came_nearer_is_absent_then() {
+    use std::time::Duration;
+    let (stores, behind) = Behind::open().await;
+    let user = behind.make.stored_user(&stores).await.id;
+    let session = behind.make.stored_session(&stores, user).await;
+    let soon = now().plus(Duration::from_secs(1));
+    let next = Session { expires_at: soon, ..behind.make.rotated(&session) };
+    assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), schema::store::Rotated::Done);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(stores.sessions.get(user, session.id).await.unwrap(), None);
+    assert_eq!(stores.sessions.latest(user, session.id).await.unwrap(), None);
+    assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, []);
+    let new = behind.make.session(user);
+    assert_eq!(stores.sessions.open(&new, 1).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_grants_that_comes_late_changes_nothing() {
+    let (stores, behind) = Behind::open().await;
+    let role = behind.make.stored_role(&stores, "editor").await.id;
+    let user = behind.make.stored_user(&stores).await.id;
+    // As a server that stopped would apply it, of a give or take that began at this revision.
+    let late = async |revision: &str, next: i64, change: &str| {
+        behind
+            .cql(&format!(
+                "BEGIN BATCH UPDATE $.grants SET revision = {next} WHERE user = {user} IF revision = {revision}; \
+                 {change}; APPLY BATCH"
+            ))
+            .await;
+    };
+    let give = format!("INSERT INTO $.grants (user, kind, id) VALUES ({user}, 'role', {role})");
+    let take = format!("DELETE FROM $.grants WHERE user = {user} AND kind = 'role' AND id = {role}");
+    let (grant, has) = (Grant::Role(role), async || !stores.grants.raw(user).await.unwrap().roles.is_empty());
+    assert!(!stores.grants.take(user, grant).await.unwrap(), "it was not there, but a give is stopped");
+    late("null", 1, &give).await;
+    assert!(!has().await);
+    assert_eq!(stores.grants.give(user, grant).await.unwrap(), Added::Done);
+    late("1", 2, &take).await;
+    assert!(has().await);
+    assert_eq!(stores.grants.give(user, grant).await.unwrap(), Added::Exists);
+    assert!(stores.grants.take(user, grant).await.unwrap());
+    late("2", 3, &give).await;
+    assert!(!has().await);
+    // List rows that come late, by the revision that they were written with.
+    let part = user.as_bytes()[15] % 16;
+    assert_eq!(stores.grants.give(user, grant).await.unwrap(), Added::Done);
+    behind
+        .cql(&format!(
+            "DELETE FROM $.holders USING TIMESTAMP 3 WHERE kind = 'role' AND id = {role} AND part = {part} \
+             AND user = {user}"
+        ))
+        .await;
+    assert_eq!(stores.grants.holders(grant, first()).await.unwrap().items, [user]);
+    stores.users.delete(user).await.unwrap();
+    late("4", 5, &give).await;
+    late("5", 6, &give).await;
+    assert!(!has().await);
+    assert_eq!(stores.grants.holders(grant, first()).await.unwrap().items, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_deleted_while_much_is_given_has_nothing_after() {
+    let (one, behind) = Behind::open().await;
+    let two = behind.another().await;
+    let mut grants = Vec::new();
+    for n in 0..8 {
+        grants.push(Grant::Role(behind.make.stored_role(&one, &format!("r{n}")).await.id));
+    }
+    for _ in 0..3 {
+        let user = behind.make.stored_user(&one).await.id;
+        let giving = join_all(grants.iter().map(|grant| one.grants.give(user, *grant)));
+        let deleting = async {
+            tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+            two.users.delete(user).await.unwrap();
+        };
+        tokio::join!(giving, deleting);
+        assert!(one.grants.raw(user).await.unwrap().roles.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_do_not_parse_stop_no_others() {
+    let lease = Lease::take().await;
+    let opened = opened(&lease.0).await;
+    let (stores, driver, make) = (&opened.stores, session().await, Samples::at(now()));
+    let origin = make.origin();
+    let entries: Vec<_> = (1..=40).map(|seq| make.entry(origin, seq)).collect();
+    let end = schema::conformance::sample::head(origin, 40);
+    stores.ledger.append(&entries, &[end]).await.unwrap();
+    for seq in [1, 2, 3, 4, 5, 6, 20, 40] {
+        let fact = if seq % 2 == 0 { "{\"kind\":\"of_a_newer_version\",\"until\":9}" } else { "\u{1}" };
+        let put = "INSERT INTO $.ledger (node, incarnation, chunk, seq, fact) VALUES";
+        let row = format!("{put} ({}, {}, 0, {seq}, '{fact}')", origin.node, origin.incarnation);
+        cql(&driver, &row.replace('$', &lease.0)).await;
+    }
+    let good: Vec<_> =
+        entries.into_iter().filter(|entry| ![1, 2, 3, 4, 5, 6, 20, 40].contains(&entry.seq)).collect();
+    for limit in [1, 3, 7, 100] {
+        let (mut read, mut after) = (Vec::new(), 0);
+        loop {
+            let some = stores.ledger.entries(origin, after, limit).await.unwrap();
+            let Some(last) = some.last() else { break };
+            assert!(some.len() <= limit);
+            after = last.seq;
+            read.extend(some);
+        }
+        assert_eq!(read, good, "by {limit}");
+    }
+    assert_eq!(opened.status.counters().unreadable, 8, "each once");
+}

@@ -9,7 +9,7 @@ use scylla::{
     value::{CqlTimestamp, CqlValue, Row},
 };
 
-use super::{Applied, MigrateError, Migration, Report, Result, keyspace, pending};
+use super::{Applied, MigrateError, Migration, Newer, Report, Result, keyspace, pending};
 use crate::{convert, store};
 
 /// The table `schema_migrations`.
@@ -28,38 +28,13 @@ struct Recorded {
 
 impl Meta<'_> {
     /// What was applied of these, and what is to be. Refused when something else was.
-    pub(super) async fn report(&self, all: &[Migration]) -> Result<Report> {
+    pub(super) async fn report(&self, all: &[Migration], newer: Newer) -> Result<Report> {
         let cql = format!(
             "SELECT number, name, checksum, applied_at FROM {}.schema_migrations WHERE part = 0",
             self.keyspace
         );
         let recorded = serial_rows::<Recorded>(self.session, &cql, ()).await?;
-        let mut report = Report::default();
-        for row in recorded {
-            let Some(known) = all.iter().find(|known| known.number == row.number) else {
-                return Err(MigrateError::Refused(format!(
-                    "the keyspace {} has migration {} ({}), which this version does not know: it was made by a \
-                     newer Palisade; run that version",
-                    self.keyspace, row.number, row.name
-                )));
-            };
-            if known.checksum() != row.checksum {
-                return Err(MigrateError::Refused(format!(
-                    "migration {} ({}) of the keyspace {} is not the one of this version: its checksum differs; \
-                     run the version that applied it",
-                    row.number, row.name, self.keyspace
-                )));
-            }
-            report.applied.push(Applied {
-                number: row.number,
-                name: row.name,
-                at: convert::timestamp(row.applied_at),
-            });
-        }
-        let is_applied =
-            |migration: &&Migration| report.applied.iter().any(|applied| applied.number == migration.number);
-        report.pending = all.iter().filter(|migration| !is_applied(migration)).map(pending).collect();
-        Ok(report)
+        compare(self.keyspace, recorded, all, newer)
     }
 
     /// Changes the schema.
@@ -77,6 +52,48 @@ impl Meta<'_> {
         let values = (migration.number, migration.name, migration.checksum(), convert::time(now));
         Box::pin(self.session.query_unpaged(cql, values)).await.map(drop).map_err(MigrateError::unavailable)
     }
+}
+
+/// What was applied of all, by what is recorded.
+fn compare(keyspace: &str, recorded: Vec<Recorded>, all: &[Migration], newer: Newer) -> Result<Report> {
+    let mut report = Report::default();
+    for row in recorded {
+        match (all.iter().find(|known| known.number == row.number), newer) {
+            (Some(known), _) if known.checksum() == row.checksum => {}
+            (Some(_), _) => {
+                return Err(MigrateError::Refused(format!(
+                    "migration {} ({}) of the keyspace {keyspace} is not the one of this version: its checksum \
+                     differs; run the version that applied it",
+                    row.number, row.name
+                )));
+            }
+            (None, Newer::Refused) => {
+                return Err(MigrateError::Refused(format!(
+                    "the keyspace {keyspace} has migration {} ({}), which this version does not know: it was \
+                     made by a newer Palisade; run that version",
+                    row.number, row.name
+                )));
+            }
+            (None, Newer::Warned) => {
+                tracing::warn!(
+                    keyspace,
+                    number = row.number,
+                    name = row.name,
+                    "a newer Palisade has migrated the schema: this node works on, but would not start again"
+                );
+                continue;
+            }
+        }
+        report.applied.push(Applied {
+            number: row.number,
+            name: row.name,
+            at: convert::timestamp(row.applied_at),
+        });
+    }
+    let is_applied =
+        |migration: &&Migration| report.applied.iter().any(|applied| applied.number == migration.number);
+    report.pending = all.iter().filter(|migration| !is_applied(migration)).map(pending).collect();
+    Ok(report)
 }
 
 /// The rows of a read.
@@ -121,4 +138,40 @@ pub(super) async fn applied(session: &Session, cql: &str, values: impl Serialize
     let row = rows.first_row::<Row>().map_err(MigrateError::unavailable)?;
     let value = column.and_then(|column| row.columns.into_iter().nth(column)).flatten();
     Ok(value == Some(CqlValue::Boolean(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Migration; 2] =
+        [Migration { number: 1, name: "one", cql: "1" }, Migration { number: 2, name: "two", cql: "2" }];
+
+    fn recorded(number: i32, checksum: String) -> Recorded {
+        Recorded { number, name: format!("n{number}"), checksum, applied_at: CqlTimestamp(5) }
+    }
+
+    #[test]
+    fn what_a_newer_version_applied_is_refused_at_the_start_only() {
+        let rows = || {
+            let known = ALL.iter().map(|known| recorded(known.number, known.checksum()));
+            known.chain([recorded(3, "x".to_owned())]).collect::<Vec<_>>()
+        };
+        let Err(MigrateError::Refused(why)) = compare("p", rows(), &ALL, Newer::Refused) else { panic!() };
+        assert!(why.contains("migration 3 (n3)") && why.contains("newer"), "{why}");
+        let report = compare("p", rows(), &ALL, Newer::Warned).unwrap();
+        let applied: Vec<_> = report.applied.iter().map(|applied| applied.number).collect();
+        assert_eq!((applied, report.pending), (vec![1, 2], vec![]));
+    }
+
+    #[test]
+    fn another_checksum_is_always_refused_and_what_lacks_is_pending() {
+        for newer in [Newer::Refused, Newer::Warned] {
+            let rows = vec![recorded(1, "x".to_owned())];
+            let Err(MigrateError::Refused(why)) = compare("p", rows, &ALL, newer) else { panic!() };
+            assert!(why.contains("checksum"), "{why}");
+            let report = compare("p", vec![recorded(2, ALL[1].checksum())], &ALL, newer).unwrap();
+            assert_eq!(report.pending, [pending(&ALL[0])]);
+        }
+    }
 }

@@ -18,26 +18,29 @@ use crate::convert;
 /// A spent token: its hash, when, and the end of its successor.
 type SpentRow = (Vec<u8>, CqlTimestamp, CqlTimestamp);
 
-/// As stored.
+/// As stored. The row itself lives as long as was said when it was added, its columns as long as the
+/// last rotation said: when that was shorter, a row without columns is left, which is no session.
 #[derive(DeserializeRow)]
 pub(super) struct SessionRow {
     user: Uuid,
     id: Uuid,
-    user_version: i64,
+    user_version: Option<i64>,
     device: Option<String>,
-    ip_address: IpAddr,
+    ip_address: Option<IpAddr>,
     user_agent: Option<String>,
-    created_at: CqlTimestamp,
-    last_used_at: CqlTimestamp,
-    expires_at: CqlTimestamp,
-    live: Vec<u8>,
+    created_at: Option<CqlTimestamp>,
+    last_used_at: Option<CqlTimestamp>,
+    expires_at: Option<CqlTimestamp>,
+    live: Option<Vec<u8>>,
     spent: Option<Vec<SpentRow>>,
 }
 
-/// The session of a row.
-pub(super) fn session(row: SessionRow) -> Result<Session> {
+/// The session of a row; `None` when it has ended.
+pub(super) fn session(row: SessionRow) -> Result<Option<Session>> {
     let id = SessionId::from_bytes(*row.id.as_bytes());
-    let strange = || StoreError::Inconsistent(format!("session {id} has a hash of another length"));
+    let strange = || StoreError::Inconsistent(format!("session {id} has a row that does not parse"));
+    let Some(live) = row.live else { return Ok(None) };
+    let time = |time: Option<CqlTimestamp>| time.map(convert::timestamp).ok_or_else(strange);
     let spent = row.spent.unwrap_or_default().into_iter().map(|(hash, at, successor)| {
         Ok(Spent {
             hash: convert::hash(&hash).ok_or_else(strange)?,
@@ -45,19 +48,19 @@ pub(super) fn session(row: SessionRow) -> Result<Session> {
             successor_expires_at: convert::timestamp(successor),
         })
     });
-    Ok(Session {
+    Ok(Some(Session {
         id,
         user: UserId::from_bytes(*row.user.as_bytes()),
-        user_version: convert::number(row.user_version),
+        user_version: row.user_version.map(convert::number).ok_or_else(strange)?,
         device: row.device,
-        ip_address: row.ip_address,
+        ip_address: row.ip_address.ok_or_else(strange)?,
         user_agent: row.user_agent,
-        created_at: convert::timestamp(row.created_at),
-        last_used_at: convert::timestamp(row.last_used_at),
-        expires_at: convert::timestamp(row.expires_at),
-        live: convert::hash(&row.live).ok_or_else(strange)?,
+        created_at: time(row.created_at)?,
+        last_used_at: time(row.last_used_at)?,
+        expires_at: time(row.expires_at)?,
+        live: convert::hash(&live).ok_or_else(strange)?,
         spent: spent.collect::<Result<_>>()?,
-    })
+    }))
 }
 
 /// The columns of a session that is added. The order of the fields is that of the statement's names.

@@ -5,9 +5,9 @@ use scylla::DeserializeRow;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CLAIM_PATIENCE, TRIES, row::UserRow, who};
+use super::{CLAIM_PATIENCE, TRIES, judge, row::UserRow, who};
 use crate::{
-    cas::{Settled, Verdict},
+    cas::Settled,
     statement::Cql,
     store::{At, Store},
 };
@@ -85,7 +85,7 @@ impl Store {
                         Some((claim, since)) if claim == held => since,
                         _ => waiting.insert((held, Instant::now())).1,
                     };
-                    since.elapsed() >= CLAIM_PATIENCE && self.stop(held, &holder).await?
+                    since.elapsed() >= CLAIM_PATIENCE && self.stop(held, &holder, email).await?
                 }
             };
             if !ready {
@@ -116,24 +116,16 @@ impl Store {
 
     /// Makes it impossible that the holder of a claim completes what it was about to do; `false`
     /// when it did something meanwhile.
-    async fn stop(&self, held: Claim, holder: &Holder) -> Result<bool> {
+    async fn stop(&self, held: Claim, holder: &Holder, email: &FoldedEmail) -> Result<bool> {
         let id = UserId::from_bytes(*held.user.as_bytes());
         let look = || self.user_row(At::Serial, id);
         let stopped = match *holder {
             Holder::Absent => {
-                let judge = |there: &Option<UserRow>| match there {
-                    None => Verdict::Before,
-                    Some(row) if row.is_void() => Verdict::Done,
-                    Some(_) => Verdict::Otherwise,
-                };
+                let judge = |there: &Option<UserRow>| judge::voided(there.as_ref());
                 self.cas(Cql::UserVoid, (held.user,), look, judge).await?
             }
             Holder::Elsewhere(Some(revision)) => {
-                let judge = |there: &Option<UserRow>| match there {
-                    Some(row) if row.revision == Some(revision) => Verdict::Before,
-                    // By whomever: what the holder was about to do is refused.
-                    _ => Verdict::Done,
-                };
+                let judge = |there: &Option<UserRow>| judge::raised(there.as_ref(), revision, email);
                 let values = (revision.saturating_add(1), held.user, revision);
                 self.cas(Cql::UserRaise, values, look, judge).await?
             }
@@ -148,11 +140,7 @@ impl Store {
             Cql::EmailClaim,
             (email.as_str(), mine.user, mine.claim),
             || self.claim_of(At::Serial, email),
-            |there| match there {
-                None => Verdict::Before,
-                Some(there) if *there == mine => Verdict::Done,
-                Some(_) => Verdict::Otherwise,
-            },
+            |there| judge::claimed(*there, mine),
         )
         .await
     }
@@ -168,11 +156,7 @@ impl Store {
             Cql::EmailTake,
             (mine.user, mine.claim, email.as_str(), held.user, held.claim),
             || self.claim_of(At::Serial, email),
-            |there| match there {
-                Some(there) if *there == mine => Verdict::Done,
-                Some(there) if *there == held => Verdict::Before,
-                _ => Verdict::Otherwise,
-            },
+            |there| judge::taken(*there, held, mine),
         )
         .await
     }
@@ -185,10 +169,7 @@ impl Store {
                 Cql::EmailRelease,
                 (email.as_str(), held.user, held.claim),
                 || self.claim_of(At::Serial, email),
-                |there| match there {
-                    Some(there) if *there == held => Verdict::Before,
-                    _ => Verdict::Done,
-                },
+                |there| judge::released(*there, held),
             )
             .await?;
         match released {

@@ -39,6 +39,41 @@ impl UserRow {
     }
 }
 
+#[cfg(test)]
+impl UserRow {
+    /// The row of a user.
+    pub(super) fn of(user: &User) -> Self {
+        Self {
+            id: user.id.uuid(),
+            email: Some(user.email.as_str().to_owned()),
+            email_confirmed: Some(user.email_confirmed),
+            password: user.password.as_ref().map(|password| password.expose().to_owned()),
+            first_name: user.first_name.clone(),
+            last_name: user.last_name.clone(),
+            active: Some(user.active),
+            version: Some(convert::bigint(user.version)),
+            revision: Some(convert::bigint(user.revision)),
+            created_at: Some(convert::time(user.created_at)),
+        }
+    }
+
+    /// The row of nobody.
+    pub(super) const fn void() -> Self {
+        Self {
+            id: Uuid::nil(),
+            email: None,
+            email_confirmed: None,
+            password: None,
+            first_name: None,
+            last_name: None,
+            active: None,
+            version: None,
+            revision: None,
+            created_at: None,
+        }
+    }
+}
+
 /// The user of a row; `None` of one that is nobody's.
 pub(super) fn who(row: Option<UserRow>) -> Result<Option<User>> {
     row.map_or(Ok(None), parse)
