@@ -349,7 +349,7 @@ mod tests {
                 // When it was not kept, its numbers are used all the same.
                 (seq, number) = (seq + count, number + count);
                 let gone = usize::try_from(release).unwrap().min(needed.len());
-                if let Some((last, _)) = needed.drain(..gone).last() {
+                if let Some((last, _)) = needed.drain(..gone).next_back() {
                     released = last;
                 }
                 if restart == 0 {

@@ -47,6 +47,8 @@ const GROUP: usize = 512;
 const MAX_UNKEPT: usize = 10_000;
 /// How many entries are written to the ledger at a time, and rows of how many facts are ended at once.
 const BATCH: usize = 256;
+/// Who has more rows than this to end waits for others.
+const MANY: usize = 64;
 const ROWS: usize = 32;
 /// How long an answer waits for a store that has not said that it fails.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -110,8 +112,17 @@ struct Log {
 struct LeftRows {
     /// The numbers of their facts.
     left: BTreeSet<u64>,
-    /// Those that nobody is at.
-    queue: VecDeque<(u64, Fact)>,
+    /// Those that nobody is at: of callers with few, and of those with many, who come second.
+    few: VecDeque<Row>,
+    many: VecDeque<Row>,
+}
+
+/// The rows of one fact, and how often they did not go.
+#[derive(Clone, Copy)]
+struct Row {
+    number: u64,
+    fact: Fact,
+    tries: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -227,9 +238,15 @@ impl Log {
 
     fn add_rows(&self, first: u64, records: &[Record]) {
         let mut rows = self.rows();
+        let many = records.len() > MANY;
         for (number, record) in (first..).zip(records).filter(|(_, record)| record.ends_rows) {
+            let row = Row { number, fact: record.entry.fact, tries: 0 };
             rows.left.insert(number);
-            rows.queue.push_back((number, record.entry.fact));
+            if many {
+                rows.many.push_back(row);
+            } else {
+                rows.few.push_back(row);
+            }
             self.row_came.notify_one();
         }
     }
@@ -255,29 +272,38 @@ impl Log {
         self.rows().left.first().map_or(written, |left| written.min(left - 1))
     }
 
-    /// Ends the rows of one fact after another; what does not go is tried again after the others.
+    /// Ends the rows of one fact after another; what does not go is tried again later.
     async fn end_rows(self: Arc<Self>, stores: Stores) {
         loop {
-            let next = self.rows().queue.pop_front();
-            let Some((number, fact)) = next else {
+            let next = {
+                let mut rows = self.rows();
+                rows.few.pop_front().or_else(|| rows.many.pop_front())
+            };
+            let Some(row) = next else {
                 self.row_came.notified().await;
                 continue;
             };
-            match end_rows(&stores, &fact.kind).await {
+            match end_rows(&stores, &row.fact.kind).await {
                 Ok(()) => {}
                 // Trying again would not help.
                 Err(StoreError::Inconsistent(what)) => {
-                    tracing::error!(what, kind = ?fact.kind, "rows of what was revoked could not be ended");
+                    tracing::error!(what, kind = ?row.fact.kind, "rows of what was revoked could not be ended");
                 }
                 Err(StoreError::Unavailable(_)) => {
-                    self.rows().queue.push_back((number, fact));
-                    tokio::time::sleep(RETRY).await;
+                    tokio::spawn(self.clone().later(row));
                     continue;
                 }
             }
-            self.rows().left.remove(&number);
+            self.rows().left.remove(&row.number);
             self.row_gone.notify_waiters();
         }
+    }
+
+    /// Every time after twice as long, up to 4 s.
+    async fn later(self: Arc<Self>, row: Row) {
+        tokio::time::sleep(RETRY * (1 << row.tries.min(3))).await;
+        self.rows().many.push_back(Row { tries: row.tries + 1, ..row });
+        self.row_came.notify_one();
     }
 
     /// Numbers and keeps what comes, until nobody can come any more. A fact whose caller is refused
@@ -292,23 +318,27 @@ impl Log {
                 group.push(next);
             }
             let begin = last;
-            let (mut records, mut replies) = (Vec::new(), Vec::new());
+            let (mut records, mut callers, mut replies) = (Vec::new(), Vec::new(), Vec::new());
             for (facts, rows, reply) in group {
-                if self.unkept.load(Ordering::Relaxed) + records.len() > MAX_UNKEPT {
+                let full = self.full.load(Ordering::Relaxed);
+                if full && self.unkept.load(Ordering::Relaxed) + records.len() > MAX_UNKEPT {
                     continue;
                 }
                 let first = last + 1;
+                let begin = records.len();
                 for fact in facts {
                     (seq, last) = (seq + 1, last + 1);
                     records.push(Record::new(Entry { origin: self.origin, seq, fact }, rows));
                 }
+                callers.push((first, begin..records.len()));
                 replies.push((reply, first, last));
             }
             if records.is_empty() {
                 continue;
             }
+            // Before anybody can wait for them.
+            callers.into_iter().for_each(|(first, range)| self.add_rows(first, &records[range]));
             let kept = self.keep(&mut journal, &records, begin + 1);
-            self.add_rows(begin + 1, &records);
             if !kept {
                 self.unkept.fetch_add(records.len(), Ordering::Relaxed);
             }
@@ -354,7 +384,6 @@ impl Log {
                 Ok(()) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the ledger is written again");
-                        self.full.store(false, Ordering::Relaxed);
                     }
                     announced = true;
                     let Some(last) = batch.last() else { continue };
@@ -365,6 +394,9 @@ impl Log {
                     let unkept = batch.iter().filter(|queued| !queued.kept).count();
                     self.unkept.fetch_sub(unkept, Ordering::Relaxed);
                     self.written.send_replace(last.number);
+                    if self.unwritten().is_empty() && self.full.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the journal has room again");
+                    }
                 }
                 Err(error) => {
                     if !self.failing.swap(true, Ordering::Relaxed) {

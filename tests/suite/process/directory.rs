@@ -1,7 +1,7 @@
 //! The data directory: who may look in, and what happens when it is used twice or damaged.
 
 use std::{
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
