@@ -125,9 +125,8 @@ async fn forget(app: &App) -> ! {
                 }
             }
         }
-        let (algorithm, access_ttl) = (app.settings.signing_algorithm, app.settings.access_ttl);
-        let swept = keys::upkeep(app.key_tools(), algorithm, access_ttl).await;
-        if let Err(error) = swept.and_then(|set| app.take_in(&set)) {
+        let kept = keys::upkeep(app.key_tools(), app.settings.signing_algorithm).await;
+        if let Err(error) = kept.and_then(|set| app.take_in(&set)) {
             tracing::warn!(%error, "the signing keys could not be looked after");
         }
         // A fact may be lost with the node that made it; on a store of one's own there is no such node.

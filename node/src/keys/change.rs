@@ -88,18 +88,19 @@ pub async fn ensure(
     .await
 }
 
-/// [`ensure`], and removes keys whose last token has expired.
+/// Removes keys whose last token has expired, and lets the next key sign when [`ensure`] published it for
+/// another algorithm and it has been known for long enough. It never goes back to an algorithm that the
+/// others have left.
 ///
 /// # Errors
 /// As [`ensure`].
-pub async fn upkeep(
-    tools: Tools<'_>,
-    algorithm: Algorithm,
-    access_ttl: Duration,
-) -> Result<KeySet, KeyError> {
-    ensure(tools, algorithm, access_ttl).await?;
+pub async fn upkeep(tools: Tools<'_>, algorithm: Algorithm) -> Result<KeySet, KeyError> {
     change(tools, |set, now| {
         remove_gone(set, now);
+        let is = |state| set.keys.iter().any(|key| key.state == state && key.algorithm == algorithm);
+        if is(KeyState::Next) && !is(KeyState::Active) && youth(tools, set, now).is_zero() {
+            promote(tools, set, now)?;
+        }
         Ok(())
     })
     .await
