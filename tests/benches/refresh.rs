@@ -23,7 +23,7 @@ use scylla::{client::session::Session, statement::prepared::PreparedStatement};
 use testkit::{Node, Person, store};
 
 const CLIENTS: usize = 32;
-const ROUND: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 5;
 
 /// What one side did in one round.
