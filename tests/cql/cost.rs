@@ -7,7 +7,7 @@ use testkit::{Node, Person};
 use super::outage::{Behind, say};
 
 /// Each way, so that a round trip takes twice as long.
-const WAY: Duration = Duration::from_millis(50);
+const WAY: Duration = Duration::from_millis(200);
 
 /// What a node asks by itself, once a second or every few.
 fn is_upkeep(statement: &str) -> bool {
@@ -111,7 +111,7 @@ async fn a_permission_check_asks_once_and_in_at_most_two_round_trips() {
     let (held, took) = here.far_away(ann.may(&files)).await;
     assert!(held);
     say(&format!("the first permission check of a node, 100 ms from its database: {took:?}"));
-    assert!(took < Duration::from_millis(350), "{took:?} are more than two round trips of 100 ms");
+    assert!(took < Duration::from_millis(1_400), "{took:?} are more than two round trips of 400 ms");
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_permission_check_of_another_user_is_one_round_trip() {
     let (held, took) = here.far_away(bob.may(&films)).await;
     assert!(held);
     say(&format!("the first permission check of a user, 100 ms from the database: {took:?}"));
-    assert!(took < Duration::from_millis(200), "{took:?} are more than one round trip of 100 ms");
+    assert!(took < Duration::from_millis(800), "{took:?} are more than one round trip of 400 ms");
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn a_refresh_is_one_conditional_write() {
     }
     let (next, took) = here.far_away(ann.refreshed()).await;
     say(&format!("a refresh, 100 ms from the database: {took:?}"));
-    assert!(took < Duration::from_millis(200), "{took:?} are more than one round trip of 100 ms");
+    assert!(took < Duration::from_millis(800), "{took:?} are more than one round trip of 400 ms");
     next.is_in().await;
 }
 

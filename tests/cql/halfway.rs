@@ -11,9 +11,9 @@ use super::outage::{Behind, is_one_live_session, say};
 /// Longer than a node waits for a statement.
 const LATE: Duration = Duration::from_secs(3);
 /// Until a client that tries again has an answer.
-const AGAIN: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_secs(60);
 /// Until a node has heard what another took away.
-const HEARD: Duration = Duration::from_secs(15);
+const HEARD: Duration = Duration::from_secs(60);
 
 /// A place in a change: the nth statement of this text.
 struct Step {

@@ -11,9 +11,9 @@ use serde_json::json;
 use testkit::{Answer, Node, Palisade, Person, eventually, fresh, servers::Redis};
 
 /// The ledger is read once a second; the rest is for a busy machine.
-const HEARD: Duration = Duration::from_secs(5);
+const HEARD: Duration = Duration::from_secs(30);
 /// Until a node has a connection to a Redis that answers again.
-const CONNECTED: Duration = Duration::from_secs(10);
+const CONNECTED: Duration = Duration::from_secs(30);
 /// No call takes longer because of Redis; those that hash a password wait for each other, too.
 const NO_LONGER: Duration = Duration::from_secs(1);
 const NO_LONGER_WITH_HASHING: Duration = Duration::from_secs(4);

@@ -17,7 +17,7 @@ use testkit::{
 };
 
 /// The ledger is read once a second; the rest is for a busy machine.
-const HEARD: Duration = Duration::from_secs(5);
+const HEARD: Duration = Duration::from_secs(30);
 /// From start to readiness.
 const START: Duration = Duration::from_secs(60);
 

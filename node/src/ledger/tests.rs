@@ -231,24 +231,30 @@ mod writing {
     }
 
     #[tokio::test]
-    async fn many_rows_of_one_caller_go_beside_those_of_others() {
+    async fn few_rows_of_one_caller_go_before_the_many_of_another() {
         let world = World::new().await;
         let node = world.start(1);
-        let facts: Vec<_> = (0..10_000).map(|n| world.fact(of_ann(n))).collect();
+        // Whoever ends rows is at one of Ann's when Bob comes.
+        let hold = Hold::default();
+        for _ in 0..super::super::writer::ROWS {
+            world.faults.next("end", Turn::HoldCall(hold.clone()));
+        }
+        let facts: Vec<_> = (0..1_000).map(|n| world.fact(of_ann(n))).collect();
         let many = node.publishing(facts, Rows::End);
-        eventually("rows go", || world.faults.calls("end") > 0).await;
+        hold.reached(super::super::writer::ROWS).await;
         world.open_session(BOB, 1).await;
         let bobs = node.publishing(vec![world.fact(ended(BOB, 1))], Rows::End);
-        let gone = async {
-            while world.has_session(BOB, 1).await {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        assert!(timeout(BOUND, gone).await.is_ok(), "the row of another caller goes");
-        assert!(world.faults.calls("end") < 10_000, "the many are not done");
+        while world.head(node.origin).await != Some(1_001) {
+            sleep(Duration::from_millis(2)).await;
+        }
+        hold.release();
         bobs.await.unwrap().unwrap();
         many.await.unwrap().unwrap();
         assert!(node.log.flush(BOUND).await);
+        assert!(!world.has_session(BOB, 1).await);
+        let order = lock(&world.faults.rows_of).clone();
+        let place = order.iter().position(|user| *user == BOB).unwrap();
+        assert!(place <= 2 * super::super::writer::ROWS, "after {place} of Ann's");
     }
 
     #[tokio::test]
@@ -1051,6 +1057,8 @@ struct Faults {
     appended: Mutex<Vec<(Vec<Entry>, Vec<Head>)>>,
     /// Heads that were to move beyond the entries.
     ahead: Mutex<Vec<Head>>,
+    /// Whose rows were asked about, in order.
+    rows_of: Mutex<Vec<UserId>>,
     /// Which logs were read from where.
     read: Mutex<Vec<(Origin, u64)>>,
 }
@@ -1105,6 +1113,7 @@ impl Faults {
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let turn = self.turn(method);
+        lock(&self.rows_of).push(user);
         if lock(&self.broken_rows).contains(&user) {
             return Err(lost());
         }

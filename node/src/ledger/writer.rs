@@ -49,7 +49,7 @@ const MAX_UNKEPT: usize = 10_000;
 const BATCH: usize = 256;
 /// Who has more rows than this to end waits for others.
 const MANY: usize = 64;
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
 /// How long an answer waits for a store that has not said that it fails.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same for what is in no journal.
