@@ -9,12 +9,13 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use ::cluster::Cluster;
 use actors::{
     Actors, Context, FactSink, Facts, Lifetimes, SharedCache, session::RefreshPolicy, superusers::PowerLock,
 };
@@ -22,22 +23,26 @@ use cache_redis::{Cache, CachedGrants, RedisCounters};
 use schema::{
     Clock, Entropy, Stores, Subject, Timestamp,
     key::KeySet,
+    ledger::Entry,
     limit::Counters,
     store::{GrantsStore, StoreError},
     time::CLOCK_SKEW,
     token::Expected,
 };
 use store_redb::OpenError;
+use tokio::sync::Notify;
 
 use crate::{
     clock::{SystemClock, SystemEntropy},
     data_dir::{DataDir, DataDirError, Identity},
+    freshness::{self, Freshness},
     http::routes,
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
-    ledger::{Journal, LedgerReader, LedgerWriter},
+    ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
     limits::{Limits, LocalCounters},
     metrics::Metrics,
     passwords::PasswordPool,
+    peers::{self, JoinError},
     settings::Settings,
     store::Backing,
     tokens::{Tokens, TokensContext},
@@ -45,6 +50,8 @@ use crate::{
 
 /// How long a key is published before it signs, where other nodes have to know it.
 const PUBLISHED: Duration = Duration::from_secs(15);
+/// How long a newcomer waits until it has what peers have. What it lacks then comes from the ledger.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// What users may do is believed to Redis for so long at most.
 const MAX_CACHE_AGE: Duration = Duration::from_secs(600);
 
@@ -69,6 +76,15 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub started_at: Timestamp,
+    /// Since when this node may not know everything that was taken away.
+    pub freshness: Arc<Freshness>,
+    /// Wakes who reads the keys.
+    pub keys_changed: Arc<Notify>,
+    /// To be told to end, as by a signal.
+    pub end: Notify,
+    peers: OnceLock<Arc<Cluster>>,
+    /// What a former life left in the journal.
+    left: Vec<Record>,
     /// When the ledger was last read to its end, in ms; 0 before.
     ledger_read_at: AtomicU64,
     draining: AtomicBool,
@@ -105,6 +121,8 @@ pub enum StartError {
     NoDatabase(String),
     #[error("a thread does not start: {0}")]
     Thread(#[from] io::Error),
+    #[error("{0}")]
+    Join(#[from] JoinError),
     #[error("the actors do not start: {0}")]
     Actors(#[from] ractor::SpawnErr),
 }
@@ -151,7 +169,10 @@ impl App {
         let grants = grants.map_or(stores.grants.clone(), |grants| grants as Arc<dyn GrantsStore>);
         let actors = Actors::start_reading(context, grants).await?;
         let ring = Arc::new(KeyRing::default());
+        let freshness = Freshness::new(shared, settings.max_staleness, settings.stale_policy);
+        let freshness = Arc::new(freshness);
         let tokens = Tokens::new(TokensContext {
+            freshness: freshness.clone(),
             expected: Expected { issuer: settings.issuer.clone(), audience: settings.audience.clone() },
             access_ttl: settings.access_ttl,
             ring: ring.clone(),
@@ -177,6 +198,11 @@ impl App {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
             started_at: clock.now(),
+            freshness,
+            keys_changed: Arc::default(),
+            end: Notify::new(),
+            peers: OnceLock::new(),
+            left,
             ledger_read_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             settings,
@@ -197,6 +223,28 @@ impl App {
         }))
     }
 
+    /// Joins the cluster, if there is to be one: from now on it hears and tells, though it decides nothing
+    /// yet. To be called once, before it comes up.
+    ///
+    /// # Errors
+    /// When the addresses cannot be used.
+    pub async fn join(&self) -> Result<(), StartError> {
+        let Some(settings) = &self.settings.cluster else { return Ok(()) };
+        let cluster = peers::join(self, settings).await?;
+        for Entry { origin, seq, fact } in self.left.iter().map(|record| record.entry) {
+            cluster.learn(origin, seq, &[fact]);
+        }
+        self.log.push_to(cluster.clone());
+        let _ = self.peers.set(cluster);
+        Ok(())
+    }
+
+    /// The other nodes, when there may be some.
+    #[must_use]
+    pub fn peers(&self) -> Option<&Arc<Cluster>> {
+        self.peers.get()
+    }
+
     /// Reads the keys, and everything that has been taken away. After this the node decides.
     ///
     /// # Errors
@@ -208,13 +256,21 @@ impl App {
             Purpose::Operate => keys::stored(self.key_tools(), algorithm, access_ttl).await,
         };
         let set = set.map_err(not_final)?;
-        let began = self.clock.now();
+        let (began, at) = (self.clock.now(), freshness::now());
         let origin = self.identity.origin();
-        let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin).await?;
+        let peers = self.peers().cloned();
+        let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin, peers).await?;
         self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
+        if let Some(peers) = self.peers()
+            && !peers.catch_up(CATCH_UP).await
+        {
+            tracing::warn!(
+                "not everybody who lives could be reached: what they take away comes by the ledger"
+            );
+        }
         // Last: with keys in the ring it decides.
         self.take_in(&set).map_err(not_final)?;
-        self.ledger_was_read(began, Duration::ZERO);
+        self.ledger_was_read(began, at);
         let Identity { name, incarnation, .. } = &self.identity;
         tracing::info!(node = name, incarnation, facts = count, "the ledger is read");
         Ok(reader)
@@ -237,13 +293,18 @@ impl App {
         Ok(())
     }
 
-    /// Everything that was in the ledger at this time has been applied, so long after the last time.
-    /// After a gap in which facts may have been written and forgotten again, what rests on having heard
-    /// them all is read anew.
-    pub fn ledger_was_read(&self, at: Timestamp, gap: Duration) {
-        self.ledger_read_at.store(at.as_millis(), Ordering::Release);
+    /// Everything that was in the ledger at this time, by both clocks, has been applied.
+    pub fn ledger_was_read(&self, wall: Timestamp, at: Instant) {
+        self.knew_everything(at);
+        self.ledger_read_at.store(wall.as_millis(), Ordering::Release);
+    }
+
+    /// Everything that was taken away before this time is known here. After a gap in which facts may have
+    /// been made and forgotten again, what rests on having heard them all is read anew.
+    pub fn knew_everything(&self, at: Instant) {
+        let gap = self.freshness.knew_everything(at);
         if gap >= self.facts.lifetimes().access_ttl + CLOCK_SKEW / 2 {
-            tracing::warn!("the ledger was out of reach for long: what users may do is read anew");
+            tracing::warn!("nothing was heard from others for long: what users may do is read anew");
             self.facts.may_have_missed_some();
         }
     }

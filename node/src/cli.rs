@@ -23,6 +23,8 @@ use crate::{
     settings::{self, SPECS, Settings, Sources, StoreSetting},
 };
 
+/// How long a node may take to end, beside its drain grace.
+const ENDED: Duration = Duration::from_secs(10);
 /// How long a command waits until what it took away is in the ledger.
 const FLUSH: Duration = Duration::from_secs(10);
 
@@ -145,6 +147,8 @@ fn operator_command(path: &[&str], leaf: &ArgMatches) -> Result<Command, Failure
             email: prompt::line(text("email"), "--email", "Email")?,
             force: leaf.get_flag("force"),
         },
+        ["cluster", "status"] => Command::ClusterStatus,
+        ["cluster", "leave"] => Command::ClusterLeave,
         ["keys", "list"] => Command::KeysList,
         ["keys", "rotate"] => Command::KeysRotate,
         ["keys", "retire"] => {
@@ -206,8 +210,21 @@ async fn schema(settings: &Settings, what: &str) -> Result<Done, Failure> {
 /// By the node that runs, else on the store itself.
 async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> {
     match control::ask(&settings.data_dir, &command).await {
-        Ok(Some(Answer::Done(done))) => return Ok(done),
+        Ok(Some(Answer::Done(done))) => {
+            if matches!(command, Command::ClusterLeave) {
+                let patience = settings.drain_grace + ENDED;
+                if !control::has_ended(&settings.data_dir, patience).await {
+                    return Err(Failure::Failed(format!(
+                        "the node has not ended after {patience:?}; look at its log"
+                    )));
+                }
+            }
+            return Ok(done);
+        }
         Ok(Some(Answer::Failed(msg))) => return Err(Failure::Failed(msg)),
+        Ok(None) if matches!(command, Command::ClusterStatus | Command::ClusterLeave) => {
+            return Err(Failure::Failed(format!("no node runs on {}", settings.data_dir.display())));
+        }
         Ok(None) => {}
         Err(error) => {
             return Err(Failure::Failed(format!(

@@ -143,3 +143,15 @@ pub async fn ask(data_dir: &Path, command: &Command) -> io::Result<Option<Answer
     read.map_err(|_| io::ErrorKind::TimedOut)??;
     Ok(Some(serde_json::from_slice(&line)?))
 }
+
+/// Waits until no node listens here any more, at most so long; says whether none does.
+pub async fn has_ended(data_dir: &Path, patience: Duration) -> bool {
+    let ended = async {
+        while let Ok(directory) = std::fs::File::open(data_dir)
+            && UnixStream::connect(address(&directory, data_dir)).await.is_ok()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(patience, ended).await.is_ok()
+}

@@ -13,6 +13,7 @@ pub mod request;
 pub mod taken;
 
 mod auth_token;
+pub mod cluster;
 mod docs;
 mod gateway;
 mod operators;
@@ -73,6 +74,7 @@ fn operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operators::live))
         .routes(routes!(operators::ready))
         .routes(routes!(operators::metrics))
+        .routes(routes!(cluster::show))
 }
 
 /// The OpenAPI document.

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,52 @@ pub struct Metrics {
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
     refresh_refusals: AtomicU64,
+    /// How long revocations took until every live node had them.
+    pub acknowledgements: Arc<Acknowledgements>,
+}
+
+/// Upper ends of the buckets of acknowledgements, in microseconds.
+const ACK_BUCKETS_US: [u64; 12] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000, 10_000_000];
+
+/// How long revocations took until every live node had them.
+#[derive(Debug, Default)]
+pub struct Acknowledgements {
+    buckets: [AtomicU64; ACK_BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Acknowledgements {
+    /// One took so long.
+    pub fn note(&self, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        add(&self.buckets[ACK_BUCKETS_US.partition_point(|end| *end < took_us)], 1);
+        add(&self.sum_us, took_us);
+    }
+
+    fn read(&self) -> Histogram {
+        Histogram::of(&ACK_BUCKETS_US, &self.buckets, &self.sum_us)
+    }
+}
+
+/// A histogram of durations at one moment.
+#[derive(Debug)]
+struct Histogram {
+    sum_seconds: f64,
+    buckets: Vec<(f64, u64)>,
+}
+
+impl Histogram {
+    fn of(ends_us: &[u64], counts: &[AtomicU64], sum_us: &AtomicU64) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "exact for two hundred years")]
+        let seconds = |us: u64| us as f64 / 1e6;
+        let ends = ends_us.iter().map(|end| seconds(*end)).chain([f64::INFINITY]);
+        Self { sum_seconds: seconds(read(sum_us)), buckets: ends.zip(counts.iter().map(read)).collect() }
+    }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, n)| n).sum()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +217,7 @@ type NoLabels = [(&'static str, &'static str); 0];
 struct Snapshot {
     families: Vec<Family>,
     durations: Vec<RouteDuration>,
+    acknowledgements: Histogram,
 }
 
 #[derive(Debug)]
@@ -182,8 +232,7 @@ struct Family {
 #[derive(Debug)]
 struct RouteDuration {
     labels: Vec<(&'static str, String)>,
-    sum_seconds: f64,
-    buckets: Vec<(f64, u64)>,
+    took: Histogram,
 }
 
 impl Snapshot {
@@ -294,10 +343,22 @@ impl Snapshot {
                 values: one(age),
             });
         }
+        if let Some(peers) = app.peers() {
+            families.extend(of_cluster(&peers.status(), counter, gauge));
+        }
+        if app.backing.is_shared() {
+            families.push(Family {
+                name: "palisade_freshness_age",
+                help: "Since everything that was taken away was last known here",
+                unit: Some(Unit::Seconds),
+                counter: false,
+                values: app.freshness.age().map(|age| (Vec::new(), age.as_secs())).into_iter().collect(),
+            });
+        }
         if let Some(cache) = &app.cache {
             families.extend(of_cache(cache.stats(), counter, gauge));
         }
-        Self { families, durations: metrics.durations() }
+        Self { families, durations: metrics.durations(), acknowledgements: metrics.acknowledgements.read() }
     }
 }
 
@@ -306,6 +367,59 @@ type Values = Vec<(Vec<(&'static str, String)>, u64)>;
 
 fn by_label(name: &'static str, values: &[(&str, u64)]) -> Values {
     values.iter().map(|(label, value)| (vec![(name, (*label).to_owned())], *value)).collect()
+}
+
+fn of_cluster(status: &cluster::Status, counter: MakeFamily, gauge: MakeFamily) -> Vec<Family> {
+    let one = |value: u64| vec![(Vec::new(), value)];
+    let count = |alive: bool| {
+        let members = status.members.iter().filter(|status| status.member.alive == alive);
+        u64::try_from(members.count()).unwrap_or(u64::MAX)
+    };
+    let links = status.members.iter().filter_map(|member| member.link.as_ref());
+    let lag = links.clone().map(|(peer, _)| peer.lag).max().unwrap_or(0);
+    let unacknowledged = links.clone().map(|(peer, _)| peer.acknowledged_lag).max().unwrap_or(0);
+    let mut refused = Vec::new();
+    let gossip = status.gossip.refused.iter().map(|(reason, value)| ("gossip", reason.as_str(), *value));
+    let links_refused = status.refused.iter().map(|(reason, value)| ("link", *reason, *value));
+    for (what, reason, value) in gossip.chain(links_refused) {
+        refused.push((vec![("what", what.to_owned()), ("reason", reason.to_owned())], value));
+    }
+    vec![
+        gauge(
+            "palisade_cluster_members",
+            "Other nodes",
+            by_label("state", &[("alive", count(true)), ("dead", count(false))]),
+        ),
+        gauge(
+            "palisade_cluster_links",
+            "Peers that are linked",
+            one(u64::try_from(links.count()).unwrap_or(0)),
+        ),
+        gauge("palisade_cluster_lag", "Entries of a peer's log that are not applied here, at most", one(lag)),
+        gauge(
+            "palisade_cluster_unacknowledged",
+            "Entries of this node's log that a peer has not acknowledged, at most",
+            one(unacknowledged),
+        ),
+        gauge(
+            "palisade_cluster_log_entries",
+            "Facts kept for peers",
+            one(u64::try_from(status.kept).unwrap_or(u64::MAX)),
+        ),
+        counter("palisade_cluster_pushed", "Facts sent to peers unasked", one(status.counters.pushed)),
+        counter("palisade_cluster_pulls", "Ranges of facts asked of peers", one(status.counters.pulled)),
+        counter(
+            "palisade_cluster_diverged",
+            "Blocks of facts that differed from a peer's",
+            one(status.counters.diverged),
+        ),
+        counter(
+            "palisade_gossip_datagrams",
+            "Datagrams of gossip",
+            by_label("direction", &[("sent", status.gossip.sent.0), ("received", status.gossip.received.0)]),
+        ),
+        counter("palisade_cluster_refused", "Datagrams and links that were refused", refused),
+    ]
 }
 
 fn of_store(app: &App, counter: MakeFamily) -> Vec<Family> {
@@ -382,13 +496,10 @@ impl Metrics {
 
     #[allow(clippy::cast_precision_loss, reason = "a sum of microseconds, shown in seconds")]
     fn durations(&self) -> Vec<RouteDuration> {
-        let seconds = |us: u64| us as f64 / 1e6;
-        let ends = BUCKETS_US.iter().map(|end| seconds(*end)).chain([f64::MAX]);
         let used = self.all_routes().filter(|(_, route)| route.buckets.iter().any(|b| read(b) > 0));
         used.map(|(labels, route)| RouteDuration {
             labels,
-            sum_seconds: seconds(read(&route.sum_us)),
-            buckets: ends.clone().zip(route.buckets.iter().map(read)).collect(),
+            took: Histogram::of(&BUCKETS_US, &route.buckets, &route.sum_us),
         })
         .collect()
     }
@@ -421,15 +532,18 @@ impl prometheus_client::collector::Collector for Snapshot {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        for duration in &self.durations {
-            let count = duration.buckets.iter().map(|(_, n)| n).sum();
-            metric.encode_family(&duration.labels)?.encode_histogram::<NoLabels>(
-                duration.sum_seconds,
-                count,
-                &duration.buckets,
-                None,
-            )?;
+        for RouteDuration { labels, took } in &self.durations {
+            let mut route = metric.encode_family(labels)?;
+            route.encode_histogram::<NoLabels>(took.sum_seconds, took.count(), &took.buckets, None)?;
         }
+        let mut metric = encoder.encode_descriptor(
+            "palisade_revocation_ack_duration",
+            "From when a revocation was on its way to when every live node had it",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let Histogram { sum_seconds, buckets } = &self.acknowledgements;
+        metric.encode_histogram::<NoLabels>(*sum_seconds, self.acknowledgements.count(), buckets, None)?;
         Ok(())
     }
 }

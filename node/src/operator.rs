@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     app::App,
+    http::cluster::ClusterView,
     keys::{self, KeyError, KeyInfo},
     passwords::{Normalized, PasswordError},
 };
@@ -37,6 +38,10 @@ pub enum Command {
         /// Also the last one's.
         force: bool,
     },
+    /// Shows the other nodes.
+    ClusterStatus,
+    /// The node drains and ends.
+    ClusterLeave,
     /// Lists the signing keys.
     KeysList,
     /// The next key signs from now on.
@@ -109,10 +114,21 @@ impl App {
     /// # Errors
     /// Why not, in a sentence that says what to do.
     pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
-        if !self.is_informed() {
-            return Err(OperatorError::NotUp);
+        match command {
+            Command::ClusterStatus => {
+                let view = ClusterView::of(self);
+                let result = serde_json::to_value(&view).unwrap_or_default();
+                return Ok(Done { msg: view.table(), result });
+            }
+            Command::ClusterLeave => {
+                self.end.notify_one();
+                return Ok(Done { msg: "the node has left and ended".into(), result: serde_json::json!({}) });
+            }
+            _ if !self.is_informed() => return Err(OperatorError::NotUp),
+            _ => {}
         }
         match command {
+            Command::ClusterStatus | Command::ClusterLeave => Err(OperatorError::NotUp),
             Command::AppInit { superuser } => {
                 let mut done = self.init().await?;
                 if let Some(new) = superuser {

@@ -79,6 +79,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         None => None,
     };
     let app = App::start(settings).await?;
+    app.join().await?;
     if !app.backing.is_shared() {
         app.come_up(Purpose::Serve).await?;
     }
@@ -99,6 +100,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = app.end.notified() => {}
         failed = &mut upkeep => match failed {
             Ok(error) => return Err(error.into()),
             Err(error) => tracing::error!(%error, "upkeep has ended; restart the node"),
@@ -106,6 +108,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     }
     tracing::info!(grace_ms = app.settings.drain_grace.as_millis(), "told to stop: draining");
     app.drain();
+    if let Some(cluster) = app.peers() {
+        cluster.announce(false, true);
+    }
     let drained = async {
         tokio::time::sleep(app.settings.drain_grace).await;
         let _ = stop.send(true);
@@ -114,6 +119,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             tracing::warn!(
                 "what was taken away is in the journal and not in the ledger: keep the data directory"
             );
+        }
+        // Last: until here it served, and whoever counts live nodes counts it.
+        if let Some(cluster) = app.peers() {
+            cluster.leave().await;
         }
     };
     tokio::select! {

@@ -10,6 +10,7 @@ pub(crate) mod value;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use cluster::secret::Secret;
 use ipnet::IpNet;
 use schema::{limit::Rate, token::Algorithm};
 use zeroize::Zeroizing;
@@ -56,6 +57,19 @@ pub const SPECS: &[Spec] = &[
         default: None,
         help: "Seals the signing keys, 32 bytes of base64; required with CQL [default: made in the data directory]",
     },
+    spec("CLUSTER_LISTEN", None, "UDP and TCP for other nodes, host:port [default: none, the node is alone]"),
+    spec("CLUSTER_ADVERTISE", None, "How other nodes reach it, host:port [default: the listen address]"),
+    spec("CLUSTER_SEEDS", None, "Where other nodes may be, host:port,…; names are looked up again and again"),
+    spec("CLUSTER_NAME", Some("palisade"), "Nodes of other names are refused"),
+    Spec {
+        name: "CLUSTER_SECRET",
+        flag: false,
+        default: None,
+        help: "What nodes of a cluster know and nobody else, at least 32 bytes of base64; required in a cluster",
+    },
+    spec("ACK_DEADLINE", Some("50ms"), "How long a revocation waits for live nodes, 0ms to 10s"),
+    spec("MAX_STALENESS", Some("30s"), "How long a node decides without hearing from others, 100ms to 24h"),
+    spec("STALE_POLICY", Some("open"), "Then it answers with Palisade-Stale (open) or 503 (closed)"),
     spec("ISSUER", Some("palisade"), "The iss claim"),
     spec("AUDIENCE", Some("palisade"), "The aud claim"),
     spec("SIGNING_ALGORITHM", Some("EdDSA"), "EdDSA, ES256 or RS256"),
@@ -85,6 +99,10 @@ pub struct Settings {
     pub journal_size: u64,
     pub node_name: Option<String>,
     pub master_key: Option<Zeroizing<[u8; 32]>>,
+    pub cluster: Option<ClusterSettings>,
+    pub ack_deadline: Duration,
+    pub max_staleness: Duration,
+    pub stale_policy: StalePolicy,
     pub issuer: String,
     pub audience: String,
     pub signing_algorithm: Algorithm,
@@ -108,6 +126,37 @@ pub enum StoreSetting {
     Embedded,
     /// In a database that nodes share.
     Cql(Box<store_scylla::Config>),
+}
+
+/// How to be one of many.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is the setting of its name; see SPECS")]
+pub struct ClusterSettings {
+    pub listen: String,
+    pub advertise: Option<String>,
+    pub seeds: Vec<String>,
+    pub name: String,
+    pub secret: Secret,
+}
+
+/// What a node answers that does not know what was taken away lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StalePolicy {
+    /// What it knows, and how old that is.
+    Open,
+    /// That it cannot know.
+    Closed,
+}
+
+impl StalePolicy {
+    /// As it is set.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// How to log.

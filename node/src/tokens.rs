@@ -24,7 +24,10 @@ use schema::{
 
 pub use refresh::RefreshTokens;
 
-use crate::keys::{KeyRing, LOOKUP_INTERVAL, MasterKey, SealError};
+use crate::{
+    freshness::Freshness,
+    keys::{KeyRing, LOOKUP_INTERVAL, MasterKey, SealError},
+};
 
 /// Makes and checks tokens.
 pub struct Tokens {
@@ -34,6 +37,7 @@ pub struct Tokens {
     master: Arc<MasterKey>,
     stores: Stores,
     denials: Arc<Denials>,
+    freshness: Arc<Freshness>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     cache: cache::VerifiedTokens,
@@ -50,6 +54,7 @@ pub struct TokensContext {
     pub master: Arc<MasterKey>,
     pub stores: Stores,
     pub denials: Arc<Denials>,
+    pub freshness: Arc<Freshness>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
 }
@@ -65,10 +70,23 @@ impl Tokens {
     /// When the library derives no keys.
     pub fn new(context: TokensContext) -> Result<Self, SealError> {
         let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
-        let TokensContext { expected, access_ttl, ring, master, stores, denials, clock, entropy } = context;
+        let TokensContext { expected, access_ttl, ring, master, stores, denials, freshness, clock, entropy } =
+            context;
         let cache = cache::VerifiedTokens::default();
         let access_ttl_ms = AtomicU64::new(millis(access_ttl));
-        Ok(Self { expected, access_ttl_ms, ring, master, stores, denials, clock, entropy, cache, refresh })
+        Ok(Self {
+            expected,
+            access_ttl_ms,
+            ring,
+            master,
+            stores,
+            denials,
+            freshness,
+            clock,
+            entropy,
+            cache,
+            refresh,
+        })
     }
 
     /// How long access tokens live.
@@ -113,6 +131,16 @@ impl Tokens {
     /// # Errors
     /// The refusal that the contract's table has for it.
     pub async fn check(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
+        let claims = self.check_to_take_away(token).await?;
+        self.freshness.may_decide().map(|()| claims)
+    }
+
+    /// As [`Self::check`], for who wants something of its own to be taken away: that harms nobody, however
+    /// old what this node knows is.
+    ///
+    /// # Errors
+    /// As [`Self::check`], but for staleness.
+    pub async fn check_to_take_away(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
         if let Some(claims) = self.cache.get(token) {
             return self.verdict(claims);
         }

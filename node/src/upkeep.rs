@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use schema::{StoreError, time::CLOCK_SKEW};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     app::{App, Purpose, StartError},
+    freshness,
     keys::{self, KeyError},
     ledger::{LedgerReader, reader},
+    peers::{self, Heir},
 };
 
 /// Between tries to come up.
@@ -28,6 +30,10 @@ pub async fn run(app: Arc<App>) -> StartError {
             Ok(reader) => reader,
             Err(error) => return error,
         };
+        if let Some(cluster) = app.peers() {
+            cluster.announce(true, false);
+            tokio::spawn(peers::keep_fresh(app.clone(), cluster.clone()));
+        }
         tokio::spawn(keep_up(app.clone(), reader));
         tokio::spawn(keep_keys(app.clone()));
     }
@@ -52,10 +58,10 @@ async fn come_up(app: &App) -> Result<LedgerReader, StartError> {
 async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
     let mut rounds = interval(reader::EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut away, mut read_at) = (app.clock.now(), None, Instant::now());
+    let (mut seen, mut away, mut heir) = (app.clock.now(), None, Heir::default());
     loop {
         rounds.tick().await;
-        let (began, wall) = (Instant::now(), app.clock.now());
+        let (began, wall) = (freshness::now(), app.clock.now());
         let read = ledger.go_on(&app.stores, &app.facts).await;
         if ledger.keys_changed() {
             take_keys(&app).await;
@@ -67,8 +73,10 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
                     app.actors.sessions.store_was_away(from, Some(app.clock.now()));
                 }
                 seen = wall;
-                app.ledger_was_read(wall, began.duration_since(read_at));
-                read_at = began;
+                app.ledger_was_read(wall, began);
+                if let Some(cluster) = app.peers() {
+                    heir.inherit(&app.stores, cluster, &ledger).await;
+                }
             }
             Err(error) => {
                 if away.is_none() {
@@ -87,7 +95,10 @@ async fn keep_keys(app: Arc<App>) {
     let mut rounds = interval(KEYS);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        rounds.tick().await;
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = app.keys_changed.notified() => {}
+        }
         take_keys(&app).await;
     }
 }

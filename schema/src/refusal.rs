@@ -29,11 +29,13 @@ pub enum Refusal {
     NotRefresh,
     /// What is needed for a verdict cannot be read now. The token may be good.
     CannotKnow,
+    /// The token would be good, but what was taken away lately is not known here.
+    TooStale,
 }
 
 impl Refusal {
     /// Every refusal, for metrics that must exist before the first one happens.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MissingHeader,
         Self::RepeatedHeader,
         Self::OtherScheme,
@@ -45,6 +47,7 @@ impl Refusal {
         Self::NotAccess,
         Self::NotRefresh,
         Self::CannotKnow,
+        Self::TooStale,
     ];
 
     /// The HTTP status.
@@ -52,7 +55,7 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::RepeatedHeader => 400,
-            Self::CannotKnow => 503,
+            Self::CannotKnow | Self::TooStale => 503,
             Self::MissingHeader | Self::OtherScheme | Self::Expired | Self::Revoked => 401,
             Self::BadHeader
             | Self::NotEnoughSegments
@@ -79,6 +82,7 @@ impl Refusal {
             Self::NotAccess => "Only non-refresh tokens are allowed",
             Self::NotRefresh => "Only refresh tokens are allowed",
             Self::CannotKnow => "The signing keys cannot be read now",
+            Self::TooStale => "Revocation state is too old to decide",
         }
     }
 
@@ -97,6 +101,7 @@ impl Refusal {
             Self::NotAccess => "token_not_access",
             Self::NotRefresh => "token_not_refresh",
             Self::CannotKnow => "cannot_know",
+            Self::TooStale => "too_stale",
         }
     }
 }

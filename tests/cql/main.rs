@@ -15,6 +15,7 @@
 #[path = "../suite/any_store.rs"]
 mod any_store;
 
+mod cluster;
 mod cost;
 mod halfway;
 mod outage;

@@ -371,6 +371,17 @@ impl Answer {
         self
     }
 
+    /// What was taken away or changed is known to all of so many other nodes that live.
+    ///
+    /// # Panics
+    /// When the header says something else.
+    #[track_caller]
+    pub fn is_visible_at(&self, others: u32) -> &Self {
+        let expected = format!("{others}/{others}");
+        has(self.header("palisade-visible") == Some(&expected), self, &format!("not visible at {expected}"));
+        self
+    }
+
     /// Nobody on the way may keep it.
     ///
     /// # Panics

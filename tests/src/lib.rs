@@ -17,9 +17,11 @@
 //! | bytes on a socket, for requests that no client library sends | [`raw`] |
 //! | somebody with an account, and what they may do | [`person`] |
 //! | tokens that nobody issued | [`forge`] |
+//! | several nodes that know each other, and what hurts the way between them | [`cluster`] |
 //! | Redis, Cassandra, and a proxy that hurts the way to them | [`servers`] |
 //! | which store the nodes of a run have | [`store`] |
 //! | waiting for a condition | [`patience`] |
+//! | what several tests use at the same time | [`background`] |
 
 #![allow(
     clippy::unwrap_used,
@@ -28,8 +30,10 @@
     reason = "a panic is how a test fails, and all of this runs in tests"
 )]
 
+pub mod background;
 pub mod binary;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod forge;
 pub mod node;
@@ -40,6 +44,7 @@ pub mod servers;
 pub mod store;
 
 pub use client::{Answer, Client, Request};
+pub use cluster::Cluster;
 pub use command::{Palisade, Run};
 pub use node::{Node, Shared};
 pub use patience::{eventually, within};

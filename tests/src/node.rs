@@ -251,13 +251,51 @@ impl Node {
         child.wait().expect("it ends");
     }
 
+    /// Its process id, if it runs.
+    #[must_use]
+    pub fn try_pid(&self) -> Option<u32> {
+        lock(&self.process.child).as_ref().map(Child::id)
+    }
+
+    /// How much memory it has at the moment, in bytes.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        kib * 1024
+    }
+
+    /// Stops it in its tracks: its connections stay, and nothing answers until [`Node::resume`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks it to end, without waiting.
     ///
     /// # Panics
     /// When it does not run.
     pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::TERM).expect("it can be asked");
+        kill_process(pid, signal).expect("it takes signals");
     }
 
     /// Awaits its end.
@@ -297,6 +335,40 @@ impl Node {
     /// When it does not start.
     pub async fn relaunch(&self) {
         self.try_run(LIVE).await.unwrap_or_else(|why| panic!("the node did not start again: {why:?}"));
+    }
+
+    /// Starts it again after it has ended and awaits nothing: it may not even listen yet.
+    pub fn launch_again(&self) {
+        self.process.port.store(free_port(), Ordering::SeqCst);
+        self.process.spawn();
+    }
+
+    /// Awaits its readiness after a launch.
+    ///
+    /// # Panics
+    /// When it ends instead, or does not get ready.
+    pub async fn comes_up(&self) {
+        eventually(START, "readiness of the node", async || {
+            let ended = self.process.exit_status();
+            assert!(ended.is_none(), "the node did not start: {ended:?}\n{}", self.logs());
+            self.readiness().await.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Loses its data directory, after it has ended.
+    ///
+    /// # Panics
+    /// When it runs, or the directory cannot be removed.
+    pub fn loses_its_data_directory(&self) {
+        assert!(self.try_pid().is_none(), "the node runs");
+        std::fs::remove_dir_all(self.data_dir()).expect("the data directory can be removed");
+    }
+
+    /// A handle with connections of its own, for another test.
+    #[must_use]
+    pub fn another_handle(&self) -> Self {
+        Self::of(self.process.clone())
     }
 
     /// The same data directory under other settings, once this node has ended.

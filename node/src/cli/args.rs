@@ -16,6 +16,7 @@ pub(super) fn command() -> Command {
         .subcommand(app())
         .subcommand(superuser())
         .subcommand(keys())
+        .subcommand(cluster())
         .subcommand(schema())
         .subcommand(Command::new("check-config").about("Read the settings and say what is wrong with them"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document"));
@@ -58,6 +59,14 @@ fn keys() -> Command {
         .subcommand(Command::new("list").about("List them"))
         .subcommand(Command::new("rotate").about("The next key signs from now on, the old one only verifies"))
         .subcommand(retire)
+}
+
+fn cluster() -> Command {
+    group("cluster", "The other nodes, as the node that runs here sees them")
+        .subcommand(
+            Command::new("status").about("Show them, and how well this node knows what they take away"),
+        )
+        .subcommand(Command::new("leave").about("Drain the node and end it; the others know that it left"))
 }
 
 fn schema() -> Command {

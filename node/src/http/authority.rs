@@ -4,6 +4,7 @@
 //! | extractor | guarantees |
 //! |---|---|
 //! | [`Caller`] | a good access token |
+//! | [`Leaver`] | the same, also where nothing else is decided since too little is known |
 //! | [`PermissionsAdmin`] | and `permissions_admin` or `all_all` |
 //! | [`UsersAdmin`] | and `users_admin` or `all_all` |
 //! | [`Reading`] | a user `{id}` that the caller may read: itself, or any for `users_admin` |
@@ -73,6 +74,22 @@ impl FromRequestParts<Arc<App>> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let claims = check(app, &parts.headers).await?;
         Ok(Self { claims, app: app.clone() })
+    }
+}
+
+/// A caller who wants to take something of its own away.
+pub struct Leaver(pub Caller);
+
+impl FromRequestParts<Arc<App>> for Leaver {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let verdict = match token(&parts.headers) {
+            Ok(token) => app.tokens.check_to_take_away(token).await,
+            Err(refusal) => Err(refusal),
+        };
+        app.metrics.verdict(verdict.err());
+        Ok(Self(Caller { claims: verdict?, app: app.clone() }))
     }
 }
 

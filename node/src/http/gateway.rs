@@ -42,7 +42,7 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
     let claims = authority::check(&app, &parts.headers).await.map_err(|refusal| match refusal {
-        Refusal::CannotKnow => refusal.into(),
+        Refusal::CannotKnow | Refusal::TooStale => refusal.into(),
         _ => Problem::from(refusal).with_status(StatusCode::UNAUTHORIZED),
     })?;
     // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.

@@ -137,7 +137,7 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        if refusal == Refusal::CannotKnow {
+        if matches!(refusal, Refusal::CannotKnow | Refusal::TooStale) {
             return Self::unavailable(refusal.code(), refusal.msg());
         }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);

@@ -11,14 +11,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use schema::{Entropy, Refusal};
+use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
 use super::problem::Problem;
-use crate::app::App;
+use crate::{app::App, settings::StalePolicy};
 
 /// `X-Request-Id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `Palisade-Stale`: how old, in ms, what the answer rests on is, when it is older than it should be.
+pub const STALE: HeaderName = HeaderName::from_static("palisade-stale");
 /// Longest id that is taken from a client, in bytes.
 const MAX_ID_BYTES: usize = 128;
 /// No handler takes so long; a client that does not get on with its body does.
@@ -45,8 +47,8 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
     // RFC 9112, section 3.2: without Host it is no HTTP/1.1.
     let nameless = request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST);
-    let uninformed = !app.is_informed() && needs_knowledge(request.uri().path());
-    let mut response = if uninformed {
+    let knowing = needs_knowledge(request.uri().path());
+    let mut response = if knowing && !app.is_informed() {
         Problem::from(Refusal::CannotKnow).into_response()
     } else if nameless {
         Problem::new(StatusCode::BAD_REQUEST, "host_missing", "The Host header is missing").into_response()
@@ -60,6 +62,12 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
         response = problem.into_answer(id.to_str().unwrap_or_default(), response);
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    if knowing
+        && app.freshness.policy() == StalePolicy::Open
+        && let Some(age) = app.freshness.staleness()
+    {
+        response.headers_mut().insert(STALE, HeaderValue::from(millis(age)));
+    }
     if app.is_draining() {
         // Clients move to another node; hyper closes the connection after this answer.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -6,14 +6,16 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use actors::Facts;
+use cluster::Cluster;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
     FactKind, Stores,
-    ledger::{Head, Origin},
+    ledger::{Entry, Head, Origin},
     store::Result as StoreResult,
 };
 
@@ -26,13 +28,16 @@ const TAILS: usize = 8;
 const AT_ONCE: usize = 16;
 
 /// How far each origin's log was applied.
-#[derive(Debug)]
 pub struct LedgerReader {
     own: Origin,
     /// Complete up to here, and the last number that was read, which may lie behind the head.
     applied: HashMap<Origin, (u64, u64)>,
+    /// The heads as they were read last.
+    heads: HashMap<Origin, u64>,
     turn: usize,
     keys_changed: bool,
+    /// Who hears what is read, and knows what need not be.
+    peers: Option<Arc<Cluster>>,
 }
 
 impl LedgerReader {
@@ -40,10 +45,18 @@ impl LedgerReader {
     ///
     /// # Errors
     /// When the store does not answer: a node must not decide without knowing what was taken away.
-    pub async fn begin(stores: &Stores, facts: &Facts, own: Origin) -> StoreResult<(Self, usize)> {
-        let mut reader = Self { own, applied: HashMap::new(), turn: 0, keys_changed: false };
+    pub async fn begin(
+        stores: &Stores,
+        facts: &Facts,
+        own: Origin,
+        peers: Option<Arc<Cluster>>,
+    ) -> StoreResult<(Self, usize)> {
+        let (applied, turn, keys_changed) = (HashMap::new(), 0, false);
         let heads = stores.ledger.heads().await?;
-        let reading = heads.into_iter().map(|head| read(stores.clone(), facts, head, 0));
+        let by_origin = heads.iter().map(|head| (head.origin, head.seq)).collect();
+        let mut reader = Self { own, applied, heads: by_origin, turn, keys_changed, peers };
+        let peers = reader.peers.clone();
+        let reading = heads.into_iter().map(|head| read(stores.clone(), facts, peers.as_deref(), head, 0));
         let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
         let count = read.iter().map(|read| read.count).sum();
         read.into_iter().for_each(|read| reader.applied(&read));
@@ -56,18 +69,28 @@ impl LedgerReader {
     /// When the store does not answer, or not for all logs; what was applied stays so.
     pub async fn go_on(&mut self, stores: &Stores, facts: &Facts) -> StoreResult<usize> {
         let mut heads = stores.ledger.heads().await?;
+        self.heads = heads.iter().map(|head| (head.origin, head.seq)).collect();
         heads.retain(|head| head.origin != self.own);
         self.applied.retain(|origin, _| heads.iter().any(|head| head.origin == *origin));
         let tails = self.next_tails(&heads);
+        // What peers have said need not be read.
+        if let Some(peers) = &self.peers {
+            for head in &heads {
+                let (complete, last) = self.applied.entry(head.origin).or_default();
+                *complete = peers.complete(head.origin).min(head.seq).max(*complete);
+                *last = (*last).max(*complete);
+            }
+        }
         let ahead = heads.iter().filter(|head| {
             let applied = self.applied.get(&head.origin);
             applied.is_none_or(|(complete, _)| *complete < head.seq) || tails.contains(&head.origin)
         });
+        let peers = self.peers.clone();
         let reading = ahead.map(|head| {
             // From the last head on: what was read behind it may have had gaps.
             let (complete, last) = self.applied.get(&head.origin).copied().unwrap_or_default();
             let after = if complete < head.seq { complete } else { last.max(complete) };
-            read(stores.clone(), facts, *head, after)
+            read(stores.clone(), facts, peers.as_deref(), *head, after)
         });
         let reading: Vec<_> = reading.collect();
         let all: Vec<StoreResult<Read>> = stream::iter(reading).buffer_unordered(AT_ONCE).collect().await;
@@ -82,6 +105,12 @@ impl LedgerReader {
             }
         }
         failed.map_or(Ok(count), Err)
+    }
+
+    /// The head of a log as it was read last; 0 when it has none.
+    #[must_use]
+    pub fn head(&self, origin: Origin) -> u64 {
+        self.heads.get(&origin).copied().unwrap_or(0)
     }
 
     /// Whether a key was retired since this was asked last.
@@ -110,7 +139,13 @@ struct Read {
     keys_changed: bool,
 }
 
-async fn read(stores: Stores, facts: &Facts, head: Head, after: u64) -> StoreResult<Read> {
+async fn read(
+    stores: Stores,
+    facts: &Facts,
+    peers: Option<&Cluster>,
+    head: Head,
+    after: u64,
+) -> StoreResult<Read> {
     let mut read = Read { head, count: 0, last: after, keys_changed: false };
     loop {
         let entries = stores.ledger.entries(head.origin, read.last, READ).await?;
@@ -119,9 +154,25 @@ async fn read(stores: Stores, facts: &Facts, head: Head, after: u64) -> StoreRes
             read.keys_changed |= matches!(entry.fact.kind, FactKind::KeyRetired { .. });
         }
         read.count += entries.len();
+        if let Some(peers) = peers {
+            tell(peers, &entries);
+        }
         match entries.last() {
             Some(last) => read.last = last.seq,
-            None => return Ok(read),
+            None => {
+                peers.inspect(|peers| peers.ledger_has(head.origin, head.seq));
+                return Ok(read);
+            }
+        }
+    }
+}
+
+/// Peers may ask for it.
+fn tell(peers: &Cluster, entries: &[Entry]) {
+    for run in entries.chunk_by(|a, b| a.origin == b.origin && a.seq + 1 == b.seq) {
+        if let Some(first) = run.first() {
+            let facts: Vec<_> = run.iter().map(|entry| entry.fact).collect();
+            peers.learn(first.origin, first.seq, &facts);
         }
     }
 }

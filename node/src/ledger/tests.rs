@@ -567,7 +567,7 @@ mod reading {
         world.put(log(1), 1..=10_001, 10_001).await;
         world.put(log(2), 1..=3, 2).await;
         world.put(log(3), 1..=2, 0).await;
-        let (_, count) = LedgerReader::begin(&world.faulty(), &facts, OWN).await.unwrap();
+        let (_, count) = LedgerReader::begin(&world.faulty(), &facts, OWN, None).await.unwrap();
         assert_eq!(count, 10_006);
         assert_eq!(heard.of(2), [1, 2, 3]);
         assert_eq!(heard.of(3), [1, 2]);
@@ -581,12 +581,12 @@ mod reading {
         world.put(log(1), 1..=3, 3).await;
         world.put(log(2), 1..=3, 3).await;
         world.faults.break_log(log(2));
-        assert!(LedgerReader::begin(&world.faulty(), &facts, OWN).await.is_err());
+        assert!(LedgerReader::begin(&world.faulty(), &facts, OWN, None).await.is_err());
         world.faults.mend();
         world.faults.break_method("heads");
-        assert!(LedgerReader::begin(&world.faulty(), &facts, OWN).await.is_err());
+        assert!(LedgerReader::begin(&world.faulty(), &facts, OWN, None).await.is_err());
         world.faults.mend();
-        assert_eq!(LedgerReader::begin(&world.faulty(), &facts, OWN).await.unwrap().1, 6);
+        assert_eq!(LedgerReader::begin(&world.faulty(), &facts, OWN, None).await.unwrap().1, 6);
     }
 
     #[tokio::test]
@@ -943,7 +943,7 @@ impl World {
     }
 
     async fn begin(&self, facts: &Facts) -> LedgerReader {
-        LedgerReader::begin(&self.faulty(), facts, OWN).await.unwrap().0
+        LedgerReader::begin(&self.faulty(), facts, OWN, None).await.unwrap().0
     }
 
     async fn go_on(&self, reader: &mut LedgerReader, facts: &Facts) -> usize {

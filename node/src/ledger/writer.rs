@@ -1,7 +1,8 @@
 //! This node's log of facts: numbered, on disk, in the ledger.
 //!
 //! ```text
-//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─┬► [task: ledger]
+//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─┬► peers
+//!                                                                            ├► [task: ledger]
 //!                                                                            └► [tasks: rows]
 //! ```
 //!
@@ -14,7 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,6 +23,7 @@ use std::{
 
 use actors::{Durability, FactSink, Receipt, Rows, end_rows};
 use async_trait::async_trait;
+use cluster::Cluster;
 use schema::{
     Clock, Fact, Stores,
     ledger::{Entry, Head, Origin},
@@ -65,6 +67,8 @@ type Waiting = (Vec<Fact>, Rows, oneshot::Sender<Numbered>);
 struct Numbered {
     first: u64,
     last: u64,
+    /// The last one's number in this node's log.
+    seq: u64,
     kept: bool,
 }
 
@@ -100,6 +104,7 @@ struct Log {
     rows: Mutex<LeftRows>,
     row_came: Notify,
     row_gone: Notify,
+    peers: OnceLock<Arc<Cluster>>,
     failing: AtomicBool,
     full: AtomicBool,
     unkept: AtomicUsize,
@@ -157,6 +162,7 @@ impl LedgerWriter {
             rows: Mutex::default(),
             row_came: Notify::new(),
             row_gone: Notify::new(),
+            peers: OnceLock::new(),
             failing: AtomicBool::new(false),
             full: AtomicBool::new(false),
             unkept: AtomicUsize::new(0),
@@ -175,6 +181,12 @@ impl LedgerWriter {
         }
         tokio::spawn(log.clone().write(stores, shared));
         Ok(Self { queue, log })
+    }
+
+    /// From now on peers hear what is kept, and answers wait for them. To be called once, before anything is
+    /// published.
+    pub fn push_to(&self, peers: Arc<Cluster>) {
+        let _ = self.log.peers.set(peers);
     }
 
     /// How the log stands.
@@ -201,9 +213,9 @@ impl LedgerWriter {
 #[async_trait]
 impl FactSink for LedgerWriter {
     async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt> {
-        let receipt = |durability| Receipt { visible: 0, live: 0, durability };
         if facts.is_empty() {
-            return Ok(receipt(Durability::Store));
+            let (visible, live) = self.log.visible(0, 0).await;
+            return Ok(Receipt { visible, live, durability: Durability::Store });
         }
         let (reply, numbered) = oneshot::channel();
         self.queue.try_send((facts.to_vec(), rows, reply)).map_err(|error| match error {
@@ -213,17 +225,20 @@ impl FactSink for LedgerWriter {
             }
         })?;
         let refused = || StoreError::unavailable("neither the journal nor the ledger has room");
-        let Numbered { first, last, kept } = numbered.await.map_err(|_| refused())?;
+        let Numbered { first, last, seq, kept } = numbered.await.map_err(|_| refused())?;
         let patience = match (kept, self.log.failing.load(Ordering::Relaxed)) {
             (true, true) => Duration::ZERO,
             (true, false) => PATIENCE,
             (false, _) => UNKEPT_PATIENCE,
         };
-        match timeout(patience, self.log.settled(first, last)).await {
-            Ok(()) => Ok(receipt(Durability::Store)),
-            Err(_) if kept => Ok(receipt(Durability::Journal)),
-            Err(_) => Err(refused()),
-        }
+        let settled = timeout(patience, self.log.settled(first, last));
+        let (settled, (visible, live)) = tokio::join!(settled, self.log.visible(seq - (last - first), seq));
+        let durability = match settled {
+            Ok(()) => Durability::Store,
+            Err(_) if kept => Durability::Journal,
+            Err(_) => return Err(refused()),
+        };
+        Ok(Receipt { visible, live, durability })
     }
 }
 
@@ -234,6 +249,15 @@ impl Log {
 
     fn rows(&self) -> MutexGuard<'_, LeftRows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many of how many live nodes have these entries of this node's log, when all have or the time
+    /// for that is over.
+    async fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+        match self.peers.get() {
+            Some(peers) => peers.visible(first, last).await,
+            None => (0, 0),
+        }
     }
 
     fn add_rows(&self, first: u64, records: &[Record]) {
@@ -331,7 +355,7 @@ impl Log {
                     records.push(Record::new(Entry { origin: self.origin, seq, fact }, rows));
                 }
                 callers.push((first, begin..records.len()));
-                replies.push((reply, first, last));
+                replies.push((reply, first, last, seq));
             }
             if records.is_empty() {
                 continue;
@@ -342,11 +366,16 @@ impl Log {
             if !kept {
                 self.unkept.fetch_add(records.len(), Ordering::Relaxed);
             }
+            // Before the ledger: they are nearer.
+            if let Some(peers) = self.peers.get() {
+                let facts: Vec<_> = records.iter().map(|record| record.entry.fact).collect();
+                peers.publish(records[0].entry.seq, &facts);
+            }
             let queued = (begin + 1..).zip(records).map(|(number, record)| Queued { number, record, kept });
             self.unwritten().extend(queued);
             self.arrived.notify_one();
-            for (reply, first, last) in replies {
-                let _ = reply.send(Numbered { first, last, kept });
+            for (reply, first, last, seq) in replies {
+                let _ = reply.send(Numbered { first, last, seq, kept });
             }
         }
     }

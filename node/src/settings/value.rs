@@ -10,7 +10,11 @@ use schema::{
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use super::{CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, StoreSetting, source::Given};
+use super::{
+    ClusterSettings, CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, StalePolicy, StoreSetting,
+    source::Given,
+};
+use cluster::secret::Secret;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -26,7 +30,33 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         let (name, given) = ("PALISADE_MASTER_KEY".into(), "not set".into());
         return Err(SettingsError::Wrong { name, given, allowed: allowed.into() });
     }
+    let cluster = Cluster {
+        listen: optional(take("CLUSTER_LISTEN"), ADDRESS, address)?,
+        advertise: optional(take("CLUSTER_ADVERTISE"), ADDRESS, address)?,
+        seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", |text| {
+            list(text).map(address).collect()
+        })?,
+        name: required(take("CLUSTER_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
+            schema::Name::is_valid(text).then(|| text.to_owned())
+        })?,
+        secret: hidden(take("CLUSTER_SECRET"), CLUSTER_SECRET, |text| {
+            Some(Zeroizing::new(STANDARD.decode(text.trim()).ok()?))
+        })?,
+    };
     Ok(Settings {
+        cluster: cluster.settings(&store)?,
+        ack_deadline: duration(take("ACK_DEADLINE"), "0ms to 10s", Duration::ZERO, Duration::from_secs(10))?,
+        max_staleness: duration(
+            take("MAX_STALENESS"),
+            "100ms to 24h",
+            Duration::from_millis(100),
+            Duration::from_secs(DAY),
+        )?,
+        stale_policy: required(take("STALE_POLICY"), "open, closed", |text| match text {
+            "open" => Some(StalePolicy::Open),
+            "closed" => Some(StalePolicy::Closed),
+            _ => None,
+        })?,
         store,
         store_migrate: required(take("STORE_MIGRATE"), "on, off", switch)?,
         redis: redis(take("REDIS"))?,
@@ -44,10 +74,10 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         issuer: required(take("ISSUER"), CLAIM, claim)?,
         audience: required(take("AUDIENCE"), CLAIM, claim)?,
         signing_algorithm: required(take("SIGNING_ALGORITHM"), "EdDSA, ES256, RS256", algorithm)?,
-        access_ttl: duration(take("ACCESS_TTL"), "1s to 24h", 1, DAY)?,
-        refresh_ttl: duration(take("REFRESH_TTL"), "1s to 3650d", 1, 3_650 * DAY)?,
-        refresh_grace: duration(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
-        drain_grace: duration(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
+        access_ttl: seconds(take("ACCESS_TTL"), "1s to 24h", 1, DAY)?,
+        refresh_ttl: seconds(take("REFRESH_TTL"), "1s to 3650d", 1, 3_650 * DAY)?,
+        refresh_grace: seconds(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
+        drain_grace: seconds(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
         cors_origins: optional(
             take("CORS_ORIGINS"),
@@ -82,6 +112,49 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
             })?,
         },
     })
+}
+
+const CLUSTER_SECRET: &str =
+    "at least 32 bytes of base64, the same on every node (`openssl rand -base64 32`)";
+
+/// What was given about a cluster.
+struct Cluster {
+    listen: Option<String>,
+    advertise: Option<String>,
+    seeds: Option<Vec<String>>,
+    name: String,
+    secret: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Cluster {
+    /// `None` when nothing is to listen: the node is alone.
+    fn settings(self, store: &StoreSetting) -> Result<Option<ClusterSettings>, SettingsError> {
+        let wrong = |name: &str, given: &str, allowed: &str| {
+            let (name, given, allowed) = (format!("PALISADE_{name}"), given.to_owned(), allowed.to_owned());
+            SettingsError::Wrong { name, given, allowed }
+        };
+        let Some(listen) = self.listen else {
+            return match (self.advertise, self.seeds) {
+                (None, None) => Ok(None),
+                _ => {
+                    Err(wrong("CLUSTER_LISTEN", "not set", "with seeds or an advertised address: host:port"))
+                }
+            };
+        };
+        if matches!(store, StoreSetting::Embedded) {
+            let allowed = "only with a store that nodes share: set PALISADE_STORE to cql://…";
+            return Err(wrong("CLUSTER_LISTEN", &listen, allowed));
+        }
+        let secret = self.secret.ok_or_else(|| wrong("CLUSTER_SECRET", "not set", CLUSTER_SECRET))?;
+        let secret = Secret::new(secret, &self.name);
+        Ok(Some(ClusterSettings {
+            listen,
+            advertise: self.advertise,
+            seeds: self.seeds.unwrap_or_default(),
+            secret: secret.map_err(|_| wrong("CLUSTER_SECRET", "(hidden)", CLUSTER_SECRET))?,
+            name: self.name,
+        }))
+    }
 }
 
 fn store(given: Option<Given>) -> Result<StoreSetting, SettingsError> {
@@ -180,13 +253,16 @@ fn algorithm(text: &str) -> Option<Algorithm> {
 fn duration(
     given: Option<Given>,
     allowed: &str,
-    least_s: u64,
-    most_s: u64,
+    least: Duration,
+    most: Duration,
 ) -> Result<Duration, SettingsError> {
     required(given, &format!("a duration such as 500ms, 10s, 15m, 12h, 30d; here {allowed}"), |text| {
-        let range = Duration::from_secs(least_s)..=Duration::from_secs(most_s);
-        parse_duration(text).filter(|duration| range.contains(duration))
+        parse_duration(text).filter(|duration| (least..=most).contains(duration))
     })
+}
+
+fn seconds(given: Option<Given>, allowed: &str, least: u64, most: u64) -> Result<Duration, SettingsError> {
+    duration(given, allowed, Duration::from_secs(least), Duration::from_secs(most))
 }
 
 const RATE: &str = "off, or a number, a slash and a duration, as in 10/15m";

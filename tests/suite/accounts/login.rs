@@ -68,15 +68,10 @@ async fn unknown_and_wrong_take_the_same_time() {
             times.push(start.elapsed());
         }
     }
-    let medians: Vec<Duration> = times
-        .into_iter()
-        .map(|mut times: Vec<Duration>| {
-            times.sort();
-            times[ROUNDS / 2]
-        })
-        .collect();
-    let (fastest, slowest) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
-    assert!(*slowest < *fastest * 2, "unknown, wrong, empty, disabled: {medians:?}");
+    // The fastest of each: what it takes when nobody else is at the processor.
+    let least = times.map(|times: Vec<Duration>| times.into_iter().min().unwrap());
+    let (fastest, slowest) = (least.iter().min().unwrap(), least.iter().max().unwrap());
+    assert!(*slowest < *fastest * 2, "unknown, wrong, empty, disabled: {least:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use axum::{extract::State, http::StatusCode};
 use super::Answer;
 use crate::{
     app::App,
-    http::{authority::Caller, problem::ProblemBody, taken::Taken},
+    http::{authority::Leaver, problem::ProblemBody, taken::Taken},
 };
 
 /// Log out
@@ -19,7 +19,7 @@ use crate::{
     security(("bearer" = [])),
     responses((status = 204, description = "This session is revoked"), (status = 401, body = ProblemBody)),
 )]
-pub async fn logout(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let receipt = app.actors.sessions.end(caller.claims.user, caller.claims.session).await?;
     tracing::info!(user = %caller.claims.user, session = %caller.claims.session, "logged out");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
@@ -31,7 +31,7 @@ pub async fn logout(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken
     security(("bearer" = [])),
     responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
 )]
-pub async fn logout_all(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let at_least = caller.claims.version + 1;
     let receipt = app.actors.users.end_all_sessions(caller.claims.user, at_least).await?;
     tracing::info!(user = %caller.claims.user, "logged out everywhere");
@@ -44,7 +44,7 @@ pub async fn logout_all(State(app): State<Arc<App>>, caller: Caller) -> Answer<T
     security(("bearer" = [])),
     responses((status = 204, description = "Every other session is revoked"), (status = 401, body = ProblemBody)),
 )]
-pub async fn logout_others(State(app): State<Arc<App>>, caller: Caller) -> Answer<Taken<StatusCode>> {
+pub async fn logout_others(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let receipt = app.actors.sessions.end_others(caller.claims.user, caller.claims.session).await?;
     tracing::info!(user = %caller.claims.user, "logged out everywhere else");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))

@@ -1,0 +1,148 @@
+//! Random schedules of faults.
+
+use std::time::Duration;
+
+use cluster::protocol::Tuning;
+
+use super::{
+    random::Random,
+    world::{MS, Micros, SECOND, Settings, Step, World},
+};
+
+/// How long all may take to get well after the last fault.
+const WITHIN: Micros = 40 * SECOND;
+
+/// What is done to which world, and when.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    pub settings: Settings,
+    pub steps: Vec<(Micros, Step)>,
+}
+
+/// How a schedule ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// From the end of the faults.
+    pub settled_in: Micros,
+    pub messages: u64,
+    pub virtual_time: Micros,
+}
+
+impl Settings {
+    /// A few nodes near each other, with numbers small enough that every limit is met.
+    pub fn small(seed: u64, nodes: usize) -> Self {
+        Self {
+            seed,
+            nodes,
+            fanout: None,
+            tuning: Tuning {
+                batch: 16,
+                window: 64,
+                pull: 100,
+                digests: Duration::from_secs(5),
+                ping: Duration::from_millis(500),
+                ..Tuning::default()
+            },
+            latency: 200,
+            jitter: 200,
+            loss: 0,
+            chaos: 0,
+            bytes_per_ms: 10_000,
+            offsets: vec![0; nodes],
+            wall_rate: 1,
+            has_store: false,
+            is_cheap: false,
+        }
+    }
+}
+
+impl Schedule {
+    /// The schedule of this seed.
+    pub fn random(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5eed);
+        let nodes = random.index(5) + 3;
+        let mut settings = Settings::small(seed, nodes);
+        settings.latency = random.pick(&[50, 200, 1_000, 20 * MS]);
+        settings.jitter = random.pick(&[0, 100, 1_000, 30 * MS]);
+        settings.loss = random.pick(&[0, 0, 10_000, 50_000, 200_000]);
+        settings.bytes_per_ms = random.pick(&[50, 1_000, 100_000]);
+        settings.has_store = random.one_in(3);
+        settings.wall_rate = random.pick(&[1, 1, 30]);
+        let tuning = &mut settings.tuning;
+        tuning.batch = random.pick(&[1, 7, 64, 512]);
+        tuning.window = random.pick(&[8, 64, 300, 8_192]);
+        tuning.pull = random.pick(&[3, 100, 65_536]);
+        tuning.ping = Duration::from_millis(random.pick(&[250, 500]));
+        if random.one_in(6) {
+            settings.chaos = random.pick(&[1_000, 30_000]);
+        }
+        if random.one_in(6) {
+            // Links are few.
+            settings.tuning.mesh = 2;
+            settings.fanout = Some(4);
+        }
+        if settings.has_store && random.one_in(4) {
+            settings.tuning.max_kept = 600;
+        }
+        // Within what tokens allow, and at times one that is far beyond.
+        settings.offsets = (0..nodes).map(|_| random.below(50_000).cast_signed() - 25_000).collect();
+        if random.one_in(4) {
+            settings.offsets[random.index(nodes)] = 600_000;
+        }
+        let lasts: &[u64] = if settings.wall_rate > 1 { &[5_000, 100_000] } else { &[900_000] };
+        let length = random.between(2, 8) * SECOND;
+        let is_chatty = random.one_in(2);
+        let mut at = SECOND + random.below(SECOND);
+        let mut steps = Vec::new();
+        while at < length {
+            steps.push((at, step(&mut random, &settings, lasts)));
+            at += random.below(if is_chatty { 150 * MS } else { 600 * MS });
+        }
+        Self { settings, steps }
+    }
+
+    /// Does it all.
+    ///
+    /// # Errors
+    /// Which promise was broken.
+    pub fn run(&self, says: bool) -> Result<Outcome, String> {
+        let mut world = World::new(self.settings.clone());
+        world.says = says;
+        for (at, step) in &self.steps {
+            world.run_until(*at);
+            if let Some(broken) = world.broken() {
+                return Err(broken.to_owned());
+            }
+            world.step(*step);
+        }
+        // What is cut off may be so for long enough to be noticed.
+        world.run_until(world.now() + self.settings.seed % 4 * SECOND);
+        let settled_in = world.settle(WITHIN)?;
+        let messages = world.traffic().iter().map(|traffic| traffic.messages).sum();
+        Ok(Outcome { settled_in, messages, virtual_time: world.now() })
+    }
+}
+
+fn step(random: &mut Random, settings: &Settings, lasts: &[u64]) -> Step {
+    let nodes = settings.nodes;
+    let (node, other) = (random.index(nodes), random.index(nodes));
+    match random.below(32) {
+        0..12 => {
+            let count = random.pick(&[1, 1, 1, 3, 20, 300]);
+            Step::Publish { node, count, lasts: random.pick(lasts) }
+        }
+        12..14 => Step::Crash { node },
+        14..18 => Step::Restart { node },
+        18 => Step::Pause { node },
+        19..21 => Step::Continue { node },
+        21..23 => Step::Cut { from: node, to: other },
+        23 => Step::Mend { from: node, to: other },
+        24 => Step::Isolate { node },
+        25 => Step::Split { first: random.index(nodes) },
+        26 => Step::Heal,
+        27..29 => Step::Reset { a: node, b: other },
+        29 => Step::Store { up: random.one_in(2) },
+        30 => Step::StoreOf { node, up: random.one_in(2) },
+        _ => Step::Leave { node },
+    }
+}

@@ -1,0 +1,787 @@
+//! The machine over real links: who is dialed, what is read and written, who waits for whom.
+//!
+//! One task reads a link, one writes it; they share the [`Machine`] with who publishes, under a lock that
+//! is held for no I/O. What a frame takes away is applied by the task that read it before the machine
+//! hears of it. A slow or silent peer holds up its own link only.
+//!
+//! Of two nodes the one with the lower id dials; the other one does when it has waited for a while, for
+//! networks that let through one way only. The newest link of a pair is the one that counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use schema::{Clock, Entropy, Fact, NodeId, Timestamp, ledger::Origin};
+use tokio::{
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::{
+    link::{self, Broken, Gate, Reader, Refused, Writer},
+    members::{self, Announcement, GossipCounters, Member, Members},
+    protocol::{
+        Machine, Message, Now, Tuning, VERSIONS,
+        machine::{Counters, LogState, MemberState, PeerState},
+    },
+    secret::Secret,
+};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(2);
+/// A peer that says nothing for so long is gone: it is asked four times a second.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How often a writer that nobody wakes looks for something to say.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between looks at who is to be dialed.
+const DIAL: Duration = Duration::from_millis(100);
+/// After how long without a link the node with the higher id dials too.
+const OTHER_WAY: Duration = Duration::from_secs(2);
+/// Between dials of one peer, doubled each time up to the second, and shortened by chance.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// How many peers are dialed when not everybody is linked with everybody.
+const FAN_OUT: usize = 8;
+/// No fact matters for longer: access tokens live a day at most, and clocks may be an hour apart.
+const LONGEST: Duration = Duration::from_secs(48 * 3_600);
+/// How long peers may take to hear that this node ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a newcomer waits for somebody to show up.
+const FIRST_GOSSIP: Duration = Duration::from_secs(2);
+
+/// What a cluster needs to know.
+pub struct Config {
+    /// This node, since its last start.
+    pub origin: Origin,
+    /// For people to read.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's secret.
+    pub secret: Secret,
+    /// UDP for gossip and TCP for links.
+    pub listen: SocketAddr,
+    /// How peers reach it.
+    pub advertise: SocketAddr,
+    /// Where others may be, as `host:port`.
+    pub seeds: Vec<String>,
+    /// How long a revocation waits for live peers.
+    pub ack_deadline: Duration,
+    /// The protocol's numbers.
+    pub tuning: Tuning,
+}
+
+/// Who applies what others took away.
+pub trait Hears: Send + Sync + 'static {
+    /// It refuses when this returns.
+    fn hear(&self, fact: &Fact);
+    /// A revocation was acknowledged by every live node, so long after it was on its way.
+    fn acknowledged(&self, after: Duration);
+}
+
+/// This node's part of the cluster.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    config: Config,
+    local: link::Local,
+    members: Members,
+    hears: Arc<dyn Hears>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    started: Instant,
+    state: Mutex<State>,
+    gate: Gate,
+    refused: RefusedLinks,
+    ready: watch::Sender<(bool, bool)>,
+}
+
+struct State {
+    machine: Machine,
+    links: BTreeMap<NodeId, Link>,
+    links_ever: u64,
+    waiting: Vec<Waiting>,
+    dials: BTreeMap<NodeId, Dial>,
+}
+
+struct Link {
+    number: u64,
+    origin: Origin,
+    since: Instant,
+    wake: Arc<Notify>,
+    /// Dropped when the link is not to go on.
+    _end: oneshot::Sender<()>,
+}
+
+/// Somebody waits until these own facts are known everywhere.
+struct Waiting {
+    first: u64,
+    last: u64,
+    since: Instant,
+    reply: oneshot::Sender<(u32, u32)>,
+}
+
+/// Tries to reach a peer.
+struct Dial {
+    missing_since: Instant,
+    next: Instant,
+    wait: Duration,
+    under_way: bool,
+}
+
+/// Links that were refused, by reason.
+#[derive(Debug, Default)]
+pub struct RefusedLinks {
+    counts: [AtomicU64; RefusedLinks::REASONS.len()],
+}
+
+/// How the cluster looks from here.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// All other nodes.
+    pub members: Vec<MemberStatus>,
+    /// All logs.
+    pub logs: Vec<LogState>,
+    /// Entries held, of all logs.
+    pub kept: usize,
+    /// What was sent and asked for.
+    pub counters: Counters,
+    /// Datagrams.
+    pub gossip: GossipCounters,
+    /// Links that were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// When everything that all others had taken away was known here last, as an age.
+    pub freshness: Option<Duration>,
+}
+
+/// Another node.
+#[derive(Debug, Clone)]
+pub struct MemberStatus {
+    /// What gossip says.
+    pub member: Member,
+    /// How the link stands, if there is one, and since when there is.
+    pub link: Option<(PeerState, Duration)>,
+    /// How long ago everything that it had taken away was known here.
+    pub freshness: Option<Duration>,
+}
+
+impl Cluster {
+    /// Listens, and looks for others.
+    ///
+    /// # Errors
+    /// When the address cannot be used or no key be derived.
+    pub async fn start(
+        config: Config,
+        hears: Arc<dyn Hears>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> io::Result<Arc<Self>> {
+        let listener = TcpListener::bind(config.listen).await?;
+        let members = Members::join(
+            members::Config {
+                origin: config.origin,
+                name: config.name.clone(),
+                cluster: config.cluster.clone(),
+                secret: config.secret.clone(),
+                listen: config.listen,
+                advertise: config.advertise,
+                seeds: config.seeds.clone(),
+                versions: VERSIONS,
+            },
+            entropy.clone(),
+        )
+        .await?;
+        let local = link::Local {
+            origin: config.origin,
+            name: config.name.clone(),
+            secret: config.secret.clone(),
+            versions: VERSIONS,
+        };
+        let machine = Machine::new(config.origin, config.tuning);
+        let shared = Arc::new(Shared {
+            config,
+            local,
+            members,
+            hears,
+            clock,
+            entropy,
+            started: Instant::now(),
+            state: Mutex::new(State {
+                machine,
+                links: BTreeMap::new(),
+                links_ever: 0,
+                waiting: Vec::new(),
+                dials: BTreeMap::new(),
+            }),
+            gate: Gate::default(),
+            refused: RefusedLinks::default(),
+            ready: watch::Sender::new((false, false)),
+        });
+        let tasks = vec![
+            tokio::spawn(accept(shared.clone(), listener)),
+            tokio::spawn(follow_members(shared.clone())),
+            tokio::spawn(dial_members(shared.clone())),
+            tokio::spawn(upkeep(shared.clone())),
+        ];
+        Ok(Arc::new(Self { shared, tasks }))
+    }
+
+    /// These own facts, which refuse here already, go to every linked peer. `first` follows on the last one
+    /// published. It waits for nothing.
+    pub fn publish(&self, first: u64, facts: &[Fact]) {
+        let mut state = self.shared.state();
+        state.machine.publish(first, facts);
+        state.wake_all();
+    }
+
+    /// Waits until every live node has these own facts, at most for the ack deadline from now on; gives how
+    /// many of how many have them.
+    pub async fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+        let (reply, replied) = oneshot::channel();
+        let since = Instant::now();
+        {
+            let mut state = self.shared.state();
+            let (have, all) = state.machine.visible(first, last);
+            if have == all {
+                if all > 0 {
+                    self.shared.hears.acknowledged(since.elapsed());
+                }
+                return (have, all);
+            }
+            state.waiting.push(Waiting { first, last, since, reply });
+        }
+        match timeout(self.shared.config.ack_deadline, replied).await {
+            Ok(Ok(counts)) => counts,
+            _ => self.shared.state().machine.visible(first, last),
+        }
+    }
+
+    /// Entries that were applied here and come from the ledger or the journal, numbered from `first`.
+    pub fn learn(&self, origin: Origin, first: u64, facts: &[Fact]) {
+        if !facts.is_empty() {
+            let mut state = self.shared.state();
+            state.machine.learn(origin, first, facts);
+            state.wake_all();
+        }
+    }
+
+    /// The ledger has everything of this log up to here, and it was applied as far as it had not ended.
+    pub fn ledger_has(&self, origin: Origin, seq: u64) {
+        self.shared.state().machine.ledger_has(origin, seq);
+    }
+
+    /// All of a log that is applied here without a gap.
+    #[must_use]
+    pub fn complete(&self, origin: Origin) -> u64 {
+        self.shared.state().machine.complete(origin)
+    }
+
+    /// Logs that are complete here up to some number, of nodes that gossip does not call alive.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<(Origin, u64)> {
+        let members = self.shared.members.watch().borrow().clone();
+        let alive: BTreeSet<_> = members
+            .iter()
+            .filter(|member| member.alive && !member.leaving)
+            .map(|member| member.origin)
+            .collect();
+        let state = self.shared.state();
+        state.machine.orphans().filter(|(origin, _)| !alive.contains(origin)).collect()
+    }
+
+    /// Entries of a log from `first` on, as far as they are held without a gap.
+    #[must_use]
+    pub fn entries(&self, origin: Origin, first: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
+        self.shared.state().machine.entries(origin, first, most)
+    }
+
+    /// How long ago this node last knew everything that all others had taken away; `None` when it never did,
+    /// or has never seen another.
+    #[must_use]
+    pub fn freshness(&self) -> Option<Duration> {
+        let now = self.shared.now();
+        let fresh_at = self.shared.state().machine.fresh_at(now)?;
+        Some(now.monotonic.saturating_sub(fresh_at))
+    }
+
+    /// Waits until this node is linked with everybody alive and has what they have, at most so long; says
+    /// whether it does.
+    pub async fn catch_up(&self, patience: Duration) -> bool {
+        let caught_up = async {
+            let mut looks = interval(DIAL);
+            let began = Instant::now();
+            loop {
+                looks.tick().await;
+                let members = self.shared.members.watch().borrow().clone();
+                let alive: Vec<_> = members.iter().filter(|member| member.alive && !member.leaving).collect();
+                // Somebody may be there whom gossip has not found yet.
+                if alive.is_empty() && !self.shared.config.seeds.is_empty() && began.elapsed() < FIRST_GOSSIP
+                {
+                    continue;
+                }
+                let state = self.shared.state();
+                let sparse = state.machine.is_sparse();
+                let mut linked = alive.iter().map(|member| state.is_linked(member.origin));
+                let linked = if sparse { linked.any(|one| one) } else { linked.all(|one| one) };
+                if linked && state.machine.is_caught_up() {
+                    return;
+                }
+            }
+        };
+        timeout(patience, caught_up).await.is_ok()
+    }
+
+    /// Says to gossip whether this node takes requests, and whether it is about to end.
+    pub fn announce(&self, ready: bool, leaving: bool) {
+        self.shared.ready.send_replace((ready, leaving));
+    }
+
+    /// Says farewell: this node serves nobody any more, and its log ends here. Then stops.
+    pub async fn leave(&self) {
+        self.announce(false, true);
+        {
+            let mut state = self.shared.state();
+            state.machine.leave();
+            state.wake_all();
+        }
+        let told = async {
+            while !self.shared.state().machine.has_told_all() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = timeout(FAREWELL, told).await;
+        self.shared.members.leave().await;
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.state().links.clear();
+    }
+
+    /// How the cluster looks from here.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let now = self.shared.now();
+        let members = self.shared.members.watch().borrow().clone();
+        let state = self.shared.state();
+        let peers = state.machine.peers();
+        let age = |at: Duration| now.monotonic.saturating_sub(at);
+        let members = members.iter().map(|member| {
+            let peer = peers.iter().find(|peer| peer.origin == member.origin);
+            let since = state.links.get(&member.origin.node).map(|link| link.since.elapsed());
+            MemberStatus {
+                member: member.clone(),
+                link: peer.copied().zip(since),
+                freshness: state.machine.fresh_at_of(member.origin.node).map(age),
+            }
+        });
+        Status {
+            members: members.collect(),
+            logs: state.machine.logs(),
+            kept: state.machine.kept(),
+            counters: state.machine.counters(),
+            gossip: self.shared.members.counters(),
+            refused: self.shared.refused.read(),
+            freshness: state.machine.fresh_at(now).map(age),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        Now { monotonic: self.started.elapsed(), wall: self.clock.now() }
+    }
+
+    /// A number below `bound`, by chance.
+    fn chance(&self, bound: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.entropy.fill(&mut bytes);
+        u64::from_be_bytes(bytes) % bound.max(1)
+    }
+}
+
+impl State {
+    fn is_linked(&self, origin: Origin) -> bool {
+        self.links.get(&origin.node).is_some_and(|link| link.origin == origin)
+    }
+
+    fn is_current(&self, origin: Origin, number: u64) -> bool {
+        self.links.get(&origin.node).is_some_and(|link| link.number == number)
+    }
+
+    fn wake_all(&self) {
+        self.links.values().for_each(|link| link.wake.notify_one());
+    }
+
+    /// Answers those who waited for what is known everywhere now.
+    fn answer_waiting(&mut self, hears: &dyn Hears) {
+        let Self { machine, waiting, .. } = self;
+        let mut n = 0;
+        while n < waiting.len() {
+            let one = &waiting[n];
+            let (have, all) = machine.visible(one.first, one.last);
+            if have == all {
+                let one = waiting.swap_remove(n);
+                hears.acknowledged(one.since.elapsed());
+                let _ = one.reply.send((have, all));
+            } else if one.reply.is_closed() {
+                waiting.swap_remove(n);
+            } else {
+                n += 1;
+            }
+        }
+    }
+}
+
+/// Lets peers in.
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a peer's connection could not be accepted");
+                sleep(LOOK).await;
+                continue;
+            }
+        };
+        let Some(permit) = shared.gate.enter(address.ip()) else {
+            shared.refused.crowded(address);
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            match link::answer(stream, &shared.local).await {
+                Ok((peer, reader, writer)) => {
+                    drop(permit);
+                    run(shared, peer, reader, writer).await;
+                }
+                Err(error) => shared.refused.note(&error, address),
+            }
+        });
+    }
+}
+
+/// Tells the machine who is there, and gossip how this node stands.
+async fn follow_members(shared: Arc<Shared>) {
+    let (mut members, mut ready) = (shared.members.watch(), shared.ready.subscribe());
+    let mut rounds = interval(Duration::from_secs(1));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        {
+            let list = members.borrow_and_update().clone();
+            let state_of = |member: &Member| match (member.leaving && !member.alive, member.alive) {
+                (true, _) => MemberState::Left,
+                (_, true) => MemberState::Alive,
+                _ => MemberState::Dead,
+            };
+            let mut state = shared.state();
+            state.machine.set_members(list.iter().map(|member| (member.origin, state_of(member))));
+            state.answer_waiting(&*shared.hears);
+            let head = state.machine.head();
+            drop(state);
+            let (ready, leaving) = *ready.borrow_and_update();
+            shared.members.announce(Announcement { ready, leaving, head });
+        }
+        tokio::select! {
+            changed = members.changed() => if changed.is_err() { return },
+            _ = ready.changed() => {}
+            _ = rounds.tick() => {}
+        }
+    }
+}
+
+/// Dials who is alive and not linked.
+async fn dial_members(shared: Arc<Shared>) {
+    let members = shared.members.watch();
+    let mut rounds = interval(DIAL);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let list = members.borrow().clone();
+        let mut alive: Vec<_> = list.iter().filter(|member| member.alive && !member.leaving).collect();
+        let mut state = shared.state();
+        let own = shared.config.origin.node;
+        let sparse = state.machine.is_sparse();
+        if sparse {
+            // The same few as long as they live, other ones for every node.
+            alive.sort_by_key(|member| spread(own, member.origin.node));
+            alive.truncate(FAN_OUT);
+        }
+        state.dials.retain(|node, _| alive.iter().any(|member| member.origin.node == *node));
+        let now = Instant::now();
+        for member in alive {
+            let node = member.origin.node;
+            if state.is_linked(member.origin) {
+                state.dials.remove(&node);
+                continue;
+            }
+            let dial = state.dials.entry(node).or_insert(Dial {
+                missing_since: now,
+                next: now,
+                wait: BACKOFF.0,
+                under_way: false,
+            });
+            let ours = sparse || own < node || now >= dial.missing_since + OTHER_WAY;
+            if dial.under_way || now < dial.next || !ours {
+                continue;
+            }
+            dial.under_way = true;
+            tokio::spawn(reach(shared.clone(), member.clone()));
+        }
+    }
+}
+
+/// In which order a node prefers others: by chance, but always the same.
+fn spread(own: NodeId, other: NodeId) -> u32 {
+    let bytes = [own.as_bytes().as_slice(), other.as_bytes().as_slice()].concat();
+    crc32fast::hash(&bytes)
+}
+
+async fn reach(shared: Arc<Shared>, member: Member) {
+    let linked = match timeout(CONNECT, TcpStream::connect(member.address)).await {
+        Ok(Ok(stream)) => link::dial(stream, &shared.local).await,
+        Ok(Err(error)) => Err(Refused::Io(error)),
+        Err(_) => Err(Refused::Slow),
+    };
+    if let Some(dial) = shared.state().dials.get_mut(&member.origin.node) {
+        let wait = dial.wait.min(BACKOFF.1);
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        // Anything from half of it to all of it: those who lost each other do not meet again and again.
+        let wait_for = wait / 2 + Duration::from_millis(shared.chance(millis / 2 + 1));
+        *dial = Dial { next: Instant::now() + wait_for, wait: wait * 2, under_way: false, ..*dial };
+    }
+    match linked {
+        Ok((peer, reader, writer)) => run(shared, peer, reader, writer).await,
+        Err(error) => shared.refused.note(&error, member.address),
+    }
+}
+
+/// Runs a link until it ends.
+async fn run(
+    shared: Arc<Shared>,
+    peer: link::Peer,
+    reader: Reader<OwnedReadHalf>,
+    writer: Writer<OwnedWriteHalf>,
+) {
+    let (origin, name) = (peer.origin, peer.name);
+    let (end, ended) = oneshot::channel::<()>();
+    let wake = Arc::new(Notify::new());
+    let number = {
+        let mut state = shared.state();
+        if state.links.get(&origin.node).is_some_and(|link| link.origin.incarnation > origin.incarnation) {
+            tracing::info!(peer = name, "a link of a former life of the peer is not taken");
+            return;
+        }
+        state.links_ever += 1;
+        let (number, since) = (state.links_ever, Instant::now());
+        state.machine.linked(origin, peer.version, shared.now());
+        let link = Link { number, origin, since, wake: wake.clone(), _end: end };
+        state.links.insert(origin.node, link);
+        number
+    };
+    tracing::info!(peer = name, node = %origin.node, incarnation = origin.incarnation, version = peer.version, "linked");
+    let this = Running { shared: &shared, origin, number };
+    let why = tokio::select! {
+        why = this.read(reader) => why,
+        why = this.write(writer, &wake) => why,
+        _ = ended => Ended::Replaced,
+    };
+    let mut state = shared.state();
+    if state.is_current(origin, number) {
+        state.links.remove(&origin.node);
+        state.machine.unlinked(origin);
+        state.answer_waiting(&*shared.hears);
+    }
+    drop(state);
+    match why {
+        Ended::Replaced => tracing::debug!(peer = name, "a newer link has taken the place of this one"),
+        Ended::Broken(why) => tracing::warn!(peer = name, %why, "the link is down"),
+        Ended::Wrong(why) => {
+            shared.refused.malformed();
+            tracing::error!(peer = name, why, "the link is cut");
+        }
+    }
+}
+
+/// A link, as its tasks see it.
+struct Running<'a> {
+    shared: &'a Shared,
+    origin: Origin,
+    number: u64,
+}
+
+/// Why a link ended.
+enum Ended {
+    Replaced,
+    Broken(Broken),
+    Wrong(String),
+}
+
+impl From<Broken> for Ended {
+    fn from(why: Broken) -> Self {
+        Self::Broken(why)
+    }
+}
+
+impl Running<'_> {
+    async fn read(&self, mut reader: Reader<OwnedReadHalf>) -> Ended {
+        loop {
+            let frame = match timeout(SILENCE, reader.read()).await {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(why)) => return why.into(),
+                Err(_) => return Broken::Slow.into(),
+            };
+            let message = match Message::decode(frame) {
+                Ok(Some(message)) => message,
+                Ok(None) => continue,
+                Err(why) => return Ended::Wrong(why.to_string()),
+            };
+            let message = self.apply(message);
+            let acknowledges = matches!(message, Message::Ack(_));
+            let mut state = self.shared.state();
+            if !state.is_current(self.origin, self.number) {
+                return Ended::Replaced;
+            }
+            if let Err(why) = state.machine.receive(self.origin, message, self.shared.now()) {
+                return Ended::Wrong(why.to_string());
+            }
+            if acknowledges {
+                state.answer_waiting(&*self.shared.hears);
+            }
+            if state.machine.is_sparse() {
+                // It may be passed on.
+                state.wake_all();
+            } else if let Some(link) = state.links.get(&self.origin.node) {
+                link.wake.notify_one();
+            }
+        }
+    }
+
+    /// What was taken away refuses here when this returns.
+    fn apply(&self, mut message: Message) -> Message {
+        if let Message::Facts { facts, .. } = &mut message {
+            let longest: Timestamp = self.shared.clock.now().plus(LONGEST);
+            for fact in facts {
+                fact.until = fact.until.min(longest);
+                self.shared.hears.hear(fact);
+            }
+        }
+        message
+    }
+
+    async fn write(&self, mut writer: Writer<OwnedWriteHalf>, wake: &Notify) -> Ended {
+        let mut frame = Vec::with_capacity(link::MAX_FRAME);
+        loop {
+            let mut said = false;
+            loop {
+                let next = {
+                    let mut state = self.shared.state();
+                    if !state.is_current(self.origin, self.number) {
+                        return Ended::Replaced;
+                    }
+                    state.machine.poll(self.origin, self.shared.now())
+                };
+                let Some(message) = next else { break };
+                frame.clear();
+                message.encode(&mut frame);
+                if let Err(why) = writer.write(&frame).await {
+                    return why.into();
+                }
+                said = true;
+            }
+            if said {
+                // What came meanwhile is said in the next round.
+                if let Err(why) = writer.flush().await {
+                    return why.into();
+                }
+            } else {
+                let _ = timeout(LOOK, wake.notified()).await;
+            }
+        }
+    }
+}
+
+/// Lets the machine forget.
+async fn upkeep(shared: Arc<Shared>) {
+    let mut rounds = interval(Duration::from_secs(1));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        let now = shared.now();
+        shared.state().machine.upkeep(now);
+    }
+}
+
+impl RefusedLinks {
+    const REASONS: [&'static str; 8] = [
+        "other_cluster",
+        "other_secret",
+        "other_version",
+        "not_palisade",
+        "itself",
+        "malformed",
+        "slow",
+        "crowded",
+    ];
+
+    fn count(&self, reason: usize) -> u64 {
+        self.counts[reason].fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Named in the log: always the first of its kind, then every hundredth.
+    fn note(&self, error: &Refused, address: SocketAddr) {
+        let reason = match error {
+            Refused::OtherCluster => 0,
+            Refused::OtherSecret => 1,
+            Refused::OtherVersion { .. } => 2,
+            Refused::NotPalisade => 3,
+            Refused::Itself => 4,
+            Refused::Malformed(_) => 5,
+            Refused::Slow => 6,
+            Refused::Io(_) | Refused::Closed => {
+                tracing::debug!(%address, %error, "no link");
+                return;
+            }
+        };
+        let before = self.count(reason);
+        if before.is_multiple_of(100) {
+            tracing::warn!(%address, %error, before, "a link is refused");
+        }
+    }
+
+    fn crowded(&self, address: SocketAddr) {
+        let before = self.count(7);
+        if before.is_multiple_of(100) {
+            tracing::warn!(%address, before, "a link is refused: too many are being made");
+        }
+    }
+
+    fn malformed(&self) {
+        self.count(5);
+    }
+
+    fn read(&self) -> Vec<(&'static str, u64)> {
+        Self::REASONS.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+    }
+}

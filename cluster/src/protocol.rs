@@ -1,0 +1,103 @@
+//! What is said over links, and why nothing is missed: a state machine without I/O, clock or randomness.
+//!
+//! Every origin numbers its facts without gaps, so what a node lacks is a range of numbers. Each node
+//! keeps the logs that it heard ([`log`]) as long as their facts matter, and can give them to others: the
+//! origin may be dead. A newcomer's snapshot is nothing else than all ranges of all logs.
+//!
+//! * **Push.** What is new in this node's own log goes to every peer at once. There is no queue: a peer has
+//!   a cursor in the log, so while one write is in flight the next facts gather. A cursor that falls too
+//!   far behind jumps ahead, and the peer pulls what was left out.
+//! * **Acknowledge.** `complete` (all up to here was applied) and the newest range above a gap: a newcomer
+//!   that still pulls the past acknowledges the present.
+//! * **Pull.** Heads tell who has what; a gap is asked from its origin at once, from others after a moment.
+//! * **Forget.** What ended is dropped in whole blocks. Who asks for it is told until when it mattered and
+//!   judges by its own clock, so that a clock that runs ahead elsewhere skips nothing here.
+//! * **Digests.** Once a minute the sums of whole blocks are compared; what differs is pulled again.
+//! * **Freshness.** A ping's answer carries the head of the peer's log. When that is applied here, this node
+//!   knew everything of the peer's at the time when it *sent* the ping.
+//!
+//! Above [`Tuning::mesh`] members, links are few and chosen at random, and every node passes on what is new
+//! in any log.
+//!
+//! A machine never applies a fact: who runs it applies what a frame holds and only then gives it to the
+//! machine, so that nothing is acknowledged that does not refuse yet. What it holds is bounded, whatever
+//! peers say.
+//!
+//! | to find | look in |
+//! |---|---|
+//! | the messages and their bytes | [`message`] |
+//! | one origin's log, held and forgotten | [`log`] |
+//! | the rules above | [`machine`] |
+//! | what it knows of one peer | [`peer`] |
+
+pub mod log;
+pub mod machine;
+pub mod message;
+pub mod peer;
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use schema::Timestamp;
+
+pub use machine::Machine;
+pub use message::Message;
+
+/// The versions of the protocol that this node speaks.
+pub const VERSIONS: RangeInclusive<u8> = 1..=1;
+
+/// The time, as given by who runs the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some moment of this process; it never jumps. Waits and freshness are measured by it.
+    pub monotonic: Duration,
+    /// By which facts end.
+    pub wall: Timestamp,
+}
+
+/// The numbers of the protocol.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Facts in one message.
+    pub batch: usize,
+    /// How far a cursor may fall behind before it jumps.
+    pub window: u64,
+    /// Entries in one pull.
+    pub pull: u64,
+    /// Entries kept, of all logs together.
+    pub max_kept: usize,
+    /// How many logs are followed.
+    pub max_logs: usize,
+    /// Between pings.
+    pub ping: Duration,
+    /// Between heads, when they changed.
+    pub heads: Duration,
+    /// How long a gap is left to its origin.
+    pub patience: Duration,
+    /// How long a pull may make no progress, and a peer that had nothing is not asked again.
+    pub retry: Duration,
+    /// Between digests.
+    pub digests: Duration,
+    /// Up to so many members everybody is linked with everybody.
+    pub mesh: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            batch: 512,
+            window: 8_192,
+            pull: 65_536,
+            max_kept: 2_097_152,
+            max_logs: 16_384,
+            ping: Duration::from_millis(250),
+            heads: Duration::from_secs(1),
+            patience: Duration::from_millis(100),
+            retry: Duration::from_secs(2),
+            digests: Duration::from_secs(60),
+            mesh: 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

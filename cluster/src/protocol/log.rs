@@ -1,0 +1,246 @@
+//! One origin's log: what is held of it, and what was.
+//!
+//! Entries lie in blocks of [`BLOCK`] numbers, which may have holes. A block is dropped as a whole when all
+//! of it was applied and has ended.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schema::{Fact, Timestamp};
+
+use super::message::{Applied, Forgotten, kind};
+
+/// How many numbers a block has.
+pub const BLOCK: u64 = 256;
+
+/// What is held of a log.
+#[derive(Debug, Default)]
+pub struct Log {
+    complete: u64,
+    highest: u64,
+    /// The newest run without a hole; `(0, 0)` before the first entry.
+    newest: (u64, u64),
+    blocks: BTreeMap<u64, Block>,
+    forgotten: Forgotten,
+    until: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    facts: Vec<Option<Fact>>,
+    held: usize,
+    until: Timestamp,
+    /// Known when it is whole.
+    sum: Option<u64>,
+}
+
+const fn block_of(seq: u64) -> u64 {
+    (seq - 1) / BLOCK
+}
+
+const fn first_of(block: u64) -> u64 {
+    block * BLOCK + 1
+}
+
+fn place(seq: u64) -> usize {
+    usize::try_from((seq - 1) % BLOCK).unwrap_or(0)
+}
+
+impl Log {
+    /// All up to here was applied, or had ended.
+    #[must_use]
+    pub const fn complete(&self) -> u64 {
+        self.complete
+    }
+
+    /// The highest number that was applied.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        self.highest.max(self.complete)
+    }
+
+    /// When the last of its facts ends.
+    #[must_use]
+    pub const fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// What is not held any more.
+    #[must_use]
+    pub const fn forgotten(&self) -> Forgotten {
+        self.forgotten
+    }
+
+    /// What was applied.
+    #[must_use]
+    pub const fn applied(&self) -> Applied {
+        let above = self.newest.1 > self.complete;
+        Applied { complete: self.complete, newest: if above { self.newest } else { (0, 0) } }
+    }
+
+    /// How many entries are held.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.blocks.values().map(|block| block.held).sum()
+    }
+
+    /// Whether this one is held.
+    #[must_use]
+    pub fn holds(&self, seq: u64) -> bool {
+        self.get(seq).is_some()
+    }
+
+    fn get(&self, seq: u64) -> Option<&Fact> {
+        self.blocks.get(&block_of(seq))?.facts.get(place(seq))?.as_ref()
+    }
+
+    /// The lowest number from this one on that is not held.
+    #[must_use]
+    pub fn next_missing(&self, first: u64) -> u64 {
+        let mut seq = first;
+        while self.holds(seq) {
+            seq += 1;
+        }
+        seq
+    }
+
+    /// Takes an entry that has been applied; says whether it was not held before. `seq` is from 1.
+    pub fn insert(&mut self, seq: u64, fact: Fact) -> bool {
+        self.until = self.until.max(fact.until);
+        if seq <= self.forgotten.seq {
+            return false;
+        }
+        let block = self.blocks.entry(block_of(seq)).or_default();
+        let place = place(seq);
+        if block.facts.len() <= place {
+            block.facts.resize(place + 1, None);
+        }
+        if block.facts[place].is_some() {
+            return false;
+        }
+        block.facts[place] = Some(fact);
+        block.held += 1;
+        block.until = block.until.max(fact.until);
+        self.highest = self.highest.max(seq);
+        match self.newest.1 {
+            last if seq == last + 1 && last > 0 => self.newest.1 = seq,
+            last if seq > last => self.newest = (seq, seq),
+            _ => {}
+        }
+        self.advance();
+        true
+    }
+
+    /// All up to here was applied some other way, or ended.
+    pub fn skip_to(&mut self, seq: u64) {
+        if seq > self.complete {
+            self.complete = seq;
+            self.advance();
+        }
+    }
+
+    fn advance(&mut self) {
+        while self.holds(self.complete + 1) {
+            self.complete += 1;
+        }
+    }
+
+    /// The entries from `first` on, as far as they are held without a hole, at most so many; and the number
+    /// that they begin with: the lowest from `first` on that is held.
+    #[must_use]
+    pub fn run(&self, first: u64, last: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
+        let mut begin = self.next_held(first.max(1), last)?;
+        let start = begin;
+        let mut facts = Vec::new();
+        while begin <= last
+            && facts.len() < most
+            && let Some(fact) = self.get(begin)
+        {
+            facts.push(*fact);
+            begin += 1;
+        }
+        Some((start, facts))
+    }
+
+    fn next_held(&self, first: u64, last: u64) -> Option<u64> {
+        if first > last {
+            return None;
+        }
+        self.blocks.range(block_of(first)..=block_of(last)).find_map(|(number, block)| {
+            let begin = first_of(*number);
+            let skip = usize::try_from(first.saturating_sub(begin)).unwrap_or(usize::MAX);
+            let found = block.facts.iter().enumerate().skip(skip).find(|(_, fact)| fact.is_some())?.0;
+            Some(begin + u64::try_from(found).unwrap_or(0)).filter(|seq| *seq <= last)
+        })
+    }
+
+    /// Drops whole blocks that were applied and ended more than `skew` before `now`; gives how many entries.
+    pub fn forget(&mut self, now: Timestamp, skew: Duration) -> usize {
+        let mut gone = 0;
+        while let Some((number, block)) = self.blocks.first_key_value()
+            && first_of(*number) + BLOCK - 1 <= self.complete
+            && block.until.plus(skew) < now
+        {
+            gone += self.drop_first();
+        }
+        gone
+    }
+
+    /// Makes room: drops the oldest block when it was applied, else the newest, which will be asked for
+    /// again; gives how many entries.
+    pub fn shed(&mut self) -> usize {
+        let oldest_is_done =
+            self.blocks.first_key_value().is_some_and(|(n, _)| first_of(*n) + BLOCK - 1 <= self.complete);
+        if oldest_is_done {
+            return self.drop_first();
+        }
+        let Some((number, block)) = self.blocks.pop_last() else { return 0 };
+        if first_of(number) > self.complete {
+            self.highest = self.complete;
+            self.newest = (0, 0);
+            return block.held;
+        }
+        // The one that grows.
+        self.blocks.insert(number, block);
+        0
+    }
+
+    fn drop_first(&mut self) -> usize {
+        let Some((number, block)) = self.blocks.pop_first() else { return 0 };
+        self.forgotten.seq = first_of(number) + BLOCK - 1;
+        self.forgotten.until = self.forgotten.until.max(block.until);
+        block.held
+    }
+
+    /// The sums of these blocks, 0 for one that is not held whole. Two logs with the same entries have the
+    /// same sums; how long facts matter is not in them.
+    pub fn sums(&mut self, first: u64, blocks: u64) -> Vec<u64> {
+        let sum = |n| self.blocks.get_mut(&n).map_or(0, |block| block.sum(first_of(n)));
+        (first..first.saturating_add(blocks)).map(sum).collect()
+    }
+
+    /// The numbers of the first and the last block.
+    #[must_use]
+    pub fn blocks(&self) -> Option<(u64, u64)> {
+        Some((*self.blocks.first_key_value()?.0, *self.blocks.last_key_value()?.0))
+    }
+}
+
+impl Block {
+    fn sum(&mut self, first: u64) -> u64 {
+        if u64::try_from(self.held).unwrap_or(0) < BLOCK {
+            return 0;
+        }
+        if let Some(sum) = self.sum {
+            return sum;
+        }
+        let mut bytes = Vec::with_capacity(64);
+        let sum = (first..).zip(self.facts.iter().flatten()).fold(1_u64, |sum, (seq, fact)| {
+            bytes.clear();
+            bytes.extend_from_slice(&seq.to_be_bytes());
+            kind(&mut bytes, &fact.kind);
+            sum.wrapping_add(u64::from(crc32fast::hash(&bytes)))
+        });
+        self.sum = Some(sum);
+        sum
+    }
+}

@@ -1,0 +1,829 @@
+//! The machine: what a node does with what it hears, and what it has to say to each peer next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use schema::{Fact, NodeId, ledger::Origin, time::CLOCK_SKEW};
+
+use super::{
+    Message, Now, Tuning,
+    log::{BLOCK, Log},
+    message::{Applied, LogHead},
+    peer::{Answer, Has, MAX_ANSWERS, MAX_REPAIRS, Peer, Pulling},
+};
+
+/// Heads in one message.
+const HEADS: usize = 512;
+/// Sums in one message.
+const SUMS: u64 = 1_024;
+/// How many steps the search for a gap takes at most.
+const STEPS: usize = 64;
+
+/// One node's part of the protocol.
+#[derive(Debug)]
+pub struct Machine {
+    own: Origin,
+    tuning: Tuning,
+    logs: BTreeMap<Origin, Tracked>,
+    kept: usize,
+    peers: BTreeMap<NodeId, Linked>,
+    members: BTreeMap<NodeId, Known>,
+    /// Logs that somebody has more of, since when without progress.
+    behind: BTreeMap<Origin, Duration>,
+    /// Rises whenever a head changes.
+    changes: u64,
+    leaving: bool,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Linked {
+    origin: Origin,
+    peer: Peer,
+}
+
+#[derive(Debug, Default)]
+struct Tracked {
+    log: Log,
+    /// The count at its last change.
+    changed: u64,
+    /// The highest number that somebody claims.
+    known: u64,
+}
+
+/// Another node, linked or not.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    incarnation: u64,
+    alive: bool,
+    left: bool,
+    /// When everything that it had taken away was known here last.
+    fresh_at: Option<Duration>,
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field counts the thing of its name")]
+pub struct Counters {
+    pub pushed: u64,
+    pub pulled: u64,
+    pub jumps: u64,
+    /// Blocks whose sums differed.
+    pub diverged: u64,
+    /// Entries dropped before they had ended, for want of room.
+    pub shed: u64,
+}
+
+/// How the machine sees another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerState {
+    /// The peer.
+    pub origin: Origin,
+    /// The version of the protocol.
+    pub version: u8,
+    /// Entries of its log that are not applied here.
+    pub lag: u64,
+    /// Entries of this node's log that it has not acknowledged.
+    pub acknowledged_lag: u64,
+    /// When everything that it had taken away was known here last.
+    pub fresh_at: Option<Duration>,
+    /// Whether something is asked of it.
+    pub pulling: bool,
+}
+
+/// How a log stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogState {
+    /// Whose.
+    pub origin: Origin,
+    /// What is applied.
+    pub applied: Applied,
+    /// The highest number that somebody claims.
+    pub known: u64,
+    /// Entries held.
+    pub kept: usize,
+}
+
+/// This node's log got this number, which it did not give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a peer has entry {0} of this node's own log, which has fewer: another node uses this identity")]
+pub struct Impostor(pub u64);
+
+impl Machine {
+    /// The machine of a node that has published nothing.
+    #[must_use]
+    pub fn new(own: Origin, tuning: Tuning) -> Self {
+        Self {
+            own,
+            tuning,
+            logs: [(own, Tracked::default())].into(),
+            kept: 0,
+            peers: BTreeMap::new(),
+            members: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            changes: 1,
+            leaving: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whose machine this is.
+    #[must_use]
+    pub const fn own(&self) -> Origin {
+        self.own
+    }
+
+    /// The number of the last own fact.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.logs.get(&self.own).map_or(0, |own| own.log.complete())
+    }
+
+    /// All of a log that is applied here without a gap.
+    #[must_use]
+    pub fn complete(&self, origin: Origin) -> u64 {
+        self.logs.get(&origin).map_or(0, |tracked| tracked.log.complete())
+    }
+
+    // What this node does.
+
+    /// This node took something away; `first` follows on the head.
+    pub fn publish(&mut self, first: u64, facts: &[Fact]) {
+        self.learn(self.own, first, facts);
+    }
+
+    /// Entries that were applied here and came from elsewhere than a peer: from the ledger or the journal.
+    pub fn learn(&mut self, origin: Origin, first: u64, facts: &[Fact]) {
+        self.insert(origin, first, facts, None);
+    }
+
+    /// The ledger has everything of this log up to here, and everything that had not ended was applied.
+    pub fn ledger_has(&mut self, origin: Origin, seq: u64) {
+        if origin == self.own || seq <= self.complete(origin) {
+            return;
+        }
+        let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return };
+        tracked.log.skip_to(seq);
+        self.changed(origin);
+    }
+
+    /// Who else there is, as far as gossip says.
+    pub fn set_members(&mut self, members: impl IntoIterator<Item = (Origin, MemberState)>) {
+        let members: BTreeMap<_, _> =
+            members.into_iter().map(|(origin, state)| (origin.node, (origin, state))).collect();
+        self.members.retain(|node, _| members.contains_key(node) || self.peers.contains_key(node));
+        for (origin, state) in members.into_values() {
+            let known = self.known(origin);
+            // Gossip may be later than what was said over a link.
+            if origin.incarnation == known.incarnation {
+                known.alive = state == MemberState::Alive;
+                known.left |= state == MemberState::Left;
+            }
+        }
+    }
+
+    /// Another node; one that starts again has not left.
+    fn known(&mut self, origin: Origin) -> &mut Known {
+        let Origin { node, incarnation } = origin;
+        let known = self.members.entry(node).or_insert(Known {
+            incarnation,
+            alive: false,
+            left: false,
+            fresh_at: None,
+        });
+        if incarnation > known.incarnation {
+            *known = Known { incarnation, alive: false, left: false, ..*known };
+        }
+        known
+    }
+
+    /// From now on every peer is told that this node ends.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Forgets what has ended and what there is no room for. To be called about once a second.
+    pub fn upkeep(&mut self, now: Now) {
+        for tracked in self.logs.values_mut() {
+            self.kept -= tracked.log.forget(now.wall, CLOCK_SKEW);
+        }
+        while self.kept > self.tuning.max_kept {
+            let largest = self.logs.values_mut().max_by_key(|tracked| tracked.log.kept());
+            let gone = largest.map_or(0, |tracked| tracked.log.shed());
+            if gone == 0 {
+                break;
+            }
+            self.kept -= gone;
+            self.counters.shed += u64::try_from(gone).unwrap_or(0);
+        }
+        let ended: Vec<_> = self
+            .logs
+            .iter()
+            .filter(|(origin, tracked)| {
+                **origin != self.own
+                    && !self.is_linked(**origin)
+                    && tracked.log.until().plus(CLOCK_SKEW) < now.wall
+            })
+            .map(|(origin, _)| *origin)
+            .collect();
+        for origin in ended {
+            if let Some(tracked) = self.logs.remove(&origin) {
+                self.kept -= tracked.log.kept();
+            }
+            self.behind.remove(&origin);
+            self.peers.values_mut().for_each(|linked| {
+                linked.peer.has.remove(&origin);
+                linked.peer.pushed.remove(&origin);
+                linked.peer.dirty.remove(&origin);
+            });
+        }
+    }
+
+    // Links.
+
+    /// A link is up. One that there was before is no more.
+    pub fn linked(&mut self, origin: Origin, version: u8, now: Now) {
+        let mut peer = Peer::new(version, now.monotonic);
+        peer.pushed.insert(self.own, self.head());
+        self.peers.insert(origin.node, Linked { origin, peer });
+        self.known(origin);
+    }
+
+    /// The link is down.
+    pub fn unlinked(&mut self, origin: Origin) {
+        if self.is_linked(origin) {
+            self.peers.remove(&origin.node);
+        }
+    }
+
+    fn is_linked(&self, origin: Origin) -> bool {
+        self.peers.get(&origin.node).is_some_and(|linked| linked.origin == origin)
+    }
+
+    // What comes.
+
+    /// Takes what a peer said. Facts in it have been applied already.
+    ///
+    /// # Errors
+    /// When somebody else writes this node's log; all else was taken.
+    pub fn receive(&mut self, from: Origin, message: Message, now: Now) -> Result<(), Impostor> {
+        if !self.is_linked(from) {
+            return Ok(());
+        }
+        match message {
+            Message::Heads(heads) => {
+                if let Some(peer) = self.peer(from) {
+                    peer.heard |= heads.len() < HEADS;
+                }
+                for head in heads {
+                    self.hear_head(from, head, now)?;
+                }
+            }
+            Message::Facts { origin, first, facts } => {
+                if origin == self.own {
+                    return self.check_own(first + u64::try_from(facts.len()).unwrap_or(0) - 1);
+                }
+                let before = self.complete(origin);
+                self.insert(origin, first, &facts, Some(from.node));
+                // While the origin itself gets on, nobody else is asked.
+                if origin == from
+                    && self.complete(origin) > before
+                    && let Some(since) = self.behind.get_mut(&origin)
+                {
+                    *since = now.monotonic;
+                }
+                if let Some(peer) = self.peer(from)
+                    && let Some(pulling) = peer.pulling.as_mut().filter(|pulling| pulling.origin == origin)
+                {
+                    pulling.at = now.monotonic;
+                }
+                self.note_gap(origin, now);
+            }
+            Message::Ack(applied) => {
+                self.check_own(applied.complete.max(applied.newest.1))?;
+                if let Some(peer) = self.peer(from) {
+                    peer.acked = applied;
+                }
+            }
+            Message::Pull { origin, first, last } => {
+                if let Some(peer) = self.peer(from)
+                    && first > 0
+                    && first <= last
+                    && peer.answers.len() < MAX_ANSWERS
+                {
+                    peer.answers.push_back(Answer { origin, next: first, last });
+                }
+            }
+            Message::Pulled { origin, last, forgotten } => {
+                self.pulled(from, origin, last, now);
+                self.skip_forgotten(origin, forgotten, now);
+            }
+            Message::Ping { nonce } => {
+                if let Some(peer) = self.peer(from) {
+                    peer.pong_due = Some(nonce);
+                }
+            }
+            Message::Pong { nonce, head } => self.hear_pong(from, nonce, head),
+            Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
+            Message::Leaving { head } => {
+                self.note_known(from, head, now);
+                if let Some(peer) = self.peer(from) {
+                    peer.leaving = true;
+                }
+                self.known(from).left = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn peer(&mut self, origin: Origin) -> Option<&mut Peer> {
+        let linked = self.peers.get_mut(&origin.node).filter(|linked| linked.origin == origin)?;
+        Some(&mut linked.peer)
+    }
+
+    fn check_own(&self, seq: u64) -> Result<(), Impostor> {
+        if seq > self.head() { Err(Impostor(seq)) } else { Ok(()) }
+    }
+
+    fn insert(&mut self, origin: Origin, first: u64, facts: &[Fact], from: Option<NodeId>) {
+        let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return };
+        let mut new = 0;
+        for (seq, fact) in (first..).zip(facts) {
+            new += usize::from(tracked.log.insert(seq, *fact));
+        }
+        let (complete, last) = (tracked.log.complete(), first + u64::try_from(facts.len()).unwrap_or(0) - 1);
+        tracked.known = tracked.known.max(last).max(complete);
+        if complete >= tracked.known {
+            self.behind.remove(&origin);
+        }
+        self.kept += new;
+        if let Some(linked) = from.and_then(|node| self.peers.get_mut(&node)) {
+            linked.peer.has_up_to(origin, last);
+        }
+        if new == 0 {
+            return;
+        }
+        self.changed(origin);
+        let everything = self.is_sparse();
+        if origin == self.own || everything {
+            for linked in self
+                .peers
+                .values_mut()
+                .filter(|linked| Some(linked.origin.node) != from && linked.origin != origin)
+            {
+                linked.peer.pushed.entry(origin).or_insert(first.saturating_sub(1));
+                linked.peer.dirty.insert(origin);
+            }
+        }
+    }
+
+    /// Whether links are few, so that everybody passes on what it hears.
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        self.members.len() > self.tuning.mesh
+    }
+
+    fn changed(&mut self, origin: Origin) {
+        self.changes += 1;
+        if let Some(tracked) = self.logs.get_mut(&origin) {
+            tracked.changed = self.changes;
+            if tracked.log.complete() >= tracked.known {
+                self.behind.remove(&origin);
+            }
+        }
+        if let Some(peer) = self.peer(origin) {
+            peer.ack_due = true;
+        }
+        self.refresh(origin.node);
+    }
+
+    fn hear_head(&mut self, from: Origin, head: LogHead, now: Now) -> Result<(), Impostor> {
+        let LogHead { origin, highest, .. } = head;
+        if origin == self.own {
+            return self.check_own(highest.max(head.complete));
+        }
+        // A log that has ended altogether is not begun again.
+        let ended = head.until.plus(CLOCK_SKEW) < now.wall && origin != from;
+        if (ended && !self.logs.contains_key(&origin))
+            || tracked(&mut self.logs, origin, self.tuning.max_logs).is_none()
+        {
+            return Ok(());
+        }
+        if let Some(peer) = self.peer(from) {
+            peer.has.insert(origin, Has { head, dry_at: None });
+        }
+        self.skip_forgotten(origin, head.forgotten, now);
+        self.note_known(origin, highest.max(head.complete), now);
+        self.refresh(from.node);
+        Ok(())
+    }
+
+    /// What is forgotten elsewhere and has ended by our own clock needs not be asked for.
+    fn skip_forgotten(&mut self, origin: Origin, forgotten: super::message::Forgotten, now: Now) {
+        if forgotten.until.plus(CLOCK_SKEW) < now.wall
+            && let Some(tracked) = self.logs.get_mut(&origin)
+            && forgotten.seq > tracked.log.complete()
+        {
+            tracked.log.skip_to(forgotten.seq);
+            self.changed(origin);
+        }
+    }
+
+    fn note_known(&mut self, origin: Origin, seq: u64, now: Now) {
+        if let Some(tracked) = self.logs.get_mut(&origin) {
+            tracked.known = tracked.known.max(seq);
+        }
+        self.note_gap(origin, now);
+    }
+
+    fn note_gap(&mut self, origin: Origin, now: Now) {
+        if self.logs.get(&origin).is_some_and(|tracked| tracked.known > tracked.log.complete()) {
+            self.behind.entry(origin).or_insert(now.monotonic);
+        }
+    }
+
+    fn pulled(&mut self, from: Origin, origin: Origin, last: u64, now: Now) {
+        let complete = self.complete(origin);
+        let Some(peer) = self.peer(from) else { return };
+        let Some(pulling) = peer.pulling.filter(|pulling| pulling.origin == origin && pulling.last == last)
+        else {
+            return;
+        };
+        peer.pulling = None;
+        // It did not have what came first.
+        if complete == pulling.complete
+            && complete < last
+            && let Some(has) = peer.has.get_mut(&origin)
+        {
+            has.dry_at = Some(now.monotonic);
+        }
+    }
+
+    fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64) {
+        let complete = self.complete(from);
+        let Some(peer) = self.peer(from) else { return };
+        if nonce != peer.ping.nonce {
+            return;
+        }
+        let Some(sent_at) = peer.ping.sent_at.take() else { return };
+        if complete >= head {
+            // What was owed before is known too.
+            peer.ping.owed = Some((head, sent_at));
+        } else {
+            peer.ping.owed.get_or_insert((head, sent_at));
+        }
+        self.refresh(from.node);
+    }
+
+    /// Notes when everything of this node was known, if it is.
+    fn refresh(&mut self, node: NodeId) {
+        let Some(linked) = self.peers.get_mut(&node) else { return };
+        let Some((head, sent_at)) = linked.peer.ping.owed else { return };
+        let complete = self.logs.get(&linked.origin).map_or(0, |tracked| tracked.log.complete());
+        if complete < head {
+            return;
+        }
+        // Logs of its former lives, of which it may have the end.
+        let lives = Origin { node, incarnation: 0 }..=Origin { node, incarnation: u64::MAX };
+        if self.behind.range(lives).any(|(origin, _)| *origin != linked.origin) {
+            return;
+        }
+        linked.peer.ping.owed = None;
+        let origin = linked.origin;
+        let known = self.known(origin);
+        known.fresh_at = known.fresh_at.max(Some(sent_at));
+    }
+
+    fn compare(&mut self, from: Origin, origin: Origin, first: u64, sums: &[u64]) {
+        let Some(tracked) = self.logs.get_mut(&origin) else { return };
+        let ours = tracked.log.sums(first, u64::try_from(sums.len()).unwrap_or(0));
+        let differing =
+            (first..).zip(ours.iter().zip(sums)).filter(|(_, (a, b))| **a != 0 && **b != 0 && a != b);
+        let differing: Vec<_> = differing.map(|(block, _)| block).collect();
+        self.counters.diverged += u64::try_from(differing.len()).unwrap_or(0);
+        let Some(peer) = self.peer(from) else { return };
+        for block in differing {
+            if peer.repairs.len() < MAX_REPAIRS && !peer.repairs.contains(&(origin, block)) {
+                peer.repairs.push_back((origin, block));
+            }
+        }
+    }
+
+    // What is to be said.
+
+    /// What this peer is to be told next; `None` when there is nothing until something happens or
+    /// [`Tuning::patience`] has passed.
+    pub fn poll(&mut self, to: Origin, now: Now) -> Option<Message> {
+        let Self { own, tuning, logs, peers, .. } = self;
+        let linked = peers.get_mut(&to.node).filter(|linked| linked.origin == to)?;
+        let peer = &mut linked.peer;
+        if let Some(nonce) = peer.pong_due.take() {
+            let head = logs.get(own).map_or(0, |tracked| tracked.log.complete());
+            return Some(Message::Pong { nonce, head });
+        }
+        if std::mem::take(&mut peer.ack_due)
+            && let Some(tracked) = logs.get(&to)
+        {
+            return Some(Message::Ack(tracked.log.applied()));
+        }
+        // First of all on a link: what there is to be asked for.
+        if peer.told_at.is_some() {
+            peer.turn = peer.turn.wrapping_add(1);
+            // The past of others gets a turn now and then, however much there is of the present.
+            if peer.answers.is_empty() || !peer.turn.is_multiple_of(4) {
+                while let Some(origin) = peer.dirty.first().copied() {
+                    let Some(tracked) = logs.get(&origin) else {
+                        peer.dirty.remove(&origin);
+                        continue;
+                    };
+                    let before = peer.pushed.get(&origin).copied().unwrap_or(0);
+                    if let Some((first, facts)) =
+                        peer.next_push(origin, &tracked.log, tuning.window, tuning.batch)
+                    {
+                        self.counters.jumps += u64::from(first > before + 1 && origin == *own);
+                        self.counters.pushed += u64::try_from(facts.len()).unwrap_or(0);
+                        return Some(Message::Facts { origin, first, facts });
+                    }
+                }
+            }
+            if self.leaving && !peer.told_leaving && peer.dirty.is_empty() {
+                peer.told_leaving = true;
+                return Some(Message::Leaving { head: logs.get(own).map_or(0, |own| own.log.complete()) });
+            }
+        }
+        self.next_heads(to, now)
+            .or_else(|| self.next_pull(to, now))
+            .or_else(|| self.next_ping(to, now))
+            .or_else(|| self.next_answer(to))
+            .or_else(|| self.next_digests(to, now))
+    }
+
+    fn next_heads(&mut self, to: Origin, now: Now) -> Option<Message> {
+        let (changes, interval) = (self.changes, self.tuning.heads);
+        let Self { logs, peers, .. } = self;
+        let peer = &mut peers.get_mut(&to.node)?.peer;
+        let due = peer.told_at.is_none_or(|at| peer.told < changes && now.monotonic >= at + interval);
+        if due && peer.telling.is_empty() {
+            // Its own log it knows.
+            let news = logs.iter().filter(|(origin, tracked)| **origin != to && tracked.changed > peer.told);
+            peer.telling = news.map(|(origin, _)| *origin).collect();
+            peer.told = changes;
+            if peer.telling.is_empty() {
+                let first = peer.told_at.replace(now.monotonic).is_none();
+                return first.then(|| Message::Heads(Vec::new()));
+            }
+            peer.told_at = Some(now.monotonic);
+        }
+        let mut heads = Vec::new();
+        while heads.len() < HEADS
+            && let Some(origin) = peer.telling.pop_front()
+        {
+            let Some(Tracked { log, .. }) = logs.get(&origin) else { continue };
+            heads.push(LogHead {
+                origin,
+                complete: log.complete(),
+                highest: log.highest(),
+                until: log.until(),
+                forgotten: log.forgotten(),
+            });
+        }
+        (!heads.is_empty()).then_some(Message::Heads(heads))
+    }
+
+    fn next_pull(&mut self, to: Origin, now: Now) -> Option<Message> {
+        let Tuning { retry, patience, pull, .. } = self.tuning;
+        let peer = &mut self.peers.get_mut(&to.node)?.peer;
+        if let Some(pulling) = peer.pulling {
+            if now.monotonic < pulling.at + retry {
+                return None;
+            }
+            peer.pulling = None;
+            if let Some(has) = peer.has.get_mut(&pulling.origin) {
+                has.dry_at = Some(now.monotonic);
+            }
+        }
+        if let Some((origin, block)) = peer.repairs.pop_front() {
+            let (first, last) = (block * BLOCK + 1, (block + 1) * BLOCK);
+            let complete = self.complete(origin);
+            self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic, complete });
+            return Some(Message::Pull { origin, first, last });
+        }
+        let range = self.behind.iter().find_map(|(origin, since)| {
+            let has = self.peers.get(&to.node)?.peer.has.get(origin)?;
+            let is_dry = has.dry_at.is_some_and(|at| now.monotonic < at + retry);
+            let patient = *origin != to && now.monotonic < *since + patience;
+            if is_dry || patient {
+                return None;
+            }
+            let (first, last) = self.gap(*origin, has.head.highest.max(has.head.complete), pull)?;
+            Some((*origin, first, last))
+        });
+        let (origin, first, last) = range?;
+        self.counters.pulled += 1;
+        let complete = self.complete(origin);
+        self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic, complete });
+        Some(Message::Pull { origin, first, last })
+    }
+
+    /// The first numbers that are missing up to `highest` and that nobody is asked for.
+    fn gap(&self, origin: Origin, highest: u64, most: u64) -> Option<(u64, u64)> {
+        let log = &self.logs.get(&origin)?.log;
+        let asked: BTreeSet<_> = self
+            .peers
+            .values()
+            .filter_map(|linked| linked.peer.pulling)
+            .filter(|pulling| pulling.origin == origin)
+            .map(|pulling| (pulling.first, pulling.last))
+            .collect();
+        let mut first = log.complete() + 1;
+        for _ in 0..STEPS {
+            if let Some((_, last)) = asked.iter().find(|(from, to)| (*from..=*to).contains(&first)) {
+                first = last + 1;
+            } else if log.holds(first) {
+                first = log.next_missing(first);
+            } else {
+                break;
+            }
+        }
+        let last = highest.min(first.saturating_add(most - 1));
+        // Not what others are asked for.
+        let last =
+            asked.iter().map(|(from, _)| *from).filter(|from| *from > first).fold(last, |a, b| a.min(b - 1));
+        (first <= last).then_some((first, last))
+    }
+
+    fn next_ping(&mut self, to: Origin, now: Now) -> Option<Message> {
+        let Tuning { ping: interval, retry, .. } = self.tuning;
+        let ping = &mut self.peer(to)?.ping;
+        let unanswered = ping.sent_at.is_some_and(|at| now.monotonic < at + retry);
+        if unanswered || now.monotonic < ping.next_at {
+            return None;
+        }
+        ping.next_at = now.monotonic + interval;
+        ping.nonce += 1;
+        ping.sent_at = Some(now.monotonic);
+        Some(Message::Ping { nonce: ping.nonce })
+    }
+
+    fn next_answer(&mut self, to: Origin) -> Option<Message> {
+        let batch = self.tuning.batch;
+        let Self { logs, peers, .. } = self;
+        let peer = &mut peers.get_mut(&to.node)?.peer;
+        let answer = peer.answers.front_mut()?;
+        let origin = answer.origin;
+        let log = logs.get(&origin).map(|tracked| &tracked.log);
+        if let Some((first, facts)) = log.and_then(|log| log.run(answer.next, answer.last, batch)) {
+            answer.next = first + u64::try_from(facts.len()).unwrap_or(0);
+            return Some(Message::Facts { origin, first, facts });
+        }
+        let last = answer.last;
+        peer.answers.pop_front();
+        let forgotten = log.map(Log::forgotten).unwrap_or_default();
+        Some(Message::Pulled { origin, last, forgotten })
+    }
+
+    fn next_digests(&mut self, to: Origin, now: Now) -> Option<Message> {
+        let interval = self.tuning.digests;
+        let Self { logs, peers, .. } = self;
+        let peer = &mut peers.get_mut(&to.node)?.peer;
+        if peer.digesting.is_empty() {
+            if now.monotonic < peer.digested_at + interval {
+                return None;
+            }
+            peer.digested_at = now.monotonic;
+            let begun = logs.iter().filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
+            peer.digesting = begun.collect();
+        }
+        let (origin, first) = peer.digesting.pop_front()?;
+        let log = &mut logs.get_mut(&origin)?.log;
+        let (_, last) = log.blocks()?;
+        let count = SUMS.min((last + 1).saturating_sub(first));
+        let sums = log.sums(first, count);
+        if first + count <= last {
+            peer.digesting.push_front((origin, first + count));
+        }
+        Some(Message::Digests { origin, first, sums })
+    }
+
+    // What there is to be known.
+
+    /// Of the other live nodes, how many have these own facts, and how many there are.
+    #[must_use]
+    pub fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+        let mut counts = (0, 0);
+        for (node, known) in &self.members {
+            let peer = self.peers.get(node).map(|linked| &linked.peer);
+            if known.left || !(known.alive || peer.is_some()) {
+                continue;
+            }
+            counts.1 += 1;
+            counts.0 += u32::from(peer.is_some_and(|peer| peer.acked.covers(first, last)));
+        }
+        counts
+    }
+
+    /// When this node last knew everything that all others had taken away; `None` when that never was, or
+    /// nobody else is known. Who left has taken nothing away since.
+    #[must_use]
+    pub fn fresh_at(&self, now: Now) -> Option<Duration> {
+        if self.members.is_empty() {
+            return None;
+        }
+        let mut others = self.members.values().filter(|known| !known.left).map(|known| known.fresh_at);
+        others.try_fold(now.monotonic, |all, one| Some(all.min(one?)))
+    }
+
+    /// When everything that this node had taken away was known here last.
+    #[must_use]
+    pub fn fresh_at_of(&self, node: NodeId) -> Option<Duration> {
+        self.members.get(&node)?.fresh_at
+    }
+
+    /// Whether every linked peer was told that this node ends.
+    #[must_use]
+    pub fn has_told_all(&self) -> bool {
+        self.peers.values().all(|linked| linked.peer.told_leaving)
+    }
+
+    /// Whether everything that linked peers claim to have is applied.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.behind.is_empty() && self.peers.values().all(|linked| linked.peer.heard)
+    }
+
+    /// Logs that are complete here beyond this, of nodes that are not linked: for who writes them to the
+    /// ledger.
+    pub fn orphans(&self) -> impl Iterator<Item = (Origin, u64)> + '_ {
+        let complete = self.logs.iter().map(|(origin, tracked)| (*origin, tracked.log.complete()));
+        complete.filter(|(origin, seq)| *origin != self.own && *seq > 0 && !self.is_linked(*origin))
+    }
+
+    /// Entries of a log from `first` on, as far as they are held, at most so many.
+    #[must_use]
+    pub fn entries(&self, origin: Origin, first: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
+        let log = &self.logs.get(&origin)?.log;
+        log.run(first, log.highest(), most)
+    }
+
+    /// How each linked peer stands.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerState> {
+        let head = self.head();
+        let state = |(node, linked): (&NodeId, &Linked)| {
+            let tracked = self.logs.get(&linked.origin);
+            PeerState {
+                origin: linked.origin,
+                version: linked.peer.version,
+                lag: tracked.map_or(0, |tracked| tracked.known.saturating_sub(tracked.log.complete())),
+                acknowledged_lag: head.saturating_sub(linked.peer.acked.complete),
+                fresh_at: self.members.get(node).and_then(|known| known.fresh_at),
+                pulling: linked.peer.pulling.is_some(),
+            }
+        };
+        self.peers.iter().map(state).collect()
+    }
+
+    /// How each log stands.
+    #[must_use]
+    pub fn logs(&self) -> Vec<LogState> {
+        let state = |(origin, tracked): (&Origin, &Tracked)| LogState {
+            origin: *origin,
+            applied: tracked.log.applied(),
+            known: tracked.known.max(tracked.log.highest()),
+            kept: tracked.log.kept(),
+        };
+        self.logs.iter().map(state).collect()
+    }
+
+    /// Entries held, of all logs.
+    #[must_use]
+    pub const fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+/// What gossip says of another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// It lives.
+    Alive,
+    /// It does not, or nobody can reach it.
+    Dead,
+    /// It said that it ends.
+    Left,
+}
+
+fn tracked(logs: &mut BTreeMap<Origin, Tracked>, origin: Origin, most: usize) -> Option<&mut Tracked> {
+    if logs.len() >= most && !logs.contains_key(&origin) {
+        return None;
+    }
+    Some(logs.entry(origin).or_default())
+}

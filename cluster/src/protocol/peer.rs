@@ -1,0 +1,155 @@
+//! What the machine knows of one linked peer: what it was told, what it has, what it was asked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use schema::{Timestamp, ledger::Origin};
+
+use super::{
+    log::Log,
+    message::{Applied, Forgotten, LogHead},
+};
+
+/// How many pulls of one peer are answered at the same time; a peer has one under way.
+pub(super) const MAX_ANSWERS: usize = 4;
+/// How many differing blocks wait to be pulled again.
+pub(super) const MAX_REPAIRS: usize = 64;
+
+/// One linked peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) version: u8,
+    /// Up to where logs were sent: this node's own, and when links are few all others.
+    pub(super) pushed: BTreeMap<Origin, u64>,
+    /// Logs with more than was sent.
+    pub(super) dirty: BTreeSet<Origin>,
+    /// What it has of this node's log.
+    pub(super) acked: Applied,
+    pub(super) ack_due: bool,
+    pub(super) pong_due: Option<u64>,
+    pub(super) ping: Ping,
+    /// Heads that changed up to this count were told, last at this time.
+    pub(super) told: u64,
+    pub(super) told_at: Option<Duration>,
+    /// Logs whose heads are being told.
+    pub(super) telling: VecDeque<Origin>,
+    /// What it has of other logs, of its own too.
+    pub(super) has: BTreeMap<Origin, Has>,
+    /// Whether it has told all its heads once.
+    pub(super) heard: bool,
+    pub(super) pulling: Option<Pulling>,
+    pub(super) answers: VecDeque<Answer>,
+    pub(super) turn: u8,
+    pub(super) digested_at: Duration,
+    /// Digests that are still to be sent, as log and first block.
+    pub(super) digesting: VecDeque<(Origin, u64)>,
+    /// Ranges that differ here and there.
+    pub(super) repairs: VecDeque<(Origin, u64)>,
+    pub(super) leaving: bool,
+    pub(super) told_leaving: bool,
+}
+
+/// What a peer has of a log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Has {
+    pub(super) head: LogHead,
+    /// When it did not have what was asked for.
+    pub(super) dry_at: Option<Duration>,
+}
+
+/// A pull under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pulling {
+    pub(super) origin: Origin,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// When something of it came last.
+    pub(super) at: Duration,
+    /// How far the log was when it began.
+    pub(super) complete: u64,
+}
+
+/// A pull that is being answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answer {
+    pub(super) origin: Origin,
+    pub(super) next: u64,
+    pub(super) last: u64,
+}
+
+/// Questions about the head of its log.
+#[derive(Debug, Default)]
+pub(super) struct Ping {
+    pub(super) nonce: u64,
+    /// When the last one was sent; answered when `None`.
+    pub(super) sent_at: Option<Duration>,
+    pub(super) next_at: Duration,
+    /// The head of an answer that is not applied yet, and when its question was sent.
+    pub(super) owed: Option<(u64, Duration)>,
+}
+
+impl Peer {
+    pub(super) fn new(version: u8, now: Duration) -> Self {
+        Self {
+            version,
+            pushed: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            acked: Applied::default(),
+            ack_due: true,
+            pong_due: None,
+            ping: Ping { next_at: now, ..Ping::default() },
+            told: 0,
+            told_at: None,
+            telling: VecDeque::new(),
+            has: BTreeMap::new(),
+            heard: false,
+            pulling: None,
+            answers: VecDeque::new(),
+            turn: 0,
+            digested_at: now,
+            digesting: VecDeque::new(),
+            repairs: VecDeque::new(),
+            leaving: false,
+            told_leaving: false,
+        }
+    }
+
+    /// It sent this entry, so it has it and needs it from nobody.
+    pub(super) fn has_up_to(&mut self, origin: Origin, seq: u64) {
+        let pushed = self.pushed.entry(origin).or_default();
+        *pushed = (*pushed).max(seq);
+        let head = LogHead {
+            origin,
+            complete: 0,
+            highest: seq,
+            until: Timestamp::EPOCH,
+            forgotten: Forgotten::default(),
+        };
+        let has = self.has.entry(origin).or_insert(Has { head, dry_at: None });
+        has.head.highest = has.head.highest.max(seq);
+    }
+
+    /// The next entries of a log to send, and where the cursor is after them. A cursor that is too far
+    /// behind jumps.
+    pub(super) fn next_push(
+        &mut self,
+        origin: Origin,
+        log: &Log,
+        window: u64,
+        batch: usize,
+    ) -> Option<(u64, Vec<schema::Fact>)> {
+        let highest = log.highest();
+        let cursor = self.pushed.entry(origin).or_insert(highest);
+        *cursor = (*cursor).max(highest.saturating_sub(window));
+        let run = log.run(*cursor + 1, highest, batch);
+        *cursor = run
+            .as_ref()
+            .map_or(highest, |(first, facts)| first + u64::try_from(facts.len()).unwrap_or(0) - 1);
+        if *cursor >= highest {
+            self.dirty.remove(&origin);
+        }
+        run
+    }
+}

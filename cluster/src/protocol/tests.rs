@@ -1,0 +1,47 @@
+//! The parts of the protocol, each against what it promises. Together they are proved in `tests/`.
+
+use proptest::prelude::*;
+use schema::{
+    Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
+    ledger::Origin,
+};
+
+mod log;
+mod machine;
+mod message;
+
+const fn origin(node: u8) -> Origin {
+    Origin { node: NodeId::from_bytes([node; 16]), incarnation: 1 }
+}
+
+fn any_id() -> impl Strategy<Value = [u8; 16]> {
+    any::<[u8; 16]>()
+}
+
+fn any_fact() -> impl Strategy<Value = Fact> {
+    let kind = prop_oneof![
+        (any_id(), any_id()).prop_map(|(user, session)| FactKind::SessionRevoked {
+            user: UserId::from_bytes(user),
+            session: SessionId::from_bytes(session)
+        }),
+        any_id().prop_map(|id| FactKind::TokenRevoked { token: TokenId::from_bytes(id) }),
+        (any_id(), any::<u64>())
+            .prop_map(|(user, at_least)| FactKind::UserVersion { user: UserId::from_bytes(user), at_least }),
+        any_id().prop_map(|id| FactKind::KeyRetired { key: KeyId::from_bytes(id) }),
+        (any_id(), 0..3_u8).prop_map(|(id, of)| FactKind::PermissionsChanged {
+            subject: match of {
+                0 => Subject::User(UserId::from_bytes(id)),
+                1 => Subject::Role(RoleId::from_bytes(id)),
+                _ => Subject::Permission(PermissionId::from_bytes(id)),
+            }
+        }),
+    ];
+    (kind, any::<u64>()).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
+}
+
+/// One that differs for every number.
+fn fact(n: u64, until: Timestamp) -> Fact {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&n.to_be_bytes());
+    Fact { kind: FactKind::TokenRevoked { token: TokenId::from_bytes(id) }, until }
+}

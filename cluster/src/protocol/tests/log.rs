@@ -1,0 +1,232 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::super::log::{BLOCK, Log};
+use super::*;
+
+const SKEW: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone)]
+enum Act {
+    Insert { first: u64, count: u64, until: u64 },
+    Skip(u64),
+    Forget(u64),
+    Shed,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        8 => (1..1_200_u64, 1..400_u64, 0..100_u64)
+            .prop_map(|(first, count, until)| Act::Insert { first, count, until }),
+        // Beginnings, so that something gets complete.
+        4 => (0..3_u64, 200..300_u64, 0..100_u64)
+            .prop_map(|(block, count, until)| Act::Insert { first: block * BLOCK + 1, count, until }),
+        1 => (0..1_000_u64).prop_map(Act::Skip),
+        2 => (0..150_u64).prop_map(Act::Forget),
+        1 => Just(Act::Shed),
+    ]
+}
+
+/// What a log is, without regard for memory or time.
+#[derive(Debug, Default)]
+struct Naive {
+    held: BTreeMap<u64, Fact>,
+    ever: BTreeSet<u64>,
+    skipped: u64,
+    complete: u64,
+    forgotten: u64,
+    forgotten_until: u64,
+    latest: u64,
+}
+
+const fn block(seq: u64) -> u64 {
+    (seq - 1) / BLOCK
+}
+
+impl Naive {
+    fn insert(&mut self, seq: u64, fact: Fact) -> bool {
+        self.latest = self.latest.max(fact.until.as_millis());
+        if seq <= self.forgotten || self.held.contains_key(&seq) {
+            return false;
+        }
+        self.held.insert(seq, fact);
+        self.ever.insert(seq);
+        self.advance();
+        true
+    }
+
+    fn skip(&mut self, seq: u64) {
+        self.skipped = self.skipped.max(seq);
+        self.complete = self.complete.max(seq);
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while self.held.contains_key(&(self.complete + 1)) {
+            self.complete += 1;
+        }
+    }
+
+    fn first_block(&self) -> Option<u64> {
+        self.held.first_key_value().map(|(seq, _)| block(*seq))
+    }
+
+    fn until(&self, of: u64) -> u64 {
+        let mine = self.held.iter().filter(|(seq, _)| block(**seq) == of);
+        mine.map(|(_, fact)| fact.until.as_millis()).max().unwrap_or(0)
+    }
+
+    fn is_done(&self, of: u64) -> bool {
+        (of + 1) * BLOCK <= self.complete
+    }
+
+    fn drop_block(&mut self, of: u64) -> usize {
+        let before = self.held.len();
+        self.held.retain(|seq, _| block(*seq) != of);
+        before - self.held.len()
+    }
+
+    fn forget_first(&mut self, of: u64) -> usize {
+        self.forgotten = self.forgotten.max((of + 1) * BLOCK);
+        self.forgotten_until = self.forgotten_until.max(self.until(of));
+        self.drop_block(of)
+    }
+
+    fn forget(&mut self, now: u64) -> usize {
+        let mut gone = 0;
+        while let Some(of) = self.first_block()
+            && self.is_done(of)
+            && self.until(of) + 10 < now
+        {
+            gone += self.forget_first(of);
+        }
+        gone
+    }
+
+    fn shed(&mut self) -> usize {
+        let Some(first) = self.first_block() else { return 0 };
+        if self.is_done(first) {
+            return self.forget_first(first);
+        }
+        let last = block(*self.held.last_key_value().unwrap().0);
+        if last * BLOCK + 1 > self.complete { self.drop_block(last) } else { 0 }
+    }
+
+    fn run(&self, first: u64, last: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
+        let start = *self.held.range(first.max(1)..).next()?.0;
+        if start > last {
+            return None;
+        }
+        let unbroken = (start..=last).map_while(|seq| self.held.get(&seq).copied());
+        Some((start, unbroken.take(most).collect()))
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_log_is_its_model(
+        acts in prop::collection::vec(act(), 1..25),
+        asked in prop::collection::vec((1..1_700_u64, 0..600_u64, 1..600_usize), 8),
+    ) {
+        let (mut log, mut model, mut n) = (Log::default(), Naive::default(), 0);
+        for act in acts {
+            match act {
+                Act::Insert { first, count, until } => for seq in first..first + count {
+                    n += 1;
+                    let fact = fact(n, Timestamp::from_millis(until));
+                    prop_assert_eq!(log.insert(seq, fact), model.insert(seq, fact));
+                },
+                Act::Skip(seq) => {
+                    log.skip_to(seq);
+                    model.skip(seq);
+                }
+                Act::Forget(now) => {
+                    prop_assert_eq!(log.forget(Timestamp::from_millis(now), SKEW), model.forget(now));
+                }
+                Act::Shed => prop_assert_eq!(log.shed(), model.shed()),
+            }
+            prop_assert_eq!(log.kept(), model.held.len());
+            prop_assert_eq!(log.complete(), model.complete);
+            prop_assert_eq!(log.forgotten().seq, model.forgotten);
+            prop_assert_eq!(log.forgotten().until.as_millis(), model.forgotten_until);
+            prop_assert_eq!(log.until().as_millis(), model.latest);
+            prop_assert!(log.highest() >= log.complete());
+            prop_assert!(log.forgotten().seq <= log.complete());
+            let applied = log.applied();
+            prop_assert_eq!(applied.complete, model.complete);
+            let (from, to) = applied.newest;
+            prop_assert!((from == 0) == (to == 0) && from <= to);
+            prop_assert!((from..=to).all(|seq| seq == 0 || model.ever.contains(&seq)), "{:?}", applied);
+            prop_assert!((1..=model.complete).all(|seq| seq <= model.skipped || model.ever.contains(&seq)));
+        }
+        for (first, length, most) in asked {
+            let last = first + length;
+            prop_assert_eq!(log.run(first, last, most), model.run(first, last, most));
+            prop_assert_eq!(log.holds(first), model.held.contains_key(&first));
+            let missing = (first..).find(|seq| !model.held.contains_key(seq)).unwrap();
+            prop_assert_eq!(log.next_missing(first), missing);
+        }
+        let blocks = model.first_block().map(|of| (of, block(*model.held.last_key_value().unwrap().0)));
+        prop_assert_eq!(log.blocks(), blocks);
+    }
+
+    #[test]
+    fn any_order_gives_the_same_log_and_the_same_sums(
+        order in Just((1..=3 * BLOCK).collect::<Vec<_>>()).prop_shuffle(),
+        lives in 0..1_000_u64,
+    ) {
+        let (mut log, mut other) = (Log::default(), Log::default());
+        for seq in &order {
+            prop_assert!(log.insert(*seq, fact(*seq, Timestamp::from_millis(lives))));
+            prop_assert!(!log.insert(*seq, fact(*seq, Timestamp::from_millis(lives))));
+            prop_assert!(log.applied().covers(*seq, *seq) || *seq < log.highest());
+        }
+        // How long a fact matters is not part of the sum.
+        (1..=3 * BLOCK).for_each(|seq| assert!(other.insert(seq, fact(seq, Timestamp::MAX))));
+        prop_assert_eq!(log.applied(), other.applied());
+        prop_assert_eq!(log.sums(0, 4), other.sums(0, 4));
+        prop_assert!(log.sums(0, 3).iter().all(|sum| *sum != 0));
+        prop_assert_eq!(log.sums(3, 2), vec![0, 0]);
+    }
+}
+
+#[test]
+fn the_newest_run_is_known_above_a_gap() {
+    let mut log = Log::default();
+    for seq in [1, 2, 10, 11, 12] {
+        log.insert(seq, fact(seq, Timestamp::MAX));
+    }
+    let applied = log.applied();
+    assert_eq!((applied.complete, applied.newest), (2, (10, 12)));
+    (3..10).for_each(|seq| assert!(log.insert(seq, fact(seq, Timestamp::MAX))));
+    let applied = log.applied();
+    assert_eq!((applied.complete, applied.newest), (12, (0, 0)));
+}
+
+#[test]
+fn another_entry_has_another_sum() {
+    let (mut log, mut other) = (Log::default(), Log::default());
+    for seq in 1..=BLOCK {
+        log.insert(seq, fact(seq, Timestamp::MAX));
+        other.insert(seq, fact(if seq == 77 { 1_000 } else { seq }, Timestamp::MAX));
+    }
+    assert_ne!(log.sums(0, 1), other.sums(0, 1));
+}
+
+#[test]
+fn a_block_with_a_hole_is_not_forgotten_and_has_no_sum() {
+    let mut log = Log::default();
+    let ended = Timestamp::from_millis(1);
+    for seq in (1..=BLOCK).filter(|seq| *seq != 100) {
+        log.insert(seq, fact(seq, ended));
+    }
+    assert_eq!(log.sums(0, 1), [0]);
+    assert_eq!(log.forget(Timestamp::MAX, SKEW), 0);
+    log.insert(100, fact(100, Timestamp::from_millis(500)));
+    assert_eq!(log.forget(Timestamp::from_millis(510), SKEW), 0, "the last of them matters still");
+    assert_eq!(log.forget(Timestamp::from_millis(511), SKEW), 256);
+    assert_eq!(log.forgotten().seq, BLOCK);
+    assert_eq!(log.forgotten().until.as_millis(), 500);
+}

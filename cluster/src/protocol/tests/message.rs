@@ -1,0 +1,226 @@
+use super::super::message::{Applied, Forgotten, LogHead, MAX_BYTES, MAX_SEQ, Message, OPTIONAL};
+use super::*;
+
+fn seq() -> impl Strategy<Value = u64> {
+    prop_oneof![0..1_000_u64, 0..=MAX_SEQ, Just(MAX_SEQ)]
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    (any_id(), any::<u64>())
+        .prop_map(|(node, incarnation)| Origin { node: NodeId::from_bytes(node), incarnation })
+}
+
+fn any_forgotten() -> impl Strategy<Value = Forgotten> {
+    (seq(), any::<u64>()).prop_map(|(seq, ms)| Forgotten { seq, until: Timestamp::from_millis(ms) })
+}
+
+fn any_head() -> impl Strategy<Value = LogHead> {
+    (any_origin(), seq(), seq(), any::<u64>(), any_forgotten()).prop_map(
+        |(origin, complete, highest, ms, forgotten)| LogHead {
+            origin,
+            complete,
+            highest,
+            until: Timestamp::from_millis(ms),
+            forgotten,
+        },
+    )
+}
+
+fn any_message() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        prop::collection::vec(any_head(), 0..20).prop_map(Message::Heads),
+        (any_origin(), 1..=MAX_SEQ - 20, prop::collection::vec(any_fact(), 0..20))
+            .prop_map(|(origin, first, facts)| Message::Facts { origin, first, facts }),
+        (seq(), seq(), seq())
+            .prop_map(|(complete, from, to)| Message::Ack(Applied { complete, newest: (from, to) })),
+        (any_origin(), seq(), seq()).prop_map(|(origin, first, last)| Message::Pull { origin, first, last }),
+        (any_origin(), seq(), any_forgotten()).prop_map(|(origin, last, forgotten)| Message::Pulled {
+            origin,
+            last,
+            forgotten
+        }),
+        any::<u64>().prop_map(|nonce| Message::Ping { nonce }),
+        (any::<u64>(), seq()).prop_map(|(nonce, head)| Message::Pong { nonce, head }),
+        (any_origin(), seq(), prop::collection::vec(any::<u64>(), 0..20))
+            .prop_map(|(origin, first, sums)| Message::Digests { origin, first, sums }),
+        seq().prop_map(|head| Message::Leaving { head }),
+    ]
+}
+
+fn bytes(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    bytes
+}
+
+/// What a decoded message takes beside its own size.
+fn memory(message: &Message) -> usize {
+    match message {
+        Message::Heads(heads) => heads.capacity() * size_of::<LogHead>(),
+        Message::Facts { facts, .. } => facts.capacity() * size_of::<Fact>(),
+        Message::Digests { sums, .. } => sums.capacity() * size_of::<u64>(),
+        _ => 0,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_message_is_read_as_it_was_written(message in any_message()) {
+        prop_assert_eq!(Message::decode(&bytes(&message)), Ok(Some(message)));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_in_bounded_memory(
+        kind in 0..=16_u8,
+        rest in prop::collection::vec(any::<u8>(), 0..2_000),
+    ) {
+        let mut bytes = vec![kind];
+        bytes.extend(rest);
+        if let Ok(Some(message)) = Message::decode(&bytes) {
+            // A vector doubles, and its elements are a little larger than their bytes.
+            prop_assert!(memory(&message) <= 8 * bytes.len() + 1_024);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_has_more_is_no_longer_the_same(
+        message in any_message(), cut in any::<prop::sample::Index>(), more in 1..9_usize,
+    ) {
+        let bytes = bytes(&message);
+        let shorter = Message::decode(&bytes[..cut.index(bytes.len())]);
+        prop_assert_ne!(shorter, Ok(Some(message.clone())));
+        let longer = [bytes, vec![0; more]].concat();
+        prop_assert_ne!(Message::decode(&longer), Ok(Some(message)));
+    }
+
+    #[test]
+    fn a_mixed_up_message_is_harmless(
+        message in any_message(), at in any::<prop::sample::Index>(), to in any::<u8>(),
+    ) {
+        let mut bytes = bytes(&message);
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(Some(message)) = Message::decode(&bytes) {
+            prop_assert!(memory(&message) <= 8 * bytes.len() + 1_024);
+        }
+    }
+}
+
+#[test]
+fn a_message_of_fixed_length_has_exactly_that() {
+    let forgotten = Forgotten::default();
+    for message in [
+        Message::Ack(Applied { complete: 3, newest: (5, 9) }),
+        Message::Pull { origin: origin(1), first: 1, last: 2 },
+        Message::Pulled { origin: origin(1), last: 2, forgotten },
+        Message::Ping { nonce: 1 },
+        Message::Pong { nonce: 1, head: 2 },
+        Message::Leaving { head: 2 },
+    ] {
+        let bytes = bytes(&message);
+        for length in 0..bytes.len() {
+            assert!(Message::decode(&bytes[..length]).is_err(), "{message:?} cut at {length}");
+        }
+        assert!(Message::decode(&[bytes, vec![0]].concat()).is_err(), "{message:?} with more");
+    }
+    assert!(Message::decode(&[]).is_err());
+}
+
+#[test]
+fn lists_end_between_two_elements_only() {
+    let head = LogHead {
+        origin: origin(1),
+        complete: 1,
+        highest: 2,
+        until: Timestamp::EPOCH,
+        forgotten: Forgotten::default(),
+    };
+    let until = Timestamp::from_millis(7);
+    for (message, fixed, element) in [
+        (Message::Heads(vec![head; 2]), 1, 64),
+        (Message::Facts { origin: origin(1), first: 1, facts: vec![fact(1, until); 2] }, 33, 25),
+        (Message::Digests { origin: origin(1), first: 1, sums: vec![1, 2] }, 33, 8),
+    ] {
+        let bytes = bytes(&message);
+        assert_eq!(bytes.len(), fixed + 2 * element, "{message:?}");
+        for length in 0..bytes.len() {
+            let whole = length >= fixed && (length - fixed).is_multiple_of(element);
+            assert_eq!(Message::decode(&bytes[..length]).is_ok(), whole, "{message:?} cut at {length}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_no_log_reaches_are_refused() {
+    let until = Timestamp::from_millis(7);
+    let origin = origin(1);
+    let beyond = MAX_SEQ + 1;
+    for message in [
+        Message::Ack(Applied { complete: beyond, newest: (0, 0) }),
+        Message::Ack(Applied { complete: 0, newest: (beyond, 0) }),
+        Message::Ack(Applied { complete: 0, newest: (0, u64::MAX) }),
+        Message::Pull { origin, first: beyond, last: 1 },
+        Message::Pull { origin, first: 1, last: beyond },
+        Message::Pulled { origin, last: beyond, forgotten: Forgotten::default() },
+        Message::Pulled { origin, last: 1, forgotten: Forgotten { seq: beyond, until } },
+        Message::Pong { nonce: 1, head: beyond },
+        Message::Leaving { head: beyond },
+        Message::Digests { origin, first: beyond, sums: Vec::new() },
+        Message::Facts { origin, first: 0, facts: Vec::new() },
+        Message::Facts { origin, first: 0, facts: vec![fact(1, until)] },
+        Message::Facts { origin, first: MAX_SEQ, facts: vec![fact(1, until); 2] },
+        Message::Facts { origin, first: u64::MAX, facts: vec![fact(1, until)] },
+    ] {
+        assert!(Message::decode(&bytes(&message)).is_err(), "{message:?}");
+    }
+}
+
+#[test]
+fn what_may_be_skipped_is_and_what_may_not_breaks_the_link() {
+    for kind in OPTIONAL..=u8::MAX {
+        assert_eq!(Message::decode(&[kind]), Ok(None));
+        assert_eq!(Message::decode(&[kind, 1, 2, 3]), Ok(None));
+    }
+    for kind in (0..OPTIONAL).filter(|kind| !(1..=9).contains(kind)) {
+        assert!(Message::decode(&[kind, 1, 2, 3]).is_err(), "{kind}");
+    }
+    let until = Timestamp::from_millis(7);
+    let mut bytes = bytes(&Message::Facts { origin: origin(1), first: 1, facts: vec![fact(1, until)] });
+    bytes[33] = 99;
+    assert!(Message::decode(&bytes).is_err(), "a fact that is not understood cannot be applied");
+}
+
+#[test]
+fn the_largest_messages_fit() {
+    let until = Timestamp::MAX;
+    let head = LogHead { origin: origin(1), complete: 1, highest: 2, until, forgotten: Forgotten::default() };
+    let kind = FactKind::SessionRevoked {
+        user: UserId::from_bytes([1; 16]),
+        session: SessionId::from_bytes([1; 16]),
+    };
+    let batch = super::super::Tuning::default().batch;
+    for message in [
+        Message::Heads(vec![head; 512]),
+        Message::Facts { origin: origin(1), first: 1, facts: vec![Fact { kind, until }; batch] },
+        Message::Digests { origin: origin(1), first: 1, sums: vec![1; 1_024] },
+    ] {
+        assert!(bytes(&message).len() <= MAX_BYTES);
+    }
+}
+
+#[test]
+fn only_what_was_applied_is_covered() {
+    let applied = Applied { complete: 10, newest: (20, 30) };
+    for (first, last, is) in [
+        (1, 10, true),
+        (10, 11, false),
+        (19, 20, false),
+        (20, 30, true),
+        (25, 26, true),
+        (30, 31, false),
+        (5, 25, false),
+    ] {
+        assert_eq!(applied.covers(first, last), is, "{first}..={last}");
+    }
+    assert!(!Applied::default().covers(1, 1));
+}

@@ -1,0 +1,220 @@
+//! Ends that nobody notices.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use testkit::{Answer, Client, Cluster, Node, Request, cluster::visible, eventually};
+
+use super::{is_in_everywhere, is_out_at_once, say, sessions};
+
+/// From the farewell until the others know: nobody has to be missed for that.
+const FAREWELL: Duration = Duration::from_secs(3);
+const START: Duration = Duration::from_secs(60);
+
+/// The others know that it is gone, by its word and not because they miss it.
+async fn said_farewell(cluster: &Cluster, name: &str, others: &[&Node], end: Instant) {
+    for node in others {
+        let what = format!("{name} is gone");
+        let state = eventually(START, &what, async || {
+            cluster.view(node).await?;
+            match cluster.sight(node, name).await {
+                Some(member) if member["state"] == "alive" => None,
+                Some(member) => Some(member["state"].as_str().unwrap_or_default().to_owned()),
+                None => Some("left".to_owned()),
+            }
+        });
+        assert_eq!(state.await, "left", "it said farewell");
+    }
+    say(&format!("known to have left {:?} after its end", end.elapsed()));
+    assert!(end.elapsed() < FAREWELL, "only {:?} after its end", end.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_that_is_asked_to_end_says_farewell_and_counts_no_more() {
+    let cluster = Cluster::of(3).await;
+    let [a, b, c] = cluster.three();
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 6).await;
+    assert!(c.terminate().await.success());
+    let end = Instant::now();
+    let start = Instant::now();
+    let answer = sessions[0].at(a).delete("auth_token").send().await;
+    let (k, n) = visible(answer.is_done());
+    say(&format!("the first logout after its end says {k}/{n}, after {:?}", start.elapsed()));
+    said_farewell(&cluster, "c", &[a, b], end).await;
+    for (n, session) in sessions[1..5].iter().enumerate() {
+        session.at([a, b][n % 2]).delete("auth_token").send().await.is_done().is_visible_at(1);
+        is_out_at_once([a, b], session).await;
+    }
+    // On the same directory it comes again, and is another incarnation of the same node.
+    c.restart().await;
+    cluster.is_together().await;
+    sessions[5].at(c).delete("auth_token").send().await.is_done().is_visible_at(2);
+    for session in &sessions {
+        is_out_at_once([c], session).await;
+    }
+    is_in_everywhere(cluster.nodes(), &ann).await;
+}
+
+#[tokio::test]
+async fn a_node_leaves_by_the_command_line() {
+    let cluster = Cluster::of(3).await;
+    let [a, b, c] = cluster.three();
+    let ann = c.register("ann").await;
+    c.cli(&["cluster", "leave"]).await.is_done();
+    let status = c.ended(Duration::from_secs(30)).await;
+    let end = Instant::now();
+    assert_eq!(status.code(), Some(0), "{status}");
+    said_farewell(&cluster, "c", &[a, b], end).await;
+    ann.at(b).delete("auth_token").send().await.is_done().is_visible_at(1);
+    is_out_at_once([a, b], &ann).await;
+    // Where no node runs there is none to leave.
+    c.cli(&["cluster", "leave"]).await.failed_saying(&[]);
+}
+
+#[tokio::test]
+async fn what_a_leaving_node_still_takes_away_is_known_to_all() {
+    let cluster = Cluster::builder(3).setting("DRAIN_GRACE", "2s").start().await;
+    let [a, b, c] = cluster.three();
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 6).await;
+    c.ask_to_end();
+    eventually(START, "it is not ready any more", async || {
+        c.readiness().await.is_ok_and(|answer| answer.status == 503).then_some(())
+    })
+    .await;
+    // In the drain it serves as ever.
+    for session in &sessions {
+        let session = session.at(c);
+        session.is_in().await;
+        let answer = session.delete("auth_token").send().await;
+        let (k, n) = visible(answer.is_done());
+        assert_eq!(k, n, "{answer}");
+        is_out_at_once([a, b], &session).await;
+    }
+    assert!(c.ended(START).await.success());
+    is_in_everywhere([a, b], &ann).await;
+}
+
+/// Something before three nodes that asks each whether it is ready, as load balancers do, and tries
+/// another one only when a connection was refused, or closed before a byte of an answer.
+struct Balancer<'a> {
+    nodes: [&'a Node; 3],
+    ready: [AtomicBool; 3],
+    next: AtomicUsize,
+    tried_again: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+impl Balancer<'_> {
+    async fn look(&self, ended: &AtomicBool) {
+        join_all(self.nodes.iter().zip(&self.ready).map(async |(node, ready)| {
+            while !ended.load(Ordering::SeqCst) {
+                let is_ready = node.readiness().await.is_ok_and(|answer| answer.status == 200);
+                ready.store(is_ready, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }))
+        .await;
+    }
+
+    async fn ask(&self, clients: &[Client; 3], request: impl Fn(&Client) -> Request) -> Answer {
+        let mut why = String::new();
+        for _ in 0..6 {
+            let next = self.next.fetch_add(1, Ordering::SeqCst);
+            let turn = (next..next + 3).map(|n| n % 3);
+            let ready = turn.clone().find(|n| self.ready[*n].load(Ordering::SeqCst));
+            let n = ready.unwrap_or(next % 3);
+            match request(&clients[n]).try_send().await {
+                Ok(answer) => {
+                    self.answered.fetch_add(1, Ordering::SeqCst);
+                    return answer;
+                }
+                Err(no_answer) => {
+                    why = no_answer.0;
+                    // Of hyper: not connected; and closed before the message was complete, of which no
+                    // byte had come.
+                    let before_a_byte =
+                        ["Connect", "ConnectionRefused", "ConnectionReset", "IncompleteMessage"];
+                    assert!(before_a_byte.iter().any(|kind| why.contains(kind)), "{why}");
+                    self.tried_again.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+        panic!("no node answers: {why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_a_rolling_restart_of_three_nodes() {
+    let cluster = Cluster::builder(3).setting("DRAIN_GRACE", "1s").start().await;
+    let root = cluster.root();
+    let films = root.makes_permission("films").await;
+    let people = join_all((0..4).map(|_| cluster[0].register("ann"))).await;
+    for person in &people {
+        root.gives(person, &films).await.is(200);
+    }
+    let balancer = Balancer {
+        nodes: cluster.three(),
+        ready: [true; 3].map(AtomicBool::new),
+        next: AtomicUsize::new(0),
+        tried_again: AtomicUsize::new(0),
+        answered: AtomicUsize::new(0),
+    };
+    let ended = AtomicBool::new(false);
+    let load = join_all(people.iter().map(async |person| {
+        let clients = cluster.three().map(Node::another_client);
+        let mut person = person.clone();
+        let mut out = Vec::new();
+        let mut pace = tokio::time::interval(Duration::from_millis(15));
+        let check = format!("users/me/combined_permissions/validation?permissions=%22{films}%22");
+        let body = serde_json::json!({"email": person.email, "password": person.password});
+        while !ended.load(Ordering::SeqCst) {
+            for path in ["auth_token/validation", &check, "users/me"] {
+                pace.tick().await;
+                let answer = balancer.ask(&clients, |node| node.get(path).bearer(&person.access)).await;
+                answer.is(200);
+                assert!(path != check || answer.json()["valid"] == true, "{answer}");
+            }
+            let refresh = |node: &Client| node.post("auth_token/token_refresh").bearer(&person.refresh);
+            person = person.with_tokens(balancer.ask(&clients, refresh).await.pair());
+            let pair = balancer.ask(&clients, |node| node.post("auth_token").json(&body)).await.pair();
+            let other = person.with_tokens(pair);
+            let logout = |node: &Client| node.delete("auth_token").bearer(&other.access);
+            let answer = balancer.ask(&clients, logout).await;
+            // A logout that was done and not answered is done once.
+            assert!(matches!(answer.status, 204 | 401), "{answer}");
+            let refused =
+                balancer.ask(&clients, |node| node.get("auth_token/validation").bearer(&other.access)).await;
+            refused.is_error(401, "Token has been revoked");
+            out.push(other);
+        }
+        (person, out)
+    }));
+    let restarts = async {
+        let start = Instant::now();
+        for node in cluster.nodes() {
+            node.restart().await;
+            cluster.is_together().await;
+            let before = balancer.answered.load(Ordering::SeqCst);
+            eventually(START, "it takes part in the load", async || {
+                (balancer.answered.load(Ordering::SeqCst) > before + 60).then_some(())
+            })
+            .await;
+        }
+        say(&format!("three nodes were restarted in {:?}", start.elapsed()));
+        ended.store(true, Ordering::SeqCst);
+    };
+    let (lived, (), ()) = tokio::join!(load, restarts, balancer.look(&ended));
+    let count = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+    say(&format!("{} answers, {} tried again", count(&balancer.answered), count(&balancer.tried_again)));
+    for (person, out) in lived {
+        is_in_everywhere(cluster.nodes(), &person).await;
+        for out in out.iter().step_by(5) {
+            is_out_at_once(cluster.nodes(), out).await;
+        }
+    }
+}
