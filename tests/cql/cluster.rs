@@ -35,6 +35,8 @@ use super::outage::say;
 
 /// Until a node has heard what another took away, on a busy machine.
 const HEARD: Duration = Duration::from_secs(60);
+/// What took less than this happened at once.
+const WORTH_TELLING: Duration = Duration::from_millis(50);
 /// Log-ins under way at a time: fewer than a node queues.
 const LOG_INS: usize = 8;
 
@@ -85,8 +87,11 @@ async fn is_out_before_long(node: &Client, person: &Person, what: &str) -> Durat
         (answer.status != 200 && answer.status != 503).then_some(answer)
     });
     refused.await.is_error(401, "Token has been revoked");
-    say(&format!("{what}: after {:?}", start.elapsed()));
-    start.elapsed()
+    let took = start.elapsed();
+    if took > WORTH_TELLING {
+        say(&format!("{what}: after {took:?}"));
+    }
+    took
 }
 
 /// More sessions of somebody, at the nodes in turn.

@@ -1067,7 +1067,7 @@ impl World {
         }
         let Some(fresh_at) = self.nodes[at].machine.fresh_at(self.clock(at)) else { return };
         let fresh_at = self.nodes[at].boot + u64::try_from(fresh_at.as_micros()).unwrap_or(u64::MAX);
-        if let Some((origin, seq, then)) = self.missed(at, |other| self.nodes[at].heard[other].gone)
+        if let Some((origin, seq, then)) = self.missed(at, false)
             && then < fresh_at
         {
             let (now, other) = (self.now, node_of(origin));
@@ -1082,8 +1082,8 @@ impl World {
         }
     }
 
-    /// The oldest fact of each log that a node lacks, and of those the oldest.
-    fn missed(&mut self, at: usize, leaves_out: impl Fn(usize) -> bool) -> Option<(Origin, usize, Micros)> {
+    /// The oldest fact that a node lacks.
+    fn missed(&mut self, at: usize, also_gone: bool) -> Option<(Origin, usize, Micros)> {
         let mut oldest: Option<(Origin, usize, Micros)> = None;
         let mut cursors = std::mem::take(&mut self.nodes[at].cursors);
         for (origin, facts) in &self.published {
@@ -1094,7 +1094,7 @@ impl World {
                 *cursor += 1;
             }
             if let Some(published) = facts.get(*cursor)
-                && !leaves_out(node_of(*origin))
+                && (also_gone || !self.nodes[at].heard[node_of(*origin)].gone)
                 && oldest.is_none_or(|(.., then)| published.at < then)
             {
                 oldest = Some((*origin, *cursor + 1, published.at));
@@ -1169,7 +1169,7 @@ impl World {
 
     fn unsettled(&mut self) -> Option<String> {
         for at in 0..self.settings.nodes {
-            if let Some((origin, seq, _)) = self.missed(at, |_| false) {
+            if let Some((origin, seq, _)) = self.missed(at, true) {
                 let other = node_of(origin);
                 return Some(format!("{at} lacks {seq} of {other}.{}", origin.incarnation));
             }

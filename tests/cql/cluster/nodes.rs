@@ -20,12 +20,14 @@ const IN_TIME: Duration = Duration::from_secs(1);
 /// What a node that was away needs to refuse everything: two seconds are promised. The rest is for a
 /// build without optimisation on a busy machine.
 const CAUGHT_UP: Duration = Duration::from_secs(10);
+/// For thousands of facts.
+const ROOM: &str = "16MiB";
 /// Facts that a paused node missed, beside those that are looked at.
 const SILENT: usize = 4_000;
 
 /// A cluster whose nodes wait for acknowledgements as long as they do by themselves.
 fn impatient() -> testkit::cluster::Builder {
-    Cluster::builder(3).default_setting("ACK_DEADLINE")
+    Cluster::builder(3).default_setting("ACK_DEADLINE").setting("JOURNAL_SIZE", ROOM)
 }
 
 /// Asks a node that starts about tokens, until it is ready. What it says before is 503, or right.
@@ -320,7 +322,7 @@ async fn a_newcomer_decides_nothing_before_it_has_the_facts() {
 
 #[tokio::test]
 async fn a_newcomer_takes_over_thousands_of_facts_that_were_there_before_it() {
-    let cluster = Cluster::of(2).await;
+    let cluster = Cluster::builder(2).setting("JOURNAL_SIZE", ROOM).start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
     let out = sessions(&ann, &[a, b], 20).await;

@@ -228,8 +228,8 @@ impl Seen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_that_was_sent_after_a_revocation_was_visible_everywhere_is_answered_200() {
     const CLIENTS: usize = 4;
-    const SESSIONS: usize = 60;
-    const AFTER: usize = 24;
+    const SESSIONS: usize = 30;
+    const AFTER: usize = 36;
     // A cluster of its own, which has the ack deadline that nodes have by themselves.
     let cluster = Cluster::builder(3).default_setting("ACK_DEADLINE").start().await;
     let all = cluster.three();
