@@ -608,6 +608,7 @@ async fn run(
         _ = ended => Ended::Replaced,
     };
     let mut state = shared.state();
+    let left = state.machine.has_left(origin);
     if state.is_current(origin, number) {
         state.links.remove(&origin.node);
         state.machine.unlinked(origin);
@@ -615,6 +616,7 @@ async fn run(
     }
     drop(state);
     match why {
+        Ended::Broken(_) if left => tracing::info!(peer = name, "the peer has left"),
         Ended::Replaced => tracing::debug!(peer = name, "a newer link has taken the place of this one"),
         Ended::Broken(why) => tracing::warn!(peer = name, %why, "the link is down"),
         Ended::Wrong(why) => {

@@ -58,10 +58,15 @@ impl Log {
         self.highest.max(self.complete)
     }
 
-    /// When the last of its facts ends.
+    /// When the last of its facts ends, as far as is known.
     #[must_use]
     pub const fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// Somebody has facts of it that end then.
+    pub fn lasts_until(&mut self, until: Timestamp) {
+        self.until = self.until.max(until);
     }
 
     /// What is not held any more.
@@ -138,6 +143,17 @@ impl Log {
         }
     }
 
+    /// These have ended, and are asked for no more: neither here nor by who asks this node.
+    pub fn skip_forgotten(&mut self, forgotten: Forgotten) {
+        self.note_forgotten(forgotten);
+        self.skip_to(forgotten.seq);
+    }
+
+    fn note_forgotten(&mut self, Forgotten { seq, until }: Forgotten) {
+        self.forgotten.seq = self.forgotten.seq.max(seq);
+        self.forgotten.until = self.forgotten.until.max(until);
+    }
+
     fn advance(&mut self) {
         while self.holds(self.complete + 1) {
             self.complete += 1;
@@ -206,8 +222,7 @@ impl Log {
 
     fn drop_first(&mut self) -> usize {
         let Some((number, block)) = self.blocks.pop_first() else { return 0 };
-        self.forgotten.seq = first_of(number) + BLOCK - 1;
-        self.forgotten.until = self.forgotten.until.max(block.until);
+        self.note_forgotten(Forgotten { seq: first_of(number) + BLOCK - 1, until: block.until });
         block.held
     }
 
@@ -216,6 +231,12 @@ impl Log {
     pub fn sums(&mut self, first: u64, blocks: u64) -> Vec<u64> {
         let sum = |n| self.blocks.get_mut(&n).map_or(0, |block| block.sum(first_of(n)));
         (first..first.saturating_add(blocks)).map(sum).collect()
+    }
+
+    /// Whether it can have a sum at all.
+    #[must_use]
+    pub fn has_whole(&self) -> bool {
+        u64::try_from(self.kept()).unwrap_or(0) >= BLOCK
     }
 
     /// The numbers of the first and the last block.

@@ -224,6 +224,7 @@ impl Machine {
             .filter(|(origin, tracked)| {
                 **origin != self.own
                     && !self.is_linked(**origin)
+                    && !self.lives(**origin)
                     && tracked.log.until().plus(CLOCK_SKEW) < now.wall
             })
             .map(|(origin, _)| *origin)
@@ -256,6 +257,12 @@ impl Machine {
         if self.is_linked(origin) {
             self.peers.remove(&origin.node);
         }
+    }
+
+    /// Whether it may have more to say.
+    fn lives(&self, origin: Origin) -> bool {
+        let known = self.members.get(&origin.node);
+        known.is_some_and(|known| known.alive && known.incarnation == origin.incarnation)
     }
 
     fn is_linked(&self, origin: Origin) -> bool {
@@ -325,7 +332,7 @@ impl Machine {
                     peer.pong_due = Some(nonce);
                 }
             }
-            Message::Pong { nonce, head } => self.hear_pong(from, nonce, head),
+            Message::Pong { nonce, head } => self.hear_pong(from, nonce, head, now),
             Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
             Message::Leaving { head } => {
                 self.note_known(from, head, now);
@@ -406,11 +413,11 @@ impl Machine {
         }
         // A log that has ended altogether is not begun again.
         let ended = head.until.plus(CLOCK_SKEW) < now.wall && origin != from;
-        if (ended && !self.logs.contains_key(&origin))
-            || tracked(&mut self.logs, origin, self.tuning.max_logs).is_none()
-        {
+        if ended && !self.logs.contains_key(&origin) {
             return Ok(());
         }
+        let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return Ok(()) };
+        tracked.log.lasts_until(head.until);
         if let Some(peer) = self.peer(from) {
             peer.has.insert(origin, Has { head, dry_at: None });
         }
@@ -426,7 +433,7 @@ impl Machine {
             && let Some(tracked) = self.logs.get_mut(&origin)
             && forgotten.seq > tracked.log.complete()
         {
-            tracked.log.skip_to(forgotten.seq);
+            tracked.log.skip_forgotten(forgotten);
             self.changed(origin);
         }
     }
@@ -461,7 +468,7 @@ impl Machine {
         }
     }
 
-    fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64) {
+    fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64, now: Now) {
         let complete = self.complete(from);
         let Some(peer) = self.peer(from) else { return };
         if nonce != peer.ping.nonce {
@@ -474,18 +481,19 @@ impl Machine {
         } else {
             peer.ping.owed.get_or_insert((head, sent_at));
         }
+        self.note_known(from, head, now);
         self.refresh(from.node);
     }
 
     /// Notes when everything of this node was known, if it is.
     fn refresh(&mut self, node: NodeId) {
         let Some(linked) = self.peers.get_mut(&node) else { return };
-        let Some((head, sent_at)) = linked.peer.ping.owed else { return };
+        let Some((head, sent_at)) = linked.peer.ping.owed.filter(|_| linked.peer.heard) else { return };
         let complete = self.logs.get(&linked.origin).map_or(0, |tracked| tracked.log.complete());
         if complete < head {
             return;
         }
-        // Logs of its former lives, of which it may have the end.
+        // Logs of its former lives, of which it may have the end: it has told all its heads.
         let lives = Origin { node, incarnation: 0 }..=Origin { node, incarnation: u64::MAX };
         if self.behind.range(lives).any(|(origin, _)| *origin != linked.origin) {
             return;
@@ -516,7 +524,7 @@ impl Machine {
     /// What this peer is to be told next; `None` when there is nothing until something happens or
     /// [`Tuning::patience`] has passed.
     pub fn poll(&mut self, to: Origin, now: Now) -> Option<Message> {
-        let Self { own, tuning, logs, peers, .. } = self;
+        let Self { own, logs, peers, .. } = self;
         let linked = peers.get_mut(&to.node).filter(|linked| linked.origin == to)?;
         let peer = &mut linked.peer;
         if let Some(nonce) = peer.pong_due.take() {
@@ -529,30 +537,41 @@ impl Machine {
             return Some(Message::Ack(tracked.log.applied()));
         }
         // First of all on a link: what there is to be asked for.
-        if peer.told_at.is_some() {
-            peer.turn = peer.turn.wrapping_add(1);
-            // The past of others gets a turn now and then, however much there is of the present.
-            if peer.answers.is_empty() || !peer.turn.is_multiple_of(4) {
-                while let Some(origin) = peer.dirty.first().copied() {
-                    let Some(tracked) = logs.get(&origin) else {
-                        peer.dirty.remove(&origin);
-                        continue;
-                    };
-                    let before = peer.pushed.get(&origin).copied().unwrap_or(0);
-                    if let Some((first, facts)) =
-                        peer.next_push(origin, &tracked.log, tuning.window, tuning.batch)
-                    {
-                        self.counters.jumps += u64::from(first > before + 1 && origin == *own);
-                        self.counters.pushed += u64::try_from(facts.len()).unwrap_or(0);
-                        return Some(Message::Facts { origin, first, facts });
-                    }
-                }
-            }
-            if self.leaving && !peer.told_leaving && peer.dirty.is_empty() {
-                peer.told_leaving = true;
-                return Some(Message::Leaving { head: logs.get(own).map_or(0, |own| own.log.complete()) });
+        if peer.told_at.is_none() {
+            return self.next_other(to, now);
+        }
+        peer.turn = peer.turn.wrapping_add(1);
+        // All else gets a turn now and then, however much there is of the present.
+        if peer.turn.is_multiple_of(4) {
+            self.next_other(to, now).or_else(|| self.next_push(to))
+        } else {
+            self.next_push(to).or_else(|| self.next_other(to, now))
+        }
+    }
+
+    fn next_push(&mut self, to: Origin) -> Option<Message> {
+        let Self { own, tuning, logs, peers, .. } = self;
+        let peer = &mut peers.get_mut(&to.node)?.peer;
+        while let Some(origin) = peer.dirty.first().copied() {
+            let Some(tracked) = logs.get(&origin) else {
+                peer.dirty.remove(&origin);
+                continue;
+            };
+            let before = peer.pushed.get(&origin).copied().unwrap_or(0);
+            if let Some((first, facts)) = peer.next_push(origin, &tracked.log, tuning.window, tuning.batch) {
+                self.counters.jumps += u64::from(first > before + 1 && origin == *own);
+                self.counters.pushed += u64::try_from(facts.len()).unwrap_or(0);
+                return Some(Message::Facts { origin, first, facts });
             }
         }
+        if self.leaving && !peer.told_leaving {
+            peer.told_leaving = true;
+            return Some(Message::Leaving { head: logs.get(own).map_or(0, |own| own.log.complete()) });
+        }
+        None
+    }
+
+    fn next_other(&mut self, to: Origin, now: Now) -> Option<Message> {
         self.next_heads(to, now)
             .or_else(|| self.next_pull(to, now))
             .or_else(|| self.next_ping(to, now))
@@ -589,7 +608,8 @@ impl Machine {
                 forgotten: log.forgotten(),
             });
         }
-        (!heads.is_empty()).then_some(Message::Heads(heads))
+        let was_full = std::mem::replace(&mut peer.told_full, heads.len() == HEADS);
+        (was_full || !heads.is_empty()).then_some(Message::Heads(heads))
     }
 
     fn next_pull(&mut self, to: Origin, now: Now) -> Option<Message> {
@@ -693,8 +713,12 @@ impl Machine {
                 return None;
             }
             peer.digested_at = now.monotonic;
-            let begun = logs.iter().filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
+            let whole = logs.iter().filter(|(_, tracked)| tracked.log.has_whole());
+            let begun = whole.filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
             peer.digesting = begun.collect();
+            // All is told again, in case that something was lost after all.
+            peer.told = 0;
+            peer.ack_due = true;
         }
         let (origin, first) = peer.digesting.pop_front()?;
         let log = &mut logs.get_mut(&origin)?.log;
@@ -714,7 +738,9 @@ impl Machine {
     pub fn visible(&self, first: u64, last: u64) -> (u32, u32) {
         let mut counts = (0, 0);
         for (node, known) in &self.members {
-            let peer = self.peers.get(node).map(|linked| &linked.peer);
+            // A link with a former life is about to break.
+            let linked = self.peers.get(node).filter(|linked| linked.origin.incarnation == known.incarnation);
+            let peer = linked.map(|linked| &linked.peer);
             if known.left || !(known.alive || peer.is_some()) {
                 continue;
             }
@@ -725,20 +751,30 @@ impl Machine {
     }
 
     /// When this node last knew everything that all others had taken away; `None` when that never was, or
-    /// nobody else is known. Who left has taken nothing away since.
+    /// nobody else is known. Who left has taken nothing away since, so it does not count when all that is
+    /// known of its logs is applied.
     #[must_use]
     pub fn fresh_at(&self, now: Now) -> Option<Duration> {
         if self.members.is_empty() {
             return None;
         }
-        let mut others = self.members.values().filter(|known| !known.left).map(|known| known.fresh_at);
-        others.try_fold(now.monotonic, |all, one| Some(all.min(one?)))
+        let lacks = |node: &NodeId| self.behind.keys().any(|origin| origin.node == *node);
+        let others = self.members.iter().filter(|(node, known)| !known.left || lacks(node));
+        others.map(|(_, known)| known.fresh_at).try_fold(now.monotonic, |all, one| Some(all.min(one?)))
     }
 
     /// When everything that this node had taken away was known here last.
     #[must_use]
     pub fn fresh_at_of(&self, node: NodeId) -> Option<Duration> {
         self.members.get(&node)?.fresh_at
+    }
+
+    /// Whether this node said that it ends.
+    #[must_use]
+    pub fn has_left(&self, origin: Origin) -> bool {
+        self.members
+            .get(&origin.node)
+            .is_some_and(|known| known.left && known.incarnation == origin.incarnation)
     }
 
     /// Whether every linked peer was told that this node ends.

@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub(super) told_at: Option<Duration>,
     /// Logs whose heads are being told.
     pub(super) telling: VecDeque<Origin>,
+    /// The last message of heads was full, so it is not known there that it was the last.
+    pub(super) told_full: bool,
     /// What it has of other logs, of its own too.
     pub(super) has: BTreeMap<Origin, Has>,
     /// Whether it has told all its heads once.
@@ -103,6 +105,7 @@ impl Peer {
             told: 0,
             told_at: None,
             telling: VecDeque::new(),
+            told_full: false,
             has: BTreeMap::new(),
             heard: false,
             pulling: None,

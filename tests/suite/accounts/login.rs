@@ -68,10 +68,11 @@ async fn unknown_and_wrong_take_the_same_time() {
             times.push(start.elapsed());
         }
     }
-    // The fastest of each: what it takes when nobody else is at the processor.
+    // The fastest of each: what it takes when nobody else is at the processor. A hash that is left out is
+    // twenty times faster, so a busy machine may have its share.
     let least = times.map(|times: Vec<Duration>| times.into_iter().min().unwrap());
     let (fastest, slowest) = (least.iter().min().unwrap(), least.iter().max().unwrap());
-    assert!(*slowest < *fastest * 2, "unknown, wrong, empty, disabled: {least:?}");
+    assert!(*slowest < *fastest * 4, "unknown, wrong, empty, disabled: {least:?}");
 }
 
 #[tokio::test]
