@@ -13,12 +13,15 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use schema::{Clock, Entropy, Fact, NodeId, Timestamp, ledger::Origin};
+use schema::{
+    Clock, Entropy, Fact, Name, NodeId, Timestamp,
+    ledger::{Entry, Origin},
+};
 use tokio::{
     net::{
         TcpListener, TcpStream,
@@ -35,6 +38,7 @@ use crate::{
     protocol::{
         Machine, Message, Now, Tuning, VERSIONS,
         machine::{Counters, LogState, MemberState, PeerState},
+        message::Forgotten,
     },
     secret::Secret,
 };
@@ -55,10 +59,27 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const FAN_OUT: usize = 8;
 /// No fact matters for longer: access tokens live a day at most, and clocks may be an hour apart.
 const LONGEST: Duration = Duration::from_secs(48 * 3_600);
+/// How many callers may wait for acknowledgements; more are answered at once, with who has it so far.
+const MAX_WAITING: usize = 4_096;
+/// How many peers are linked at most.
+const MAX_LINKS: usize = 4_096;
+/// A link that ended sooner is no reason to dial again at once.
+const LASTING: Duration = Duration::from_secs(5);
+/// How long those who are alive must have been the same before a newcomer believes that it knows all.
+const STABLE: Duration = Duration::from_secs(1);
+/// How long the last frames may take.
+const LAST_FRAMES: Duration = Duration::from_millis(20);
 /// How long peers may take to hear that this node ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a newcomer waits for somebody to show up.
 const FIRST_GOSSIP: Duration = Duration::from_secs(2);
+
+/// Time by a clock that never jumps and goes on while the machine is suspended.
+#[must_use]
+pub fn boottime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
 
 /// What a cluster needs to know.
 pub struct Config {
@@ -80,6 +101,8 @@ pub struct Config {
     pub ack_deadline: Duration,
     /// The protocol's numbers.
     pub tuning: Tuning,
+    /// What a former life of this node left, which refuses here already.
+    pub left: Vec<Entry>,
 }
 
 /// Who applies what others took away.
@@ -103,11 +126,12 @@ struct Shared {
     hears: Arc<dyn Hears>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    started: Instant,
     state: Mutex<State>,
     gate: Gate,
     refused: RefusedLinks,
+    /// Whether this node takes requests, and whether it has left.
     ready: watch::Sender<(bool, bool)>,
+    ending: AtomicBool,
 }
 
 struct State {
@@ -211,7 +235,10 @@ impl Cluster {
             secret: config.secret.clone(),
             versions: VERSIONS,
         };
-        let machine = Machine::new(config.origin, config.tuning);
+        let mut machine = Machine::new(config.origin, config.tuning);
+        for Entry { origin, seq, fact } in &config.left {
+            machine.learn(*origin, *seq, &[*fact]);
+        }
         let shared = Arc::new(Shared {
             config,
             local,
@@ -219,7 +246,6 @@ impl Cluster {
             hears,
             clock,
             entropy,
-            started: Instant::now(),
             state: Mutex::new(State {
                 machine,
                 links: BTreeMap::new(),
@@ -230,6 +256,7 @@ impl Cluster {
             gate: Gate::default(),
             refused: RefusedLinks::default(),
             ready: watch::Sender::new((false, false)),
+            ending: AtomicBool::new(false),
         });
         let tasks = vec![
             tokio::spawn(accept(shared.clone(), listener)),
@@ -248,18 +275,18 @@ impl Cluster {
         state.wake_all();
     }
 
-    /// Waits until every live node has these own facts, at most for the ack deadline from now on; gives how
-    /// many of how many have them.
-    pub async fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+    /// Waits until every live node has these own facts, which were published at that time, at most for the
+    /// ack deadline from now on; gives how many of how many have them. Of no facts (`last` 0), how many
+    /// are linked.
+    pub async fn visible(&self, first: u64, last: u64, since: Instant) -> (u32, u32) {
         let (reply, replied) = oneshot::channel();
-        let since = Instant::now();
         {
             let mut state = self.shared.state();
             let (have, all) = state.machine.visible(first, last);
-            if have == all {
-                if all > 0 {
-                    self.shared.hears.acknowledged(since.elapsed());
-                }
+            if have == all && all > 0 && last > 0 {
+                self.shared.hears.acknowledged(since.elapsed());
+            }
+            if have == all || last == 0 || state.waiting.len() >= MAX_WAITING {
                 return (have, all);
             }
             state.waiting.push(Waiting { first, last, since, reply });
@@ -309,50 +336,80 @@ impl Cluster {
         self.shared.state().machine.entries(origin, first, most)
     }
 
-    /// How long ago this node last knew everything that all others had taken away; `None` when it never did,
-    /// or has never seen another.
+    /// What is not held of a log any more.
     #[must_use]
-    pub fn freshness(&self) -> Option<Duration> {
+    pub fn forgotten(&self, origin: Origin) -> Forgotten {
+        self.shared.state().machine.forgotten(origin)
+    }
+
+    /// Whether no live node has a lower id: who does first what any of them may do.
+    #[must_use]
+    pub fn is_eldest(&self) -> bool {
+        let members = self.shared.members.watch().borrow().clone();
+        let own = self.shared.config.origin.node;
+        members.iter().filter(|member| member.alive).all(|member| own < member.origin.node)
+    }
+
+    /// When, by [`boottime`], this node last knew everything that all others had taken away; `None` when it
+    /// never did, or knows of nobody else.
+    #[must_use]
+    pub fn fresh_at(&self) -> Option<Duration> {
         let now = self.shared.now();
-        let fresh_at = self.shared.state().machine.fresh_at(now)?;
-        Some(now.monotonic.saturating_sub(fresh_at))
+        self.shared.state().machine.fresh_at(now)
     }
 
-    /// Waits until this node is linked with everybody alive and has what they have, at most so long; says
-    /// whether it does.
+    /// The ledger was read to its end at this time: who is gone for long is no more reason to be stale.
+    pub fn ledger_was_read(&self, at: Duration) {
+        self.shared.state().machine.forget_gone(at);
+    }
+
+    /// Waits until this node is linked with everybody alive and has what they have, or nothing more has come
+    /// from them for so long; says whether it has.
     pub async fn catch_up(&self, patience: Duration) -> bool {
-        let caught_up = async {
-            let mut looks = interval(DIAL);
-            let began = Instant::now();
-            loop {
-                looks.tick().await;
-                let members = self.shared.members.watch().borrow().clone();
-                let alive: Vec<_> = members.iter().filter(|member| member.alive && !member.leaving).collect();
-                // Somebody may be there whom gossip has not found yet.
-                if alive.is_empty() && !self.shared.config.seeds.is_empty() && began.elapsed() < FIRST_GOSSIP
-                {
-                    continue;
-                }
-                let state = self.shared.state();
-                let sparse = state.machine.is_sparse();
-                let mut linked = alive.iter().map(|member| state.is_linked(member.origin));
-                let linked = if sparse { linked.any(|one| one) } else { linked.all(|one| one) };
-                if linked && state.machine.is_caught_up() {
-                    return;
-                }
+        let mut looks = interval(DIAL);
+        let (mut known, mut changed_at) = (Vec::new(), Instant::now());
+        let (mut progress, mut progress_at) = ((0, 0), Instant::now());
+        loop {
+            looks.tick().await;
+            let members = self.shared.members.watch().borrow().clone();
+            let alive = members.iter().filter(|member| member.alive && !member.leaving);
+            let alive: Vec<_> = alive.map(|member| member.origin).collect();
+            if alive != known {
+                (known, changed_at) = (alive, Instant::now());
             }
-        };
-        timeout(patience, caught_up).await.is_ok()
+            // Somebody may be there whom gossip has not found yet.
+            let alone = known.is_empty() && !self.shared.config.seeds.is_empty();
+            let settled = changed_at.elapsed() >= if alone { FIRST_GOSSIP } else { STABLE };
+            let state = self.shared.state();
+            let mut linked = known.iter().map(|origin| state.is_linked(*origin));
+            let linked = if state.machine.is_sparse() {
+                known.is_empty() || linked.any(|one| one)
+            } else {
+                linked.all(|one| one)
+            };
+            if settled && linked && state.machine.is_caught_up() {
+                return true;
+            }
+            let now = (state.links.len(), state.machine.kept());
+            drop(state);
+            if now != progress {
+                (progress, progress_at) = (now, Instant::now());
+            }
+            if progress_at.elapsed() >= patience {
+                return false;
+            }
+        }
     }
 
-    /// Says to gossip whether this node takes requests, and whether it is about to end.
-    pub fn announce(&self, ready: bool, leaving: bool) {
-        self.shared.ready.send_replace((ready, leaving));
+    /// Says to gossip whether this node takes new requests.
+    pub fn announce(&self, ready: bool) {
+        self.shared.ready.send_replace((ready, false));
     }
 
     /// Says farewell: this node serves nobody any more, and its log ends here. Then stops.
     pub async fn leave(&self) {
-        self.announce(false, true);
+        self.shared.ready.send_replace((false, true));
+        self.shared.ending.store(true, Ordering::SeqCst);
         {
             let mut state = self.shared.state();
             state.machine.leave();
@@ -364,6 +421,7 @@ impl Cluster {
             }
         };
         let _ = timeout(FAREWELL, told).await;
+        sleep(LAST_FRAMES).await;
         self.shared.members.leave().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         self.shared.state().links.clear();
@@ -400,7 +458,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::SeqCst);
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.state().links.clear();
     }
 }
 
@@ -410,7 +470,7 @@ impl Shared {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic: self.started.elapsed(), wall: self.clock.now() }
+        Now { monotonic: boottime(), wall: self.clock.now() }
     }
 
     /// A number below `bound`, by chance.
@@ -532,8 +592,10 @@ async fn dial_members(shared: Arc<Shared>) {
         let now = Instant::now();
         for member in alive {
             let node = member.origin.node;
-            if state.is_linked(member.origin) {
-                state.dials.remove(&node);
+            if let Some(link) = state.links.get(&node).filter(|link| link.origin == member.origin) {
+                if link.since.elapsed() >= LASTING {
+                    state.dials.remove(&node);
+                }
                 continue;
             }
             let dial = state.dials.entry(node).or_insert(Dial {
@@ -572,7 +634,15 @@ async fn reach(shared: Arc<Shared>, member: Member) {
         *dial = Dial { next: Instant::now() + wait_for, wait: wait * 2, under_way: false, ..*dial };
     }
     match linked {
-        Ok((peer, reader, writer)) => run(shared, peer, reader, writer).await,
+        Ok((peer, reader, writer)) => {
+            let expected = peer.origin.node == member.origin.node;
+            if !expected && shared.state().links.contains_key(&peer.origin.node) {
+                let (address, expected) = (member.address, member.name);
+                tracing::warn!(%address, peer = peer.name, expected, "another node answers at this address");
+                return;
+            }
+            run(shared, peer, reader, writer).await;
+        }
         Err(error) => shared.refused.note(&error, member.address),
     }
 }
@@ -584,13 +654,18 @@ async fn run(
     reader: Reader<OwnedReadHalf>,
     writer: Writer<OwnedWriteHalf>,
 ) {
-    let (origin, name) = (peer.origin, peer.name);
+    let origin = peer.origin;
+    let name = if Name::is_valid(&peer.name) { peer.name } else { origin.node.to_string() };
     let (end, ended) = oneshot::channel::<()>();
     let wake = Arc::new(Notify::new());
     let number = {
         let mut state = shared.state();
         if state.links.get(&origin.node).is_some_and(|link| link.origin.incarnation > origin.incarnation) {
             tracing::info!(peer = name, "a link of a former life of the peer is not taken");
+            return;
+        }
+        let is_new = !state.links.contains_key(&origin.node);
+        if shared.ending.load(Ordering::SeqCst) || (is_new && state.links.len() >= MAX_LINKS) {
             return;
         }
         state.links_ever += 1;
@@ -682,12 +757,22 @@ impl Running<'_> {
 
     /// What was taken away refuses here when this returns.
     fn apply(&self, mut message: Message) -> Message {
-        if let Message::Facts { facts, .. } = &mut message {
-            let longest: Timestamp = self.shared.clock.now().plus(LONGEST);
-            for fact in facts {
-                fact.until = fact.until.min(longest);
-                self.shared.hears.hear(fact);
+        let longest: Timestamp = self.shared.clock.now().plus(LONGEST);
+        match &mut message {
+            Message::Facts { facts, .. } => {
+                for fact in facts {
+                    fact.until = fact.until.min(longest);
+                    self.shared.hears.hear(fact);
+                }
             }
+            Message::Heads(heads) => {
+                for head in heads {
+                    head.until = head.until.min(longest);
+                    head.forgotten.until = head.forgotten.until.min(longest);
+                }
+            }
+            Message::Pulled { forgotten, .. } => forgotten.until = forgotten.until.min(longest),
+            _ => {}
         }
         message
     }

@@ -23,4 +23,4 @@ pub mod members;
 pub mod protocol;
 pub mod secret;
 
-pub use cluster::{Cluster, Config, Hears, MemberStatus, Status};
+pub use cluster::{Cluster, Config, Hears, MemberStatus, Status, boottime};

@@ -77,6 +77,9 @@ pub struct Tuning {
     pub retry: Duration,
     /// Between digests.
     pub digests: Duration,
+    /// How long a member that did not leave is waited for by who wants to be fresh, as long as the ledger
+    /// is read.
+    pub forget: Duration,
     /// Up to so many members everybody is linked with everybody.
     pub mesh: usize,
 }
@@ -94,6 +97,7 @@ impl Default for Tuning {
             patience: Duration::from_millis(100),
             retry: Duration::from_secs(2),
             digests: Duration::from_secs(60),
+            forget: Duration::from_secs(3_600),
             mesh: 64,
         }
     }

@@ -12,10 +12,10 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use ::cluster::Cluster;
+use ::cluster::{Cluster, boottime};
 use actors::{
     Actors, Context, FactSink, Facts, Lifetimes, SharedCache, session::RefreshPolicy, superusers::PowerLock,
 };
@@ -23,7 +23,6 @@ use cache_redis::{Cache, CachedGrants, RedisCounters};
 use schema::{
     Clock, Entropy, Stores, Subject, Timestamp,
     key::KeySet,
-    ledger::Entry,
     limit::Counters,
     store::{GrantsStore, StoreError},
     time::CLOCK_SKEW,
@@ -35,7 +34,7 @@ use tokio::sync::Notify;
 use crate::{
     clock::{SystemClock, SystemEntropy},
     data_dir::{DataDir, DataDirError, Identity},
-    freshness::{self, Freshness},
+    freshness::Freshness,
     http::routes,
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
@@ -50,7 +49,7 @@ use crate::{
 
 /// How long a key is published before it signs, where other nodes have to know it.
 const PUBLISHED: Duration = Duration::from_secs(15);
-/// How long a newcomer waits until it has what peers have. What it lacks then comes from the ledger.
+/// How long a newcomer waits for peers that it gets nothing from. What it lacks then comes from the ledger.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// What users may do is believed to Redis for so long at most.
 const MAX_CACHE_AGE: Duration = Duration::from_secs(600);
@@ -84,7 +83,7 @@ pub struct App {
     pub end: Notify,
     peers: OnceLock<Arc<Cluster>>,
     /// What a former life left in the journal.
-    left: Vec<Record>,
+    pub(crate) left: Vec<Record>,
     /// When the ledger was last read to its end, in ms; 0 before.
     ledger_read_at: AtomicU64,
     draining: AtomicBool,
@@ -231,9 +230,6 @@ impl App {
     pub async fn join(&self) -> Result<(), StartError> {
         let Some(settings) = &self.settings.cluster else { return Ok(()) };
         let cluster = peers::join(self, settings).await?;
-        for Entry { origin, seq, fact } in self.left.iter().map(|record| record.entry) {
-            cluster.learn(origin, seq, &[fact]);
-        }
         self.log.push_to(cluster.clone());
         let _ = self.peers.set(cluster);
         Ok(())
@@ -256,7 +252,7 @@ impl App {
             Purpose::Operate => keys::stored(self.key_tools(), algorithm, access_ttl).await,
         };
         let set = set.map_err(not_final)?;
-        let (began, at) = (self.clock.now(), freshness::now());
+        let (began, at) = (self.clock.now(), boottime());
         let origin = self.identity.origin();
         let peers = self.peers().cloned();
         let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin, peers).await?;
@@ -294,14 +290,17 @@ impl App {
     }
 
     /// Everything that was in the ledger at this time, by both clocks, has been applied.
-    pub fn ledger_was_read(&self, wall: Timestamp, at: Instant) {
+    pub fn ledger_was_read(&self, wall: Timestamp, at: Duration) {
         self.knew_everything(at);
+        if let Some(peers) = self.peers() {
+            peers.ledger_was_read(at);
+        }
         self.ledger_read_at.store(wall.as_millis(), Ordering::Release);
     }
 
     /// Everything that was taken away before this time is known here. After a gap in which facts may have
     /// been made and forgotten again, what rests on having heard them all is read anew.
-    pub fn knew_everything(&self, at: Instant) {
+    pub fn knew_everything(&self, at: Duration) {
         let gap = self.freshness.knew_everything(at);
         if gap >= self.facts.lifetimes().access_ttl + CLOCK_SKEW / 2 {
             tracing::warn!("nothing was heard from others for long: what users may do is read anew");

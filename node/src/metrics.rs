@@ -337,7 +337,7 @@ impl Snapshot {
             let age = app.clock.now().since(at).as_secs();
             families.push(Family {
                 name: "palisade_ledger_age",
-                help: "Since what others took away was last known to be known here",
+                help: "Since the ledger was last read to its end",
                 unit: Some(Unit::Seconds),
                 counter: false,
                 values: one(age),
@@ -352,7 +352,8 @@ impl Snapshot {
                 help: "Since everything that was taken away was last known here",
                 unit: Some(Unit::Seconds),
                 counter: false,
-                values: app.freshness.age().map(|age| (Vec::new(), age.as_secs())).into_iter().collect(),
+                // One that never knew is as old as the node.
+                values: one(app.freshness.age().unwrap_or(app.clock.now().since(app.started_at)).as_secs()),
             });
         }
         if let Some(cache) = &app.cache {
@@ -385,6 +386,12 @@ fn of_cluster(status: &cluster::Status, counter: MakeFamily, gauge: MakeFamily) 
         refused.push((vec![("what", what.to_owned()), ("reason", reason.to_owned())], value));
     }
     vec![
+        counter("palisade_cluster_jumps", "Times a peer was told to ask", one(status.counters.jumps)),
+        counter(
+            "palisade_cluster_shed",
+            "Facts not kept for peers for want of room; they are in the ledger",
+            one(status.counters.shed),
+        ),
         gauge(
             "palisade_cluster_members",
             "Other nodes",

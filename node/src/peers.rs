@@ -7,25 +7,28 @@ use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actors::{Facts, end_rows};
 use cluster::{Cluster, Config, Hears, members, protocol::Tuning};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
-    Fact, FactKind, StoreError, Stores,
+    Fact, FactKind, StoreError, Stores, Timestamp,
     ledger::{Entry, Head, Origin},
+    time::CLOCK_SKEW,
 };
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{
-    app::App, freshness, ledger::LedgerReader, metrics::Acknowledgements, settings::ClusterSettings,
-};
+use crate::{app::App, metrics::Acknowledgements, settings::ClusterSettings};
 
 /// How often what peers say about freshness is taken over.
 const FRESHNESS: Duration = Duration::from_millis(50);
 /// How long a node must be gone before another one writes what it left.
 const GONE: Duration = Duration::from_secs(5);
-/// Entries in one write of another's log.
+/// Between looks for what dead nodes left.
+const INHERIT: Duration = Duration::from_secs(1);
+/// Entries in one write of another's log, and rows that are ended at the same time.
 const BATCH: usize = 256;
+const ROWS: usize = 16;
 
 /// Why a node is in no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,7 @@ pub async fn join(app: &App, settings: &ClusterSettings) -> Result<Arc<Cluster>,
         seeds: settings.seeds.clone(),
         ack_deadline: app.settings.ack_deadline,
         tuning: Tuning::default(),
+        left: app.left.iter().map(|record| record.entry).collect(),
     };
     let advertise = config.advertise;
     let heard = Heard {
@@ -100,38 +104,39 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        let now = freshness::now();
-        if let Some(age) = cluster.freshness()
-            && let Some(at) = now.checked_sub(age)
-        {
+        if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);
         }
     }
 }
 
-/// Writes to the ledger what dead nodes could not.
-#[derive(Default)]
-pub struct Heir {
-    /// Logs with more than the ledger has, since when.
-    left: HashMap<Origin, Instant>,
-}
-
-impl Heir {
-    /// One round, after the ledger was read.
-    pub async fn inherit(&mut self, stores: &Stores, cluster: &Cluster, ledger: &LedgerReader) {
-        let mut orphans = cluster.orphans();
-        orphans.retain(|(origin, complete)| *complete > ledger.head(*origin));
-        self.left.retain(|origin, _| orphans.iter().any(|(orphan, _)| orphan == origin));
+/// Writes to the ledger what dead nodes could not, as long as the node runs.
+pub async fn inherit(app: Arc<App>, cluster: Arc<Cluster>) {
+    let mut rounds = interval(INHERIT);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Logs of nodes that are gone, since when.
+    let mut gone: HashMap<Origin, Instant> = HashMap::new();
+    loop {
+        rounds.tick().await;
+        let orphans = cluster.orphans();
+        gone.retain(|origin, _| orphans.iter().any(|(orphan, _)| orphan == origin));
+        if orphans.is_empty() {
+            continue;
+        }
+        let Ok(heads) = app.stores.ledger.heads().await else { continue };
+        let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.origin, head.seq)).collect();
+        // One of those who live goes first; the others, should it not get on.
+        let patience = if cluster.is_eldest() { GONE } else { 3 * GONE };
         for (origin, complete) in orphans {
-            let since = *self.left.entry(origin).or_insert_with(Instant::now);
-            if since.elapsed() < GONE {
+            let head = heads.get(&origin).copied().unwrap_or(0);
+            let since = *gone.entry(origin).or_insert_with(Instant::now);
+            if complete <= head || since.elapsed() < patience {
                 continue;
             }
-            match write(stores, cluster, origin, ledger.head(origin), complete).await {
+            match write(&app.stores, &cluster, origin, head, complete, app.clock.now()).await {
                 Ok(0) => {}
                 Ok(entries) => {
                     tracing::info!(node = %origin.node, entries, "wrote to the ledger what a dead node could not");
-                    self.left.remove(&origin);
                 }
                 Err(error) => tracing::debug!(%error, "what a dead node left is not in the ledger yet"),
             }
@@ -139,27 +144,39 @@ impl Heir {
     }
 }
 
-/// Entries first, then the head, then the rows: whoever wrote them would have ended those too.
+/// Entries, then rows, then the head: as long as that has not moved, all is tried again. Which rows were
+/// to go is not in the log; what was revoked may go with all it has.
 async fn write(
     stores: &Stores,
     cluster: &Cluster,
     origin: Origin,
     head: u64,
     complete: u64,
+    now: Timestamp,
 ) -> Result<usize, StoreError> {
     let (mut next, mut written) = (head + 1, 0);
     while next <= complete {
-        // What was forgotten has ended.
         let Some((first, facts)) = cluster.entries(origin, next, BATCH) else { break };
+        let forgotten = cluster.forgotten(origin);
+        let had_ended = first - 1 <= forgotten.seq && forgotten.until.plus(CLOCK_SKEW) < now;
+        if first != next && !had_ended {
+            tracing::warn!(node = %origin.node, next, first, "a dead node's log has a gap here");
+            break;
+        }
         let entries: Vec<_> =
             (first..).zip(&facts).map(|(seq, fact)| Entry { origin, seq, fact: *fact }).collect();
-        let Some(last) = entries.last().map(|entry| entry.seq).filter(|_| first == next) else { break };
-        stores.ledger.append(&entries, &[Head { origin, seq: last }]).await?;
-        for fact in &facts {
-            end_rows(stores, &fact.kind).await?;
-        }
+        stores.ledger.append(&entries, &[]).await?;
+        let rows = facts.iter().map(|fact| end(stores.clone(), fact.kind));
+        let rows: Vec<_> = rows.collect();
+        stream::iter(rows).buffer_unordered(ROWS).try_collect::<()>().await?;
+        let seq = entries.last().map_or(next, |entry| entry.seq);
+        stores.ledger.append(&[], &[Head { origin, seq }]).await?;
         written += entries.len();
-        next = last + 1;
+        next = seq + 1;
     }
     Ok(written)
+}
+
+async fn end(stores: Stores, kind: FactKind) -> Result<(), StoreError> {
+    end_rows(&stores, &kind).await
 }

@@ -45,7 +45,7 @@ const MAX_CONNECTIONS: usize = 16_384;
 const MAX_H2_STREAMS: u32 = 256;
 /// How long what runs may still take at the end: with the drain grace it stays below the ten seconds
 /// that Docker gives.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH: Duration = Duration::from_secs(4);
 /// How long connections that were accepted last may take to send the request that they came with.
 const LAST_REQUEST: Duration = Duration::from_millis(500);
 /// How long the last revocations may take to get from the journal to the ledger.
@@ -109,7 +109,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     tracing::info!(grace_ms = app.settings.drain_grace.as_millis(), "told to stop: draining");
     app.drain();
     if let Some(cluster) = app.peers() {
-        cluster.announce(false, true);
+        cluster.announce(false);
     }
     let drained = async {
         tokio::time::sleep(app.settings.drain_grace).await;

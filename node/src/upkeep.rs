@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use cluster::boottime;
 use schema::{StoreError, time::CLOCK_SKEW};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     app::{App, Purpose, StartError},
-    freshness,
     keys::{self, KeyError},
     ledger::{LedgerReader, reader},
-    peers::{self, Heir},
+    peers,
 };
 
 /// Between tries to come up.
@@ -31,8 +31,9 @@ pub async fn run(app: Arc<App>) -> StartError {
             Err(error) => return error,
         };
         if let Some(cluster) = app.peers() {
-            cluster.announce(true, false);
+            cluster.announce(true);
             tokio::spawn(peers::keep_fresh(app.clone(), cluster.clone()));
+            tokio::spawn(peers::inherit(app.clone(), cluster.clone()));
         }
         tokio::spawn(keep_up(app.clone(), reader));
         tokio::spawn(keep_keys(app.clone()));
@@ -58,10 +59,10 @@ async fn come_up(app: &App) -> Result<LedgerReader, StartError> {
 async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
     let mut rounds = interval(reader::EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut away, mut heir) = (app.clock.now(), None, Heir::default());
+    let (mut seen, mut away) = (app.clock.now(), None);
     loop {
         rounds.tick().await;
-        let (began, wall) = (freshness::now(), app.clock.now());
+        let (began, wall) = (boottime(), app.clock.now());
         let read = ledger.go_on(&app.stores, &app.facts).await;
         if ledger.keys_changed() {
             take_keys(&app).await;
@@ -74,9 +75,6 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
                 }
                 seen = wall;
                 app.ledger_was_read(wall, began);
-                if let Some(cluster) = app.peers() {
-                    heir.inherit(&app.stores, cluster, &ledger).await;
-                }
             }
             Err(error) => {
                 if away.is_none() {

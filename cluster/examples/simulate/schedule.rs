@@ -71,7 +71,7 @@ impl Schedule {
         let tuning = &mut settings.tuning;
         tuning.batch = random.pick(&[1, 7, 64, 512]);
         tuning.window = random.pick(&[8, 64, 300, 8_192]);
-        tuning.pull = random.pick(&[3, 100, 65_536]);
+        tuning.pull = random.pick(&[10, 100, 65_536]);
         tuning.ping = Duration::from_millis(random.pick(&[250, 500]));
         if random.one_in(6) {
             settings.chaos = random.pick(&[1_000, 30_000]);

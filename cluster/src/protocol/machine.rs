@@ -10,14 +10,14 @@ use schema::{Fact, NodeId, ledger::Origin, time::CLOCK_SKEW};
 use super::{
     Message, Now, Tuning,
     log::{BLOCK, Log},
-    message::{Applied, LogHead},
+    message::{Applied, Forgotten, LogHead},
     peer::{Answer, Has, MAX_ANSWERS, MAX_REPAIRS, Peer, Pulling},
 };
 
 /// Heads in one message.
 const HEADS: usize = 512;
 /// Sums in one message.
-const SUMS: u64 = 1_024;
+const SUMS: u64 = 64;
 /// How many steps the search for a gap takes at most.
 const STEPS: usize = 64;
 
@@ -59,6 +59,8 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
+    /// Since when it is neither called alive nor linked.
+    gone_since: Option<Duration>,
     /// When everything that it had taken away was known here last.
     fresh_at: Option<Duration>,
 }
@@ -173,7 +175,11 @@ impl Machine {
     pub fn set_members(&mut self, members: impl IntoIterator<Item = (Origin, MemberState)>) {
         let members: BTreeMap<_, _> =
             members.into_iter().map(|(origin, state)| (origin.node, (origin, state))).collect();
-        self.members.retain(|node, _| members.contains_key(node) || self.peers.contains_key(node));
+        // Who was alive once and did not leave may still be there, and take things away.
+        self.members.retain(|node, known| {
+            known.alive &= members.contains_key(node);
+            !known.left || members.contains_key(node) || self.peers.contains_key(node)
+        });
         for (origin, state) in members.into_values() {
             let known = self.known(origin);
             // Gossip may be later than what was said over a link.
@@ -191,12 +197,23 @@ impl Machine {
             incarnation,
             alive: false,
             left: false,
+            gone_since: None,
             fresh_at: None,
         });
         if incarnation > known.incarnation {
             *known = Known { incarnation, alive: false, left: false, ..*known };
         }
         known
+    }
+
+    /// The ledger was read at this time: whoever was gone for long then is no more reason to be stale.
+    pub fn forget_gone(&mut self, at: Duration) {
+        for (node, known) in &mut self.members {
+            let is_here = known.alive || self.peers.contains_key(node);
+            known.gone_since = if is_here { None } else { known.gone_since.or(Some(at)) };
+        }
+        let forget = self.tuning.forget;
+        self.members.retain(|_, known| known.gone_since.is_none_or(|since| at < since + forget));
     }
 
     /// From now on every peer is told that this node ends.
@@ -209,15 +226,7 @@ impl Machine {
         for tracked in self.logs.values_mut() {
             self.kept -= tracked.log.forget(now.wall, CLOCK_SKEW);
         }
-        while self.kept > self.tuning.max_kept {
-            let largest = self.logs.values_mut().max_by_key(|tracked| tracked.log.kept());
-            let gone = largest.map_or(0, |tracked| tracked.log.shed());
-            if gone == 0 {
-                break;
-            }
-            self.kept -= gone;
-            self.counters.shed += u64::try_from(gone).unwrap_or(0);
-        }
+        self.make_room(self.tuning.max_kept);
         let ended: Vec<_> = self
             .logs
             .iter()
@@ -239,6 +248,18 @@ impl Machine {
                 linked.peer.pushed.remove(&origin);
                 linked.peer.dirty.remove(&origin);
             });
+        }
+    }
+
+    fn make_room(&mut self, most: usize) {
+        while self.kept > most {
+            let largest = self.logs.values_mut().max_by_key(|tracked| tracked.log.kept());
+            let gone = largest.map_or(0, |tracked| tracked.log.shed());
+            if gone == 0 {
+                break;
+            }
+            self.kept -= gone;
+            self.counters.shed += u64::try_from(gone).unwrap_or(0);
         }
     }
 
@@ -281,12 +302,14 @@ impl Machine {
         }
         match message {
             Message::Heads(heads) => {
-                if let Some(peer) = self.peer(from) {
-                    peer.heard |= heads.len() < HEADS;
-                }
+                let is_last = heads.len() < HEADS;
                 for head in heads {
                     self.hear_head(from, head, now)?;
                 }
+                if let Some(peer) = self.peer(from) {
+                    peer.heard |= is_last;
+                }
+                self.refresh(from.node);
             }
             Message::Facts { origin, first, facts } => {
                 if origin == self.own {
@@ -324,8 +347,9 @@ impl Machine {
                 }
             }
             Message::Pulled { origin, last, forgotten } => {
-                self.pulled(from, origin, last, now);
-                self.skip_forgotten(origin, forgotten, now);
+                if self.pulled(from, origin, last, now) {
+                    self.skip_forgotten(origin, forgotten, now);
+                }
             }
             Message::Ping { nonce } => {
                 if let Some(peer) = self.peer(from) {
@@ -339,7 +363,9 @@ impl Machine {
                 if let Some(peer) = self.peer(from) {
                     peer.leaving = true;
                 }
-                self.known(from).left = true;
+                // Of the life that said it: another one may have begun.
+                let known = self.known(from);
+                known.left |= known.incarnation == from.incarnation;
             }
         }
         Ok(())
@@ -366,6 +392,11 @@ impl Machine {
             self.behind.remove(&origin);
         }
         self.kept += new;
+        // Not at each entry: it looks at all logs.
+        let most = self.tuning.max_kept;
+        if self.kept > most + most / 8 {
+            self.make_room(most);
+        }
         if let Some(linked) = from.and_then(|node| self.peers.get_mut(&node)) {
             linked.peer.has_up_to(origin, last);
         }
@@ -389,7 +420,8 @@ impl Machine {
     /// Whether links are few, so that everybody passes on what it hears.
     #[must_use]
     pub fn is_sparse(&self) -> bool {
-        self.members.len() > self.tuning.mesh
+        let here = |(node, known): &(&NodeId, &Known)| known.alive || self.peers.contains_key(*node);
+        self.members.iter().filter(here).count() > self.tuning.mesh
     }
 
     fn changed(&mut self, origin: Origin) {
@@ -419,17 +451,25 @@ impl Machine {
         let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return Ok(()) };
         tracked.log.lasts_until(head.until);
         if let Some(peer) = self.peer(from) {
-            peer.has.insert(origin, Has { head, dry_at: None });
+            // With nothing more than before, there is no more to be had.
+            let before = peer.has.get(&origin).filter(|has| has.head.highest >= head.highest);
+            let dry_at = before.and_then(|has| has.dry_at);
+            peer.has.insert(origin, Has { head, dry_at });
         }
         self.skip_forgotten(origin, head.forgotten, now);
+        // All of it has ended; others may not know the end of what they skipped.
+        if origin == from {
+            self.skip_forgotten(origin, Forgotten { seq: head.complete, until: head.until }, now);
+        }
         self.note_known(origin, highest.max(head.complete), now);
         self.refresh(from.node);
         Ok(())
     }
 
     /// What is forgotten elsewhere and has ended by our own clock needs not be asked for.
-    fn skip_forgotten(&mut self, origin: Origin, forgotten: super::message::Forgotten, now: Now) {
-        if forgotten.until.plus(CLOCK_SKEW) < now.wall
+    fn skip_forgotten(&mut self, origin: Origin, forgotten: Forgotten, now: Now) {
+        if origin != self.own
+            && forgotten.until.plus(CLOCK_SKEW) < now.wall
             && let Some(tracked) = self.logs.get_mut(&origin)
             && forgotten.seq > tracked.log.complete()
         {
@@ -451,12 +491,13 @@ impl Machine {
         }
     }
 
-    fn pulled(&mut self, from: Origin, origin: Origin, last: u64, now: Now) {
+    /// The end of a pull; says whether there was one.
+    fn pulled(&mut self, from: Origin, origin: Origin, last: u64, now: Now) -> bool {
         let complete = self.complete(origin);
-        let Some(peer) = self.peer(from) else { return };
+        let Some(peer) = self.peer(from) else { return false };
         let Some(pulling) = peer.pulling.filter(|pulling| pulling.origin == origin && pulling.last == last)
         else {
-            return;
+            return false;
         };
         peer.pulling = None;
         // It did not have what came first.
@@ -466,6 +507,7 @@ impl Machine {
         {
             has.dry_at = Some(now.monotonic);
         }
+        true
     }
 
     fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64, now: Now) {
@@ -506,9 +548,13 @@ impl Machine {
 
     fn compare(&mut self, from: Origin, origin: Origin, first: u64, sums: &[u64]) {
         let Some(tracked) = self.logs.get_mut(&origin) else { return };
+        let (complete, forgotten) = (tracked.log.complete(), tracked.log.forgotten().seq);
         let ours = tracked.log.sums(first, u64::try_from(sums.len()).unwrap_or(0));
-        let differing =
-            (first..).zip(ours.iter().zip(sums)).filter(|(_, (a, b))| **a != 0 && **b != 0 && a != b);
+        let differing = (first..).zip(ours.iter().zip(sums)).filter(|(block, (ours, theirs))| {
+            // One that is not whole here, though all of it was applied, has lost something.
+            let lost = **ours == 0 && *block * BLOCK >= forgotten && (*block + 1) * BLOCK <= complete;
+            **theirs != 0 && ours != theirs && (**ours != 0 || lost)
+        });
         let differing: Vec<_> = differing.map(|(block, _)| block).collect();
         self.counters.diverged += u64::try_from(differing.len()).unwrap_or(0);
         let Some(peer) = self.peer(from) else { return };
@@ -717,7 +763,7 @@ impl Machine {
             let begun = whole.filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
             peer.digesting = begun.collect();
             // All is told again, in case that something was lost after all.
-            peer.told = 0;
+            (peer.told, peer.told_at) = (0, None);
             peer.ack_due = true;
         }
         let (origin, first) = peer.digesting.pop_front()?;
@@ -741,7 +787,9 @@ impl Machine {
             // A link with a former life is about to break.
             let linked = self.peers.get(node).filter(|linked| linked.origin.incarnation == known.incarnation);
             let peer = linked.map(|linked| &linked.peer);
-            if known.left || !(known.alive || peer.is_some()) {
+            // A link that has not said farewell is proof enough.
+            let here = peer.map_or(known.alive && !known.left, |peer| !peer.leaving);
+            if !here {
                 continue;
             }
             counts.1 += 1;
@@ -751,11 +799,11 @@ impl Machine {
     }
 
     /// When this node last knew everything that all others had taken away; `None` when that never was, or
-    /// nobody else is known. Who left has taken nothing away since, so it does not count when all that is
+    /// nobody else is known to be there. Who left has taken nothing away since, so it does not count when all that is
     /// known of its logs is applied.
     #[must_use]
     pub fn fresh_at(&self, now: Now) -> Option<Duration> {
-        if self.members.is_empty() {
+        if self.members.values().all(|known| known.left) {
             return None;
         }
         let lacks = |node: &NodeId| self.behind.keys().any(|origin| origin.node == *node);
@@ -783,10 +831,21 @@ impl Machine {
         self.peers.values().all(|linked| linked.peer.told_leaving)
     }
 
-    /// Whether everything that linked peers claim to have is applied.
+    /// Whether everything that linked peers have is applied. What they heard of and do not have is not
+    /// waited for.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        self.behind.is_empty() && self.peers.values().all(|linked| linked.peer.heard)
+        let owed = |origin: &Origin| {
+            let has = |linked: &Linked| linked.peer.has.get(origin).is_some_and(|has| has.dry_at.is_none());
+            self.peers.values().any(has)
+        };
+        self.peers.values().all(|linked| linked.peer.heard) && !self.behind.keys().any(owed)
+    }
+
+    /// What is not held of a log any more.
+    #[must_use]
+    pub fn forgotten(&self, origin: Origin) -> Forgotten {
+        self.logs.get(&origin).map(|tracked| tracked.log.forgotten()).unwrap_or_default()
     }
 
     /// Logs that are complete here beyond this, of nodes that are not linked: for who writes them to the

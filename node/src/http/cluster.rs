@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    authority::Caller,
+    authority::Leaver,
     problem::{Problem, ProblemBody},
 };
 use crate::app::App;
@@ -133,19 +133,23 @@ struct LinksView {
     pulls: u64,
     /// Blocks that differed from a peer's.
     diverged: u64,
+    /// Times a peer was too far behind and was told to ask.
+    jumps: u64,
+    /// Facts that were dropped before they had ended, for want of room; they are in the ledger.
+    shed: u64,
     /// By reason.
     refused: std::collections::BTreeMap<&'static str, u64>,
 }
 
 /// The cluster as this node sees it
 ///
-/// Needs `cluster_read` or `all_all`.
+/// Needs `cluster_read` or `all_all`; answered also where staleness lets nothing else be decided.
 #[utoipa::path(
     get, path = "/api/v1/cluster", tag = "operators",
     security(("bearer" = [])),
     responses((status = 200, body = ClusterView), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)),
 )]
-pub async fn show(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<ClusterView>, Problem> {
+pub async fn show(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Result<Json<ClusterView>, Problem> {
     caller.require_any(&[CLUSTER_READ, ALL_ALL]).await?;
     Ok(Json(ClusterView::of(&app)))
 }
@@ -220,6 +224,8 @@ impl ClusterView {
                 pushed: status.counters.pushed,
                 pulls: status.counters.pulled,
                 diverged: status.counters.diverged,
+                jumps: status.counters.jumps,
+                shed: status.counters.shed,
                 refused: status.refused.into_iter().collect(),
             }),
         }

@@ -63,6 +63,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     response.headers_mut().insert(REQUEST_ID, id);
     if knowing
+        && app.is_informed()
         && app.freshness.policy() == StalePolicy::Open
         && let Some(age) = app.freshness.staleness()
     {

@@ -32,8 +32,6 @@ pub struct LedgerReader {
     own: Origin,
     /// Complete up to here, and the last number that was read, which may lie behind the head.
     applied: HashMap<Origin, (u64, u64)>,
-    /// The heads as they were read last.
-    heads: HashMap<Origin, u64>,
     turn: usize,
     keys_changed: bool,
     /// Who hears what is read, and knows what need not be.
@@ -53,8 +51,7 @@ impl LedgerReader {
     ) -> StoreResult<(Self, usize)> {
         let (applied, turn, keys_changed) = (HashMap::new(), 0, false);
         let heads = stores.ledger.heads().await?;
-        let by_origin = heads.iter().map(|head| (head.origin, head.seq)).collect();
-        let mut reader = Self { own, applied, heads: by_origin, turn, keys_changed, peers };
+        let mut reader = Self { own, applied, turn, keys_changed, peers };
         let peers = reader.peers.clone();
         let reading = heads.into_iter().map(|head| read(stores.clone(), facts, peers.as_deref(), head, 0));
         let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
@@ -69,7 +66,6 @@ impl LedgerReader {
     /// When the store does not answer, or not for all logs; what was applied stays so.
     pub async fn go_on(&mut self, stores: &Stores, facts: &Facts) -> StoreResult<usize> {
         let mut heads = stores.ledger.heads().await?;
-        self.heads = heads.iter().map(|head| (head.origin, head.seq)).collect();
         heads.retain(|head| head.origin != self.own);
         self.applied.retain(|origin, _| heads.iter().any(|head| head.origin == *origin));
         let tails = self.next_tails(&heads);
@@ -105,12 +101,6 @@ impl LedgerReader {
             }
         }
         failed.map_or(Ok(count), Err)
-    }
-
-    /// The head of a log as it was read last; 0 when it has none.
-    #[must_use]
-    pub fn head(&self, origin: Origin) -> u64 {
-        self.heads.get(&origin).copied().unwrap_or(0)
     }
 
     /// Whether a key was retired since this was asked last.

@@ -1,9 +1,9 @@
 //! This node's log of facts: numbered, on disk, in the ledger.
 //!
 //! ```text
-//! publish ─► [thread: number, journal, one fsync for all who wait] ─► queue ─┬► peers
-//!                                                                            ├► [task: ledger]
-//!                                                                            └► [tasks: rows]
+//! publish ─► [thread: number ─┬► peers
+//!                             └► journal, one fsync for all who wait] ─► queue ─┬► [task: ledger]
+//!                                                                               └► [tasks: rows]
 //! ```
 //!
 //! An answer waits for the ledger and its own rows as long as the store answers; when it does not, what
@@ -36,7 +36,7 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot, watch,
     },
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::journal::{Journal, JournalError, Record};
@@ -67,8 +67,9 @@ type Waiting = (Vec<Fact>, Rows, oneshot::Sender<Numbered>);
 struct Numbered {
     first: u64,
     last: u64,
-    /// The last one's number in this node's log.
+    /// The last one's number in this node's log, and when peers were told.
     seq: u64,
+    pushed_at: Instant,
     kept: bool,
 }
 
@@ -214,7 +215,7 @@ impl LedgerWriter {
 impl FactSink for LedgerWriter {
     async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt> {
         if facts.is_empty() {
-            let (visible, live) = self.log.visible(0, 0).await;
+            let (visible, live) = self.log.visible(0, 0, Instant::now()).await;
             return Ok(Receipt { visible, live, durability: Durability::Store });
         }
         let (reply, numbered) = oneshot::channel();
@@ -225,14 +226,14 @@ impl FactSink for LedgerWriter {
             }
         })?;
         let refused = || StoreError::unavailable("neither the journal nor the ledger has room");
-        let Numbered { first, last, seq, kept } = numbered.await.map_err(|_| refused())?;
+        let Numbered { first, last, seq, pushed_at, kept } = numbered.await.map_err(|_| refused())?;
         let patience = match (kept, self.log.failing.load(Ordering::Relaxed)) {
             (true, true) => Duration::ZERO,
             (true, false) => PATIENCE,
             (false, _) => UNKEPT_PATIENCE,
         };
         let settled = timeout(patience, self.log.settled(first, last));
-        let (settled, (visible, live)) = tokio::join!(settled, self.log.visible(seq - (last - first), seq));
+        let (settled, (visible, live)) = tokio::join!(settled, self.log.visible(seq - (last - first), seq, pushed_at));
         let durability = match settled {
             Ok(()) => Durability::Store,
             Err(_) if kept => Durability::Journal,
@@ -253,9 +254,9 @@ impl Log {
 
     /// How many of how many live nodes have these entries of this node's log, when all have or the time
     /// for that is over.
-    async fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+    async fn visible(&self, first: u64, last: u64, pushed_at: Instant) -> (u32, u32) {
         match self.peers.get() {
-            Some(peers) => peers.visible(first, last).await,
+            Some(peers) => peers.visible(first, last, pushed_at).await,
             None => (0, 0),
         }
     }
@@ -362,20 +363,22 @@ impl Log {
             }
             // Before anybody can wait for them.
             callers.into_iter().for_each(|(first, range)| self.add_rows(first, &records[range]));
-            let kept = self.keep(&mut journal, &records, begin + 1);
-            if !kept {
-                self.unkept.fetch_add(records.len(), Ordering::Relaxed);
-            }
-            // Before the ledger: they are nearer.
+            // Side by side with the disk. Should this node end before it is on the disk, nobody was answered,
+            // and whoever heard it refuses what was to be refused.
+            let pushed_at = Instant::now();
             if let Some(peers) = self.peers.get() {
                 let facts: Vec<_> = records.iter().map(|record| record.entry.fact).collect();
                 peers.publish(records[0].entry.seq, &facts);
+            }
+            let kept = self.keep(&mut journal, &records, begin + 1);
+            if !kept {
+                self.unkept.fetch_add(records.len(), Ordering::Relaxed);
             }
             let queued = (begin + 1..).zip(records).map(|(number, record)| Queued { number, record, kept });
             self.unwritten().extend(queued);
             self.arrived.notify_one();
             for (reply, first, last, seq) in replies {
-                let _ = reply.send(Numbered { first, last, seq, kept });
+                let _ = reply.send(Numbered { first, last, seq, pushed_at, kept });
             }
         }
     }
@@ -400,6 +403,7 @@ impl Log {
     async fn write(self: Arc<Self>, stores: Stores, shared: bool) {
         let mut seq = 0;
         let mut announced = !shared;
+        let mut former = Former::default();
         loop {
             let most = if announced { BATCH } else { 0 };
             let batch: Vec<_> = self.unwritten().iter().take(most).copied().collect();
@@ -409,7 +413,7 @@ impl Log {
                 continue;
             }
             let announcement = Head { origin: self.origin, seq };
-            match self.append(&stores, &batch, (!announced).then_some(announcement)).await {
+            match self.append(&stores, &batch, (!announced).then_some(announcement), &mut former).await {
                 Ok(()) => {
                     if self.failing.swap(false, Ordering::Relaxed) {
                         tracing::info!("the ledger is written again");
@@ -439,7 +443,13 @@ impl Log {
 
     /// Entries, then heads. What may have waited in the journal longer than its fact was to live is not
     /// old to those who have a snapshot of what users may do: they hear it from now on.
-    async fn append(&self, stores: &Stores, batch: &[Queued], announcement: Option<Head>) -> StoreResult<()> {
+    async fn append(
+        &self,
+        stores: &Stores,
+        batch: &[Queued],
+        announcement: Option<Head>,
+        former: &mut Former,
+    ) -> StoreResult<()> {
         let least = self.clock.now().plus(CLOCK_SKEW);
         let entries = batch.iter().map(|queued| {
             let mut entry = queued.record.entry;
@@ -450,10 +460,40 @@ impl Log {
         let mut heads: BTreeMap<_, u64> =
             announcement.into_iter().map(|head| (head.origin, head.seq)).collect();
         for entry in &entries {
-            let seq = heads.entry(entry.origin).or_default();
-            *seq = entry.seq.max(*seq);
+            let seq = entry.seq;
+            if entry.origin == self.origin {
+                heads.insert(entry.origin, seq);
+            } else if former.head(stores, entry.origin).await? + 1 == seq {
+                former.heads.insert(entry.origin, seq);
+                heads.insert(entry.origin, seq);
+            }
         }
         let heads: Vec<_> = heads.into_iter().map(|(origin, seq)| Head { origin, seq }).collect();
-        stores.ledger.append(&entries, &heads).await
+        let appended = stores.ledger.append(&entries, &heads).await;
+        if appended.is_err() {
+            // How far they are is to be asked again.
+            *former = Former::default();
+        }
+        appended
+    }
+}
+
+/// How far the logs of this node's former lives are in the ledger. What is left of them in the journal may
+/// have holes, where the disk was damaged: a head stays before a hole, so that who has what is missing
+/// can write it.
+#[derive(Default)]
+struct Former {
+    heads: BTreeMap<Origin, u64>,
+}
+
+impl Former {
+    async fn head(&mut self, stores: &Stores, origin: Origin) -> StoreResult<u64> {
+        if let Some(head) = self.heads.get(&origin) {
+            return Ok(*head);
+        }
+        let heads = stores.ledger.heads().await?;
+        let head = heads.iter().find(|head| head.origin == origin).map_or(0, |head| head.seq);
+        self.heads.insert(origin, head);
+        Ok(head)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use testkit::{Answer, Client, Cluster, Node, Request, cluster::visible, eventually};
 
-use super::{is_in_everywhere, is_out_at_once, say, sessions};
+use super::{is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions};
 
 /// From the farewell until the others know: nobody has to be missed for that.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -17,19 +17,27 @@ const START: Duration = Duration::from_secs(60);
 /// The others know that it is gone, by its word and not because they miss it.
 async fn said_farewell(cluster: &Cluster, name: &str, others: &[&Node], end: Instant) {
     for node in others {
-        let what = format!("{name} is gone");
-        let state = eventually(START, &what, async || {
+        let gone = async || {
             cluster.view(node).await?;
             match cluster.sight(node, name).await {
-                Some(member) if member["state"] == "alive" => None,
+                Some(member) if member["state"] == "alive" && member["linked"] == true => None,
                 Some(member) => Some(member["state"].as_str().unwrap_or_default().to_owned()),
                 None => Some("left".to_owned()),
             }
-        });
-        assert_eq!(state.await, "left", "it said farewell");
+        };
+        let state = eventually(START, &format!("{name} is gone"), gone).await;
+        assert!(end.elapsed() < FAREWELL, "{name} is {state} only {:?} after its end", end.elapsed());
     }
-    say(&format!("known to have left {:?} after its end", end.elapsed()));
-    assert!(end.elapsed() < FAREWELL, "only {:?} after its end", end.elapsed());
+    for node in others {
+        let left = async || {
+            cluster.view(node).await?;
+            let sight = cluster.sight(node, name).await;
+            let state = sight.map_or("left".into(), |member| member["state"].clone());
+            (state != "alive").then_some(state)
+        };
+        assert_eq!(eventually(START, &format!("{name} has left"), left).await, "left", "it said farewell");
+    }
+    say(&format!("listed as left {:?} after its end", end.elapsed()));
 }
 
 #[tokio::test]
@@ -42,8 +50,8 @@ async fn a_node_that_is_asked_to_end_says_farewell_and_counts_no_more() {
     let end = Instant::now();
     let start = Instant::now();
     let answer = sessions[0].at(a).delete("auth_token").send().await;
-    let (k, n) = visible(answer.is_done());
-    say(&format!("the first logout after its end says {k}/{n}, after {:?}", start.elapsed()));
+    answer.is_done().is_visible_at(1);
+    say(&format!("the first logout after its end took {:?}", start.elapsed()));
     said_farewell(&cluster, "c", &[a, b], end).await;
     for (n, session) in sessions[1..5].iter().enumerate() {
         session.at([a, b][n % 2]).delete("auth_token").send().await.is_done().is_visible_at(1);
@@ -73,6 +81,31 @@ async fn a_node_leaves_by_the_command_line() {
     is_out_at_once([a, b], &ann).await;
     // Where no node runs there is none to leave.
     c.cli(&["cluster", "leave"]).await.failed_saying(&[]);
+}
+
+#[tokio::test]
+async fn what_a_node_took_away_without_a_store_outlives_its_leaving() {
+    let cluster = Cluster::builder(2).proxied_together().start().await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 3).await;
+    cluster.proxy(0).cut().await;
+    for session in &sessions[..2] {
+        let answer = session.at(a).delete("auth_token").send().await;
+        answer.is_done().is_visible_at(1);
+        assert_eq!(answer.header("palisade-durability"), Some("journal"), "{answer}");
+    }
+    // It ends in peace, with a journal that it cannot give to anybody, and does not come back.
+    a.terminate().await;
+    b.validate(&sessions[0].access).await.is_error(401, "Token has been revoked");
+    cluster.proxy(0).mend().await;
+    let loner = cluster.loner().await.start().await;
+    for session in &sessions[..2] {
+        is_out_before_long(&loner, session, "who reads the ledger alone refuses what one took that left")
+            .await;
+        is_out_at_once([b], session).await;
+    }
+    is_in_everywhere([b, &loner], &sessions[2]).await;
 }
 
 #[tokio::test]

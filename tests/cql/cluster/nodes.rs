@@ -1,8 +1,14 @@
 //! Nodes that are killed, paused, or new.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
+use tempfile::TempDir;
 use testkit::{
     Cluster, Node, Person, Raw,
     background::in_background,
@@ -12,7 +18,7 @@ use testkit::{
     servers::{Cassandra, Proxy},
 };
 
-use super::{is_in_everywhere, is_out_at_once, say, sessions, silent_sessions, stale_ms};
+use super::{is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions, silent_sessions, stale_ms};
 
 const START: Duration = Duration::from_secs(60);
 /// An answer is never late, whatever became of a peer.
@@ -23,7 +29,7 @@ const CAUGHT_UP: Duration = Duration::from_secs(10);
 /// For thousands of facts.
 const ROOM: &str = "16MiB";
 /// Facts that a paused node missed, beside those that are looked at.
-const SILENT: usize = 4_000;
+const SILENT: usize = 3_000;
 
 /// A cluster whose nodes wait for acknowledgements as long as they do by themselves.
 fn impatient() -> testkit::cluster::Builder {
@@ -67,7 +73,7 @@ async fn a_killed_node_is_missing_in_k_at_once_and_in_n_when_it_is_noticed() {
     let cluster = impatient().start().await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
-    let sessions = sessions(&ann, &[a, b], 60).await;
+    let sessions = sessions(&ann, &[a, b], 40).await;
     let mut sessions = sessions.iter();
     c.kill_dash_9();
     let killed = Instant::now();
@@ -84,7 +90,7 @@ async fn a_killed_node_is_missing_in_k_at_once_and_in_n_when_it_is_noticed() {
         }
         is_out_at_once([a, b], session).await;
         // At a client's pace, for there is nothing to await.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
     };
     say(&format!("{lacking} times 1/2, 1/1 after {noticed:?}; the slowest answer took {slowest:?}"));
     assert!(slowest < IN_TIME, "an answer took {slowest:?}");
@@ -106,7 +112,7 @@ async fn a_killed_node_is_missing_in_k_at_once_and_in_n_when_it_is_noticed() {
 
 #[tokio::test]
 async fn a_node_that_was_killed_refuses_what_was_revoked_meanwhile_before_it_decides_anything() {
-    let cluster = impatient().start().await;
+    let cluster = Cluster::of(3).await;
     let [a, b, c] = cluster.three();
     let root = cluster.root();
     let films = root.makes_permission("films").await;
@@ -115,7 +121,7 @@ async fn a_node_that_was_killed_refuses_what_was_revoked_meanwhile_before_it_dec
         let [bob, cid] = [b.register("bob").await, c.register("cid").await];
         root.gives(&ann, &films).await.is(200);
         assert!(ann.at(c).may(&films).await);
-        let out = sessions(&ann, &[a, b, c], 20).await;
+        let out = sessions(&ann, &[a, b, c], 10).await;
         let lives = sessions(&ann, &[a, b, c], 3).await;
         let before = sessions(&cid, &[c], 2).await;
         // What it took away itself, just before it died, is not lost with it.
@@ -165,6 +171,254 @@ async fn a_cluster_that_was_killed_whole_refuses_all_that_was_revoked_when_it_is
     is_out_at_once(cluster.nodes(), &lives[0]).await;
 }
 
+#[tokio::test]
+async fn a_cluster_that_was_killed_whole_without_a_store_loses_nothing() {
+    let cluster = Cluster::builder(2).proxied_together().start().await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 6).await;
+    cluster.proxy(0).cut().await;
+    for (n, session) in sessions[..4].iter().enumerate() {
+        let answer = session.at([a, b][n % 2]).delete("auth_token").send().await;
+        answer.is_done().is_visible_at(1);
+        assert_eq!(answer.header("palisade-durability"), Some("journal"), "{answer}");
+    }
+    for node in [a, b] {
+        node.kill_dash_9();
+        node.launch_again();
+    }
+    for node in [a, b] {
+        eventually(START, "it lives", async || {
+            node.get("/health/live").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+        for session in &sessions {
+            node.validate(&session.access).await.is_refused(503);
+        }
+    }
+    cluster.proxy(0).mend().await;
+    // Which of them is back first reads a ledger that does not have what the other kept.
+    for (n, session) in sessions[..4].iter().enumerate() {
+        for node in [a, b] {
+            let mut accepted = 0;
+            eventually(START, "it is refused", async || {
+                let answer = node.validate(&session.access).await;
+                accepted += usize::from(answer.status == 200);
+                (answer.status == 401).then_some(())
+            })
+            .await;
+            let own = std::ptr::eq(node, [a, b][n % 2]);
+            assert!(accepted == 0 || !own, "it forgot what it had in its own journal");
+            if accepted > 0 {
+                say(&format!("accepted {accepted} times by who had heard it before it was killed"));
+            }
+        }
+    }
+    is_in_everywhere([a, b], &sessions[5]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_answered_in_a_storm_before_kill_dash_9_the_others_refuse() {
+    let cluster = impatient().start().await;
+    let [a, b, c] = cluster.three();
+    let people = join_all((0..4).map(|_| a.register("ann"))).await;
+    let mut all = Vec::new();
+    for person in &people {
+        all.extend(sessions(person, &[a, b], 16).await);
+    }
+    let done = AtomicUsize::new(0);
+    let storm = join_all(all.chunks(all.len() / 4).map(async |share| {
+        let client = a.another_client();
+        let (mut everywhere, mut somewhere) = (Vec::new(), Vec::new());
+        for session in share {
+            // Until it is dead.
+            let Ok(answer) = session.at(&client).delete("auth_token").try_send().await else { break };
+            let seen = visible(answer.is_done());
+            done.fetch_add(1, Ordering::SeqCst);
+            let which = if seen == (2, 2) { &mut everywhere } else { &mut somewhere };
+            which.push(session.clone());
+        }
+        (everywhere, somewhere)
+    }));
+    let crash = async {
+        let enough = async || (done.load(Ordering::SeqCst) >= all.len() / 3).then_some(());
+        eventually(START, "a third is out", enough).await;
+        a.kill_dash_9();
+    };
+    let (answered, ()) = tokio::join!(storm, crash);
+    let (everywhere, somewhere): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
+    let (everywhere, somewhere) = (everywhere.concat(), somewhere.concat());
+    say(&format!("{} of {} were visible everywhere, {} not", everywhere.len(), all.len(), somewhere.len()));
+    assert!(everywhere.len() + somewhere.len() < all.len(), "it was killed too late");
+    for session in &everywhere {
+        is_out_at_once([b, c], session).await;
+    }
+    for session in &somewhere {
+        for node in [b, c] {
+            is_out_before_long(node, session, "what one took that died").await;
+        }
+    }
+    a.launch_again();
+    let answered: Vec<_> = everywhere.into_iter().chain(somewhere).collect();
+    starts_without_a_wrong_verdict(a, &answered, &[]).await;
+    cluster.is_together().await;
+    // What was not answered is one or the other, and the same for all before long.
+    for session in all.iter().filter(|one| answered.iter().all(|out| out.access != one.access)) {
+        eventually(START, "all nodes agree", async || {
+            let verdicts = join_all([a, b, c].map(|node| node.validate(&session.access))).await;
+            let [first, ..] = &verdicts[..] else { unreachable!("three") };
+            verdicts.iter().all(|verdict| verdict.status == first.status).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Copies a directory of files.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => copy(&path, &to),
+            kind if kind.is_file() => drop(std::fs::copy(&path, &to).unwrap()),
+            // The control socket.
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_restored_from_yesterdays_disk_repeats_none_of_its_numbers() {
+    let cluster = Cluster::of(2).await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 16).await;
+    let end = async |sessions: &[Person]| {
+        for session in sessions {
+            session.at(b).delete("auth_token").send().await.is_done().is_visible_at(1);
+            is_out_at_once([a, b], session).await;
+        }
+    };
+    end(&sessions[..3]).await;
+    b.terminate().await;
+    let yesterday = TempDir::new().unwrap();
+    copy(b.data_dir(), yesterday.path());
+    for (n, restored) in [3, 7, 11].into_iter().enumerate() {
+        b.launch_again();
+        b.comes_up().await;
+        cluster.is_together().await;
+        end(&sessions[restored..restored + 4]).await;
+        // Killed in one round, ended in another.
+        if n % 2 == 0 {
+            b.kill_dash_9();
+        } else {
+            b.terminate().await;
+        }
+        b.loses_its_data_directory();
+        copy(yesterday.path(), b.data_dir());
+    }
+    b.launch_again();
+    starts_without_a_wrong_verdict(b, &sessions[..15], &sessions[15..]).await;
+    let loner = cluster.loner().await.start().await;
+    for session in &sessions[..15] {
+        is_out_at_once([a, b, &loner], session).await;
+    }
+    is_in_everywhere([a, b, &loner], &sessions[15]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_and_started_again_and_again_is_one_member() {
+    let cluster = Cluster::of(2).await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 12).await;
+    for (n, pair) in sessions.chunks(2).enumerate() {
+        b.kill_dash_9();
+        b.launch_again();
+        // Nobody waits for anybody.
+        let answer = pair[0].at(a).delete("auth_token").send().await;
+        let (k, of) = visible(answer.is_done());
+        assert!(k <= of && of <= 1, "round {n}: {answer}");
+        b.comes_up().await;
+        is_out_before_long(b, &pair[0], "what was taken while it started").await;
+        cluster.is_together().await;
+        pair[1].at(b).delete("auth_token").send().await.is_done().is_visible_at(1);
+        is_out_at_once([a, b], &pair[1]).await;
+    }
+    let view = cluster.view(a).await.expect("it answers");
+    assert!(view.others().len() <= 1 + sessions.len() / 2, "{view:?}");
+    is_in_everywhere([a, b], &ann).await;
+}
+
+#[tokio::test]
+async fn a_copied_data_directory_makes_no_node_refuse_less() {
+    let cluster = Cluster::of(2).await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 10).await;
+    b.terminate().await;
+    let copied = TempDir::new().unwrap();
+    copy(b.data_dir(), copied.path());
+    b.restart().await;
+    cluster.is_together().await;
+    // A mistake: the same node twice. It may end with a word, or be a third node.
+    let (twin, _) = cluster.newcomer("twin").await;
+    match twin.data_dir(copied.path()).try_start().await {
+        Err(refused) => {
+            say(&format!("the twin is refused: {}", refused.output.lines().last().unwrap_or_default()));
+        }
+        Ok(twin) => {
+            let nodes = [a, b, &twin];
+            for (n, session) in sessions[..9].iter().enumerate() {
+                let answer = session.at(nodes[n % 3]).delete("auth_token").send().await;
+                let (k, of) = visible(answer.is_done());
+                say(&format!("with a twin: {k}/{of}"));
+                if k == 2 {
+                    is_out_at_once(nodes, session).await;
+                }
+                for node in nodes {
+                    is_out_before_long(node, session, "with a twin it is heard of").await;
+                }
+            }
+            drop(twin);
+        }
+    }
+    let session = &sessions[9];
+    session.at(b).delete("auth_token").send().await.is_done();
+    for node in [a, b] {
+        is_out_before_long(node, session, "without the twin it is heard of").await;
+    }
+}
+
+#[tokio::test]
+async fn seeds_are_looked_for_again_and_again_and_by_name() {
+    let cluster = Cluster::of(1).await;
+    // An address that has a name, and a port that no other run of tests takes.
+    let port = 20_000 + std::process::id() % 10_000;
+    let late = Ipv4Addr::LOCALHOST;
+    let (first, _) = cluster.newcomer("first").await;
+    let first = first.setting("CLUSTER_SEEDS", format!("nowhere.invalid:1,localhost:{port}")).start().await;
+    assert_eq!(cluster.view(&first).await.expect("it answers").others().len(), 0);
+    let (second, _) = cluster.newcomer("second").await;
+    let second = second
+        .setting("CLUSTER_SEEDS", "")
+        .setting("CLUSTER_LISTEN", format!("{late}:{port}"))
+        .setting("CLUSTER_ADVERTISE", format!("{late}:{port}"));
+    let second = second.start().await;
+    let start = Instant::now();
+    cluster.are_together(&[&first, &second]).await;
+    say(&format!("a seed that came late was found {:?} after it was ready", start.elapsed()));
+    // Gone and back at the same name, as a container that was replaced.
+    second.kill_dash_9();
+    second.loses_its_data_directory();
+    second.launch_again();
+    second.comes_up().await;
+    cluster.are_together(&[&first, &second]).await;
+    let ann = first.register("ann").await;
+    ann.at(&second).delete("auth_token").send().await.is_done().is_visible_at(1);
+    is_out_at_once([&first, &second], &ann).await;
+}
+
 /// Requests that lie in a paused node's sockets: it reads them first when it goes on.
 async fn asked_while_paused(node: &Node, people: &[Person]) -> Vec<Raw> {
     let ask = people.iter().map(async |person| {
@@ -187,10 +441,11 @@ async fn paused_under(policy: &str) {
     let mut people = join_all((0..4).map(|_| a.register("ann"))).await;
     let whole = people.pop().expect("four");
     let crowd = a.register("crowd").await;
+    let one_of_it = crowd.in_another_session().await;
     silent_sessions(&cluster, &crowd, SILENT).await;
     let mut out = Vec::new();
     for person in &people {
-        out.extend(sessions(person, &[a, b], 30).await);
+        out.extend(sessions(person, &[a, b], 20).await);
     }
     let more = sessions(&whole, &[a, b], 10).await;
     // It knows them all.
@@ -202,6 +457,11 @@ async fn paused_under(policy: &str) {
 
     c.pause();
     let paused = Instant::now();
+    let answer = one_of_it.delete("auth_token").send().await;
+    assert_eq!(visible(answer.is_done()), (1, 2), "{answer}");
+    let first = paused.elapsed();
+    say(&format!("with a peer that does not answer a logout takes {first:?}"));
+    assert!(first < IN_TIME, "it takes {first:?}");
     crowd.delete("auth_token/others").send().await.is_done();
     let shares = out.chunks(out.len().div_ceil(4)).enumerate();
     join_all(shares.map(async |(n, share)| {
@@ -212,7 +472,7 @@ async fn paused_under(policy: &str) {
     .await;
     whole.at(b).delete("auth_token/all").send().await.is_done();
     out.extend(more);
-    out.push(whole);
+    out.extend([whole, one_of_it]);
     is_out_at_once([a, b], &out[out.len() - 1]).await;
     // At least until it is too old to decide, and in any case until the others have missed it.
     cluster.is_missed(a, "c").await;
@@ -329,7 +589,14 @@ async fn a_newcomer_takes_over_thousands_of_facts_that_were_there_before_it() {
     let lives = sessions(&ann, &[a], 1).await;
     silent_sessions(&cluster, &ann, SILENT).await;
     // All but one, and those that nobody has tokens of.
-    lives[0].delete("auth_token/others").send().await.is_done();
+    let answer = lives[0].delete("auth_token/others").send().await;
+    let (k, n) = visible(answer.is_done());
+    if k == n {
+        for session in &out {
+            is_out_at_once([a, b], session).await;
+        }
+    }
+    say(&format!("{SILENT} facts of one call were visible at {k}/{n}"));
     let (newcomer, _) = cluster.newcomer("c").await;
     let c = newcomer.launch().await;
     let out: Vec<_> = out.into_iter().chain([ann]).collect();

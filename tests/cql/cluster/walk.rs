@@ -283,6 +283,75 @@ async fn no_request_that_was_sent_after_a_revocation_was_visible_everywhere_is_a
     assert!(partly * 2 <= CLIENTS * SESSIONS, "{partly} logouts were not visible everywhere in time");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_ins_and_refreshes_that_race_with_the_end_of_an_account_give_nothing_that_lasts() {
+    let three = Three::nodes().await;
+    let root = three.root().await;
+    let all = three.all();
+    let (mut raced, mut given) = (0, 0);
+    for (turn, wait) in (0..6).cycle().take(12).enumerate() {
+        let [a, b, c] = [0, 1, 2].map(|n| all[(turn + n) % 3]);
+        let ann = a.register("ann").await;
+        let log_ins = join_all([b, c, b].map(|node| node.log_in(&ann.email, &ann.password)));
+        let refreshes = join_all([b, c].map(|node| node.refresh(&ann.refresh)));
+        // In the middle of the hashing, as far as one can tell from outside.
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(15 * wait)).await;
+            match turn % 3 {
+                0 => {
+                    root.at(a).sets_active(&ann, false).await.is(200).is_visible_at(2);
+                }
+                1 => {
+                    root.at(a).delete(&ann.path("")).send().await.is_done().is_visible_at(2);
+                }
+                _ => {
+                    ann.at(a).delete("users/me").send().await.is_done().is_visible_at(2);
+                }
+            }
+        };
+        let (log_ins, refreshes, ()) = tokio::join!(log_ins, refreshes, end);
+        for answer in log_ins.iter().chain(&refreshes) {
+            raced += 1;
+            if answer.status != 200 {
+                answer.is_refused(answer.status);
+                continue;
+            }
+            given += 1;
+            is_out_at_once(all, &ann.with_tokens(answer.pair())).await;
+        }
+    }
+    say(&format!("{given} of {raced} calls beside the end of an account got tokens, none of them good"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_ins_that_race_with_a_logout_of_all_are_judged_alike_by_all_nodes() {
+    let three = Three::nodes().await;
+    let all = three.all();
+    let mut lived = 0;
+    for (turn, wait) in (0..6).cycle().take(12).enumerate() {
+        let [a, b, c] = [0, 1, 2].map(|n| all[(turn + n) % 3]);
+        let ann = a.register("ann").await;
+        let log_ins = join_all([b, c, b].map(|node| node.log_in(&ann.email, &ann.password)));
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(15 * wait)).await;
+            ann.delete("auth_token/all").send().await.is_done().is_visible_at(2);
+        };
+        let (log_ins, ()) = tokio::join!(log_ins, end);
+        for answer in log_ins {
+            let session = ann.with_tokens(answer.pair());
+            let mut verdicts = Vec::new();
+            for node in all {
+                verdicts.push(node.validate(&session.access).await.status);
+            }
+            assert!(verdicts == [200; 3] || verdicts == [401; 3], "turn {turn}: {verdicts:?}");
+            lived += usize::from(verdicts[0] == 200);
+        }
+        is_out_at_once(all, &ann).await;
+        is_in_everywhere(all, &ann.at(b).in_another_session().await).await;
+    }
+    say(&format!("{lived} of 36 log-ins came after"));
+}
+
 #[tokio::test]
 async fn a_hundred_parallel_refreshes_over_three_nodes_get_one_successor() {
     let three = Three::nodes().await;

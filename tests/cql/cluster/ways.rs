@@ -90,9 +90,11 @@ async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
     let [a, b, c] = cluster.three();
     let ann = b.register("ann").await;
     let sessions = sessions(&ann, &[a, b, c], 8).await;
+    cluster.root().gives(&ann, "users_admin").await.is(200).is_visible_at(2);
     for session in &sessions {
         session.at(a).is_in().await;
     }
+    assert!(ann.at(a).may("users_admin").await);
     let answer = sessions[0].at(a).validate().await;
     assert_eq!((answer.status, stale_ms(&answer)), (200, None), "{answer}");
     cluster.relay().isolate(0);
@@ -123,6 +125,9 @@ async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
 async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_it_is_back() {
     let (cluster, sessions) = cut_off_from_all("open").await;
     let [a, b, c] = cluster.three();
+    let root = cluster.root().at(b);
+    root.takes(&sessions[7], "users_admin").await.is(200);
+    b.validate(&sessions[7].access).await.is(200);
     sessions[0].at(b).delete("auth_token").send().await.is_done();
     is_out_at_once([b, c], &sessions[0]).await;
     // It cannot know, and says so, more with every answer.
@@ -136,6 +141,9 @@ async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_
     // The batch and the gateway's answer say so too.
     let answer = sessions[1].at(a).get("/auth_request").send().await;
     assert!(matches!(answer.status, 200 | 204) && stale_ms(&answer).is_some(), "{answer}");
+    let body = serde_json::json!({"tokens": [sessions[0].access]});
+    let answer = sessions[1].at(a).post("auth_token/validation/batch").json(&body).send().await;
+    assert!(answer.status == 200 && stale_ms(&answer).is_some(), "{answer}");
     let view = cluster.view(a).await.expect("it answers");
     assert_eq!((&view.0["stale"], &view.0["stale_policy"]), (&true.into(), &"open".into()), "{view:?}");
     assert!(view.0["freshness_ms"].as_u64().is_none_or(|ms| ms >= 2_000), "{view:?}");
@@ -153,6 +161,12 @@ async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_
         is_out_before_long(node, &sessions[1], "the others refuse what it had in its journal").await;
     }
     cluster.is_together().await;
+    // What may have been taken is not answered from memory; the store is still away.
+    eventually(HEARD, "it does not know what they may do", async || {
+        let answer = sessions[7].at(a).asks("\"users_admin\"").await;
+        (answer.status == 503).then_some(())
+    })
+    .await;
     eventually(HEARD, "it is fresh by its peers", async || {
         let answer = sessions[2].at(a).validate().await;
         (answer.status == 200 && stale_ms(&answer).is_none()).then_some(())
@@ -163,6 +177,7 @@ async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_
     is_out_at_once([b, c], &sessions[2]).await;
     cluster.proxy(0).mend().await;
     becomes(a, "palisade_ledger_unwritten", 0.0).await;
+    assert!(!sessions[7].at(a).may("users_admin").await && !sessions[7].at(b).may("users_admin").await);
     let loner = cluster.loner().await.start().await;
     for session in &sessions[..3] {
         is_out_at_once(cluster.nodes(), session).await;
@@ -233,6 +248,126 @@ async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
         is_out_at_once(cluster.nodes(), session).await;
     }
     is_in_everywhere(cluster.nodes(), &ann).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_nodes_cannot_tell_each_other_a_third_tells_them() {
+    let cluster = Cluster::builder(3).relayed().proxied_together().start().await;
+    let [a, b, c] = cluster.three();
+    let ann = c.register("ann").await;
+    let sessions = sessions(&ann, &[a, b, c], 12).await;
+    // There is no ledger, and no way between A and B.
+    cluster.proxy(0).cut().await;
+    cluster.relay().cut(0, 1);
+    for (n, session) in sessions[..10].iter().enumerate() {
+        let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+        let answer = session.at(there).delete("auth_token").send().await;
+        let (k, of) = is_out_by_the_journal(&answer);
+        assert!((1..=2).contains(&k) && k <= of && of <= 2, "{answer}");
+        for node in [there, c] {
+            node.validate(&session.access).await.is_error(401, "Token has been revoked");
+        }
+        let took = is_out_before_long(other, session, "a third tells it").await;
+        assert!(took < BY_THE_LEDGER, "{took:?}");
+    }
+    sessions[10].at(a).is_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_both() {
+    const BOUND: Duration = Duration::from_secs(5);
+    let builder = Cluster::builder(3).relayed().proxied().default_setting("ACK_DEADLINE");
+    let cluster = builder.setting("MAX_STALENESS", "5s").start().await;
+    let [a, b, c] = cluster.three();
+    let ann = c.register("ann").await;
+    let sessions = sessions(&ann, &[a, b, c], 4).await;
+    cluster.relay().isolate(0);
+    cluster.proxy(1).cut().await;
+    cluster.is_missed(b, "a").await;
+    cluster.is_missed(c, "a").await;
+    for session in &sessions[..2] {
+        let answer = session.at(b).delete("auth_token").send().await;
+        assert_eq!(is_out_by_the_journal(&answer), (1, 1));
+        is_out_at_once([c], session).await;
+    }
+    for session in &sessions[..2] {
+        let start = Instant::now();
+        eventually(HEARD, "C writes down what B cannot, and A reads it", async || {
+            let answer = session.at(a).validate().await;
+            // Until then it must not take itself for fresh.
+            let bound_is_kept =
+                answer.status != 200 || stale_ms(&answer).is_some() || start.elapsed() < 3 * BOUND;
+            assert!(
+                bound_is_kept,
+                "{:?} after its end, with a bound of {BOUND:?}\n{answer}",
+                start.elapsed()
+            );
+            (answer.status == 401).then_some(())
+        })
+        .await;
+        say(&format!("by one that has both: after {:?}", start.elapsed()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
+    let cluster = Cluster::builder(2).relayed().default_setting("ACK_DEADLINE").start().await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 8).await;
+    cluster.relay().cut_links();
+    for (n, session) in sessions[..6].iter().enumerate() {
+        let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+        let start = Instant::now();
+        let answer = session.at(there).delete("auth_token").send().await;
+        assert!(start.elapsed() < Duration::from_secs(1), "after {:?}", start.elapsed());
+        // Alive, and it does not have it.
+        assert_eq!(visible(answer.is_done()), (0, 1), "{answer}");
+        let took = is_out_before_long(other, session, "who cannot be linked hears by the ledger").await;
+        assert!(took < BY_THE_LEDGER, "{took:?}");
+    }
+    eventually(NOTICED, "they know that there is no link", async || {
+        let sight = cluster.sight(a, "b").await?;
+        (sight["state"] == "alive" && sight["linked"] == false).then_some(())
+    })
+    .await;
+    let answer = ann.at(a).validate().await;
+    assert_eq!((answer.status, stale_ms(&answer)), (200, None), "{answer}");
+    cluster.relay().heal();
+    cluster.is_together().await;
+    sessions[6].at(b).delete("auth_token").send().await.is_done().is_visible_at(1);
+    is_out_at_once([a, b], &sessions[6]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
+    let cluster = Cluster::builder(2).relayed().default_setting("ACK_DEADLINE").start().await;
+    let [a, b] = [&cluster[0], &cluster[1]];
+    let ann = a.register("ann").await;
+    let sessions = sessions(&ann, &[a, b], 10).await;
+    cluster.relay().lose(100);
+    for noticed in [false, true] {
+        if noticed {
+            say(&format!("without gossip they miss each other after {:?}", cluster.is_missed(a, "b").await));
+            cluster.is_missed(b, "a").await;
+        }
+        let some = &sessions[4 * usize::from(noticed)..][..4];
+        for (n, session) in some.iter().enumerate() {
+            let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+            let answer = session.at(there).delete("auth_token").send().await;
+            let (k, of) = visible(answer.is_done());
+            if k == 1 {
+                is_out_at_once([other], session).await;
+            }
+            say(&format!("without gossip, noticed: {noticed}: {k}/{of}"));
+            let took = is_out_before_long(other, session, "without gossip it is heard of").await;
+            assert!(took < BY_THE_LEDGER, "{took:?}");
+        }
+    }
+    cluster.relay().heal();
+    cluster.is_together().await;
+    sessions[8].at(b).delete("auth_token").send().await.is_done().is_visible_at(1);
+    is_out_at_once([a, b], &sessions[8]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

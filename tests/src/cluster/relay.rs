@@ -16,6 +16,7 @@
 //! | cut | are dropped | stay, and nothing arrives until it is whole again, not even their end; none is made |
 //! | lossy | so many of a hundred are dropped | as ever: TCP sends again |
 //! | slow | arrive later | bytes arrive later |
+//! | deaf to links | pass | as where it is cut |
 //!
 //! So a cut is what a network does that drops packets, not what a process does that ends.
 //! [`Relay::sever`] closes connections as a reset by something in the middle does.
@@ -105,6 +106,7 @@ struct State {
 #[derive(Clone, Copy, Debug, Default)]
 struct Way {
     cut: bool,
+    without_links: bool,
     lost_percent: u64,
     delay: Duration,
 }
@@ -169,6 +171,11 @@ impl Relay {
     /// Nothing passes between this node and any other any more.
     pub fn isolate(&self, n: usize) {
         (0..self.shared.homes.len()).filter(|other| *other != n).for_each(|other| self.cut(n, other));
+    }
+
+    /// Only datagrams pass between any two any more: connections are as where a way is cut.
+    pub fn cut_links(&self) {
+        self.change_all(|way| way.without_links = true);
     }
 
     /// So many datagrams of a hundred are lost on every way.
@@ -387,7 +394,7 @@ impl Shared {
     async fn is_whole(&self, from: usize, to: usize) {
         let place = self.place(from, to);
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| !state.ways[place].cut).await;
+        let _ = state.wait_for(|state| !state.ways[place].cut && !state.ways[place].without_links).await;
     }
 
     /// Which node made a connection.

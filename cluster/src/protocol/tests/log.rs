@@ -96,6 +96,11 @@ impl Naive {
 
     fn forget(&mut self, now: u64) -> usize {
         let mut gone = 0;
+        let skipped = self.held.keys().next().map_or(self.complete, |held| self.complete.min(held - 1));
+        if skipped > self.forgotten {
+            self.forgotten = skipped;
+            self.forgotten_until = self.forgotten_until.max(now.saturating_sub(10));
+        }
         while let Some(of) = self.first_block()
             && self.is_done(of)
             && self.until(of) + 10 < now

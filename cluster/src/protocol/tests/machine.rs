@@ -1,1 +1,294 @@
+use std::time::Duration;
+
+use super::super::{
+    Machine, Message, Now, Tuning,
+    machine::{Impostor, MemberState},
+    message::{Applied, Forgotten, LogHead},
+};
 use super::*;
+
+const LATER: Timestamp = Timestamp::from_millis(2_000_000);
+
+const fn now(ms: u64) -> Now {
+    Now { monotonic: Duration::from_millis(ms), wall: Timestamp::from_millis(1_000_000 + ms) }
+}
+
+const fn life(node: u8, incarnation: u64) -> Origin {
+    Origin { incarnation, ..origin(node) }
+}
+
+fn facts(first: u64, last: u64) -> Vec<Fact> {
+    (first..=last).map(|n| fact(n, LATER)).collect()
+}
+
+fn head(of: Origin, complete: u64) -> LogHead {
+    LogHead { origin: of, complete, highest: complete, until: LATER, forgotten: Forgotten::default() }
+}
+
+/// A node that is linked with others.
+fn linked(others: &[Origin], at: Now) -> Machine {
+    let mut machine = Machine::new(origin(1), Tuning::default());
+    machine.set_members(others.iter().map(|other| (*other, MemberState::Alive)));
+    others.iter().for_each(|other| machine.linked(*other, 1, at));
+    machine
+}
+
+/// All that it has to say now.
+fn said(machine: &mut Machine, to: Origin, at: Now) -> Vec<Message> {
+    std::iter::from_fn(|| machine.poll(to, at)).collect()
+}
+
+fn pings(said: &[Message]) -> Option<u64> {
+    said.iter().find_map(|message| if let Message::Ping { nonce } = message { Some(*nonce) } else { None })
+}
+
+/// The peer answers the ping that there is.
+fn pong(machine: &mut Machine, from: Origin, head: u64, sent: Now, at: Now) {
+    let nonce = pings(&said(machine, from, sent)).expect("a ping");
+    machine.receive(from, Message::Pong { nonce, head }, at).unwrap();
+}
+
+#[test]
+fn freshness_is_of_when_the_question_was_sent_and_its_answer_applied() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.receive(peer, Message::Heads(Vec::new()), now(1)).unwrap();
+    pong(&mut machine, peer, 3, now(10), now(50));
+    assert_eq!(machine.fresh_at(now(50)), None);
+    let message = |first, last| Message::Facts { origin: peer, first, facts: facts(first, last) };
+    machine.receive(peer, message(1, 2), now(60)).unwrap();
+    assert_eq!(machine.fresh_at(now(60)), None, "one is missing");
+    machine.receive(peer, message(3, 3), now(70)).unwrap();
+    assert_eq!(machine.fresh_at(now(70)), Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn nobody_is_fresh_of_a_peer_that_has_not_told_of_its_former_lives() {
+    let peer = life(2, 5);
+    let mut machine = linked(&[peer], now(0));
+    pong(&mut machine, peer, 0, now(10), now(20));
+    assert_eq!(machine.fresh_at(now(20)), None, "the answer came first");
+    let former = [head(life(2, 3), 1), head(life(2, 4), 2)];
+    machine.receive(peer, Message::Heads(former.to_vec()), now(30)).unwrap();
+    assert_eq!(machine.fresh_at(now(30)), None);
+    for (incarnation, last) in [(3, 1), (4, 2)] {
+        assert_eq!(machine.fresh_at(now(40)), None, "{incarnation} is missing");
+        let message = Message::Facts { origin: life(2, incarnation), first: 1, facts: facts(1, last) };
+        machine.receive(peer, message, now(40)).unwrap();
+    }
+    assert_eq!(machine.fresh_at(now(40)), Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn who_left_counts_until_all_of_it_is_applied() {
+    let (left, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[left, peer], now(0));
+    machine.receive(left, Message::Leaving { head: 1 }, now(1)).unwrap();
+    machine.receive(peer, Message::Heads(Vec::new()), now(1)).unwrap();
+    pong(&mut machine, peer, 0, now(10), now(20));
+    machine.unlinked(left);
+    assert_eq!(machine.fresh_at(now(20)), None);
+    machine.receive(peer, Message::Facts { origin: left, first: 1, facts: facts(1, 1) }, now(30)).unwrap();
+    assert_eq!(machine.fresh_at(now(30)), Some(Duration::from_millis(10)));
+}
+
+#[test]
+fn a_log_of_which_only_the_head_is_known_stays_until_it_is_pulled() {
+    let (dead, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[peer], now(0));
+    machine.receive(peer, Message::Heads(vec![head(dead, 7)]), now(1)).unwrap();
+    machine.upkeep(now(2));
+    assert!(!machine.is_caught_up());
+    let asked = said(&mut machine, peer, now(200));
+    assert!(asked.contains(&Message::Pull { origin: dead, first: 1, last: 7 }), "{asked:?}");
+}
+
+#[test]
+fn a_gap_is_asked_from_its_origin_first_and_from_one_at_a_time() {
+    let (writer, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[writer, peer], now(0));
+    let heads = |of| Message::Heads(vec![head(of, 100)]);
+    machine.receive(peer, heads(writer), now(1)).unwrap();
+    machine.receive(writer, Message::Heads(Vec::new()), now(1)).unwrap();
+    let is_pull = |message: &Message| matches!(message, Message::Pull { .. });
+    assert!(!said(&mut machine, peer, now(2)).iter().any(is_pull));
+    machine
+        .receive(writer, Message::Facts { origin: writer, first: 50, facts: facts(50, 60) }, now(3))
+        .unwrap();
+    let asked = said(&mut machine, writer, now(3));
+    assert!(asked.contains(&Message::Pull { origin: writer, first: 1, last: 60 }), "{asked:?}");
+    let asked: Vec<_> = said(&mut machine, peer, now(300)).into_iter().filter(is_pull).collect();
+    assert_eq!(
+        asked,
+        [Message::Pull { origin: writer, first: 61, last: 100 }],
+        "not what another is asked for"
+    );
+}
+
+#[test]
+fn what_was_forgotten_is_skipped_by_our_own_clock_and_passed_on() {
+    let (dead, peer, newcomer) = (origin(2), origin(3), origin(4));
+    let mut machine = linked(&[peer, newcomer], now(0));
+    let forgotten = Forgotten { seq: 256, until: now(0).wall };
+    let told = Message::Heads(vec![LogHead { forgotten, ..head(dead, 300) }]);
+    machine.receive(peer, told.clone(), now(1)).unwrap();
+    assert_eq!(machine.complete(dead), 0, "it matters still, by this clock");
+    machine.receive(peer, told, now(60_001)).unwrap();
+    assert_eq!(machine.complete(dead), 256);
+    machine.receive(newcomer, Message::Pull { origin: dead, first: 1, last: 256 }, now(60_002)).unwrap();
+    let answer = said(&mut machine, newcomer, now(60_002));
+    assert!(answer.contains(&Message::Pulled { origin: dead, last: 256, forgotten }), "{answer:?}");
+}
+
+#[test]
+fn what_the_ledger_had_forgotten_is_waited_for_by_nobody() {
+    let (dead, newcomer) = (origin(2), origin(3));
+    let mut machine = linked(&[newcomer], now(0));
+    machine.learn(dead, 11, &facts(11, 20));
+    machine.ledger_has(dead, 20);
+    machine.upkeep(now(1));
+    machine.receive(newcomer, Message::Pull { origin: dead, first: 1, last: 20 }, now(2)).unwrap();
+    let answer = said(&mut machine, newcomer, now(2));
+    assert!(answer.contains(&Message::Facts { origin: dead, first: 11, facts: facts(11, 20) }), "{answer:?}");
+    let forgets =
+        |message: &Message| matches!(message, Message::Pulled { forgotten, .. } if forgotten.seq == 10);
+    assert!(answer.iter().any(forgets), "{answer:?}");
+}
+
+#[test]
+fn visible_is_who_has_acknowledged_in_this_life() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.publish(1, &facts(1, 3));
+    assert_eq!(machine.visible(1, 3), (0, 1));
+    machine.receive(peer, Message::Ack(Applied { complete: 0, newest: (2, 3) }), now(1)).unwrap();
+    assert_eq!((machine.visible(2, 3), machine.visible(1, 3)), ((1, 1), (0, 1)));
+    machine.receive(peer, Message::Ack(Applied { complete: 3, newest: (0, 0) }), now(1)).unwrap();
+    assert_eq!(machine.visible(1, 3), (1, 1));
+    // It has started again, and the link of its former life has not broken yet.
+    machine.set_members([(life(2, 2), MemberState::Alive)]);
+    assert_eq!(machine.visible(1, 3), (0, 1));
+    machine.set_members([(life(2, 2), MemberState::Dead)]);
+    assert_eq!(machine.visible(1, 3), (0, 0));
+}
+
+#[test]
+fn who_is_behind_is_told_the_present_and_asked_no_less() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.receive(peer, Message::Heads(vec![head(origin(3), 9)]), now(1)).unwrap();
+    said(&mut machine, peer, now(1));
+    let mut head = 0;
+    let mut others = Vec::new();
+    // There is always something to push.
+    for ms in 0..100 {
+        machine.publish(head + 1, &facts(head + 1, head + 1));
+        head += 1;
+        match machine.poll(peer, now(500 + ms)) {
+            Some(Message::Facts { .. }) => {}
+            Some(message) => others.push(message),
+            None => panic!("there is something to say"),
+        }
+    }
+    assert!(
+        pings(&others).is_some() && others.iter().any(|one| matches!(one, Message::Pull { .. })),
+        "{others:?}"
+    );
+}
+
+#[test]
+fn a_newcomer_knows_when_it_has_heard_all_heads_however_many_there_are() {
+    for count in [0_u64, 1, 511, 512, 513, 1_024] {
+        let (old, new) = (origin(1), origin(2));
+        let mut machine = linked(&[new], now(0));
+        (1..=count).for_each(|n| machine.learn(life(9, n), 1, &facts(1, 1)));
+        let mut newcomer = Machine::new(new, Tuning::default());
+        newcomer.set_members([(old, MemberState::Alive)]);
+        newcomer.linked(old, 1, now(0));
+        let messages = said(&mut machine, new, now(0));
+        let heads = messages.into_iter().filter(|message| matches!(message, Message::Heads(_)));
+        for message in heads {
+            assert!(!newcomer.is_caught_up());
+            newcomer.receive(old, message, now(1)).unwrap();
+        }
+        (1..=count).for_each(|n| newcomer.learn(life(9, n), 1, &facts(1, 1)));
+        assert!(newcomer.is_caught_up(), "{count}");
+    }
+}
+
+#[test]
+fn what_it_holds_is_bounded_at_every_moment() {
+    let peer = origin(2);
+    let tuning = Tuning { max_kept: 1_000, max_logs: 4, ..Tuning::default() };
+    let mut machine = Machine::new(origin(1), tuning);
+    machine.linked(peer, 1, now(0));
+    for batch in 0..100 {
+        let (first, last) = (batch * 100 + 1, batch * 100 + 100);
+        machine
+            .receive(peer, Message::Facts { origin: peer, first, facts: facts(first, last) }, now(1))
+            .unwrap();
+        assert!(machine.kept() <= 1_000 + 125 + 256, "{}", machine.kept());
+    }
+    assert_eq!(machine.complete(peer), 10_000);
+    let heads = (10..100).map(|node| head(origin(node), 5)).collect();
+    machine.receive(peer, Message::Heads(heads), now(2)).unwrap();
+    assert_eq!(machine.logs().len(), 4);
+}
+
+#[test]
+fn who_claims_more_of_this_nodes_log_than_there_is_is_found_out() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.publish(1, &facts(1, 2));
+    for (message, seq) in [
+        (Message::Heads(vec![head(origin(1), 3)]), 3),
+        (Message::Ack(Applied { complete: 3, newest: (0, 0) }), 3),
+        (Message::Ack(Applied { complete: 0, newest: (2, 4) }), 4),
+        (Message::Facts { origin: origin(1), first: 2, facts: facts(2, 6) }, 6),
+    ] {
+        assert_eq!(machine.receive(peer, message, now(1)), Err(Impostor(seq)));
+    }
+    assert_eq!(machine.receive(peer, Message::Heads(vec![head(origin(1), 2)]), now(1)), Ok(()));
+}
+
+proptest! {
+    /// Whatever a peer says, in any order, nothing panics and memory is bounded.
+    #[test]
+    fn any_messages_are_survived(
+        messages in prop::collection::vec((super::message::any_message(), 0..5_u8), 0..60),
+    ) {
+        let peers = [origin(2), origin(3)];
+        let tuning = Tuning { max_kept: 600, max_logs: 8, ..Tuning::default() };
+        let mut machine = Machine::new(origin(1), tuning);
+        machine.set_members(peers.map(|peer| (peer, MemberState::Alive)));
+        peers.iter().for_each(|peer| machine.linked(*peer, 1, now(0)));
+        machine.publish(1, &facts(1, 300));
+        for (at, (mut message, whose)) in (0..).zip(messages) {
+            // Mostly about logs that there are.
+            if let Message::Heads(heads) = &mut message {
+                heads.iter_mut().for_each(|head| head.origin = origin(whose));
+            }
+            if let Message::Facts { origin: of, .. }
+            | Message::Pull { origin: of, .. }
+            | Message::Pulled { origin: of, .. }
+            | Message::Digests { origin: of, .. } = &mut message
+            {
+                *of = origin(whose);
+            }
+            let at = now(at * 300);
+            let from = peers[usize::from(whose % 2)];
+            _ = machine.receive(from, message, at);
+            for peer in peers {
+                for _ in 0..20 {
+                    machine.poll(peer, at);
+                }
+            }
+            machine.upkeep(at);
+            _ = (machine.fresh_at(at), machine.visible(1, 300), machine.peers(), machine.is_caught_up());
+            let logs = machine.logs();
+            prop_assert!(logs.len() <= 8);
+            prop_assert_eq!(machine.kept(), logs.iter().map(|log| log.kept).sum::<usize>());
+            prop_assert!(machine.kept() <= 675 + 8 * 256);
+        }
+    }
+}

@@ -26,7 +26,7 @@ fn any_head() -> impl Strategy<Value = LogHead> {
     )
 }
 
-fn any_message() -> impl Strategy<Value = Message> {
+pub(super) fn any_message() -> impl Strategy<Value = Message> {
     prop_oneof![
         prop::collection::vec(any_head(), 0..20).prop_map(Message::Heads),
         (any_origin(), 1..=MAX_SEQ - 20, prop::collection::vec(any_fact(), 0..20))
