@@ -11,7 +11,10 @@
 mod rows;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,7 @@ use async_trait::async_trait;
 use schema::{
     Clock, Denials, Fact, FactKind, Subject, Timestamp,
     store::{Result as StoreResult, StoreError},
+    time::millis,
 };
 
 pub use rows::end_rows;
@@ -95,6 +99,8 @@ pub struct Facts {
     sink: Arc<dyn FactSink>,
     clock: Arc<dyn Clock>,
     lifetimes: RwLock<Lifetimes>,
+    /// By how many milliseconds another node's clock is ahead of this one's.
+    ahead_ms: AtomicU64,
 }
 
 impl Facts {
@@ -103,7 +109,7 @@ impl Facts {
     pub fn new(sink: Arc<dyn FactSink>, clock: Arc<dyn Clock>, lifetimes: Lifetimes) -> Self {
         let lifetimes = RwLock::new(lifetimes);
         let (denials, snapshots) = (Arc::default(), Arc::default());
-        Self { denials, snapshots, shared_cache: None, sink, clock, lifetimes }
+        Self { denials, snapshots, shared_cache: None, sink, clock, lifetimes, ahead_ms: AtomicU64::new(0) }
     }
 
     /// With a cache outside this node that hears what is heard here.
@@ -173,6 +179,12 @@ impl Facts {
         *self.lifetimes.write().unwrap_or_else(PoisonError::into_inner) = lifetimes;
     }
 
+    /// Another node's clock is ahead of this one's by so much: what is taken away must be remembered there
+    /// as long as tokens live there, and tokens from there live as long as they say.
+    pub fn set_clock_ahead(&self, by: Duration) {
+        self.ahead_ms.store(millis(by), Ordering::Relaxed);
+    }
+
     /// To be called when facts may have been missed and forgotten by all: what users may do is read
     /// anew. Denials need nothing: what they would refuse has ended with them.
     pub fn may_have_missed_some(&self) {
@@ -185,6 +197,7 @@ impl Facts {
     /// The end of every access token that may be out there now.
     fn until(&self) -> Timestamp {
         let lifetimes = self.lifetimes();
-        self.clock.now().plus(lifetimes.access_ttl).max(lifetimes.access_horizon)
+        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
+        self.clock.now().plus(lifetimes.access_ttl).max(lifetimes.access_horizon).plus(ahead)
     }
 }

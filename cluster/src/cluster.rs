@@ -21,6 +21,7 @@ use std::{
 use schema::{
     Clock, Entropy, Fact, Name, NodeId, Timestamp,
     ledger::{Entry, Origin},
+    time::CLOCK_SKEW,
 };
 use tokio::{
     net::{
@@ -330,10 +331,24 @@ impl Cluster {
         state.machine.orphans().filter(|(origin, _)| !alive.contains(origin)).collect()
     }
 
+    /// The logs of others, and up to where they are complete here.
+    #[must_use]
+    pub fn heard(&self) -> Vec<(Origin, u64)> {
+        let own = self.shared.config.origin;
+        let logs = self.shared.state().machine.logs();
+        logs.iter().filter(|log| log.origin != own).map(|log| (log.origin, log.applied.complete)).collect()
+    }
+
     /// Entries of a log from `first` on, as far as they are held without a gap.
     #[must_use]
     pub fn entries(&self, origin: Origin, first: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
         self.shared.state().machine.entries(origin, first, most)
+    }
+
+    /// By how much the clock of another node is ahead of this one's, at most.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Duration {
+        self.shared.state().machine.clock_ahead()
     }
 
     /// What is not held of a log any more.
@@ -676,7 +691,7 @@ async fn run(
         number
     };
     tracing::info!(peer = name, node = %origin.node, incarnation = origin.incarnation, version = peer.version, "linked");
-    let this = Running { shared: &shared, origin, number };
+    let this = Running { shared: &shared, origin, number, clocks_differ: AtomicBool::new(false) };
     let why = tokio::select! {
         why = this.read(reader) => why,
         why = this.write(writer, &wake) => why,
@@ -706,6 +721,7 @@ struct Running<'a> {
     shared: &'a Shared,
     origin: Origin,
     number: u64,
+    clocks_differ: AtomicBool,
 }
 
 /// Why a link ended.
@@ -771,10 +787,20 @@ impl Running<'_> {
                     head.forgotten.until = head.forgotten.until.min(longest);
                 }
             }
+            Message::Clock { at } => self.compare_clocks(*at),
             Message::Pulled { forgotten, .. } => forgotten.until = forgotten.until.min(longest),
             _ => {}
         }
         message
+    }
+
+    /// Says so once a link when the clocks differ by more than they may.
+    fn compare_clocks(&self, at: Timestamp) {
+        let now = self.shared.clock.now();
+        let apart = at.since(now).max(now.since(at));
+        if apart > CLOCK_SKEW && !self.clocks_differ.swap(true, Ordering::Relaxed) {
+            tracing::error!(node = %self.origin.node, ?apart, "the clocks differ: tokens made here may not be taken there");
+        }
     }
 
     async fn write(&self, mut writer: Writer<OwnedWriteHalf>, wake: &Notify) -> Ended {

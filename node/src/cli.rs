@@ -81,7 +81,11 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
         [] | ["serve"] => {
             logging::start(&settings.log);
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            Ok(runtime()?.block_on(serve::serve(settings))?)
+            let runtime = runtime()?;
+            let served = runtime.block_on(serve::serve(settings));
+            // Nothing that is under way is waited for any more.
+            runtime.shutdown_background();
+            Ok(served?)
         }
         ["check-config"] => {
             for warning in &warnings {

@@ -104,8 +104,27 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
+        app.facts.set_clock_ahead(cluster.clock_ahead());
         if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);
+        }
+    }
+}
+
+/// Keeps on this node's disk what others took away and the ledger did not have when it was read last: they
+/// and their disks may be gone before it is read again. `kept` is how far that was done.
+pub fn keep(app: &App, cluster: &Cluster, ledger: &HashMap<Origin, u64>, kept: &mut HashMap<Origin, u64>) {
+    for (origin, complete) in cluster.heard() {
+        let last = kept.entry(origin).or_insert_with(|| ledger.get(&origin).copied().unwrap_or(0));
+        while *last < complete {
+            let Some((first, facts)) = cluster.entries(origin, *last + 1, BATCH) else { break };
+            let entries: Vec<_> =
+                (first..).zip(facts).map(|(seq, fact)| Entry { origin, seq, fact }).collect();
+            let reached = entries.last().map_or(complete, |entry| entry.seq);
+            if !app.log.keep_for_others(entries) {
+                return;
+            }
+            *last = reached;
         }
     }
 }
@@ -120,26 +139,38 @@ pub async fn inherit(app: Arc<App>, cluster: Arc<Cluster>) {
         rounds.tick().await;
         let orphans = cluster.orphans();
         gone.retain(|origin, _| orphans.iter().any(|(orphan, _)| orphan == origin));
-        if orphans.is_empty() {
-            continue;
+        for (origin, _) in orphans {
+            gone.entry(origin).or_insert_with(Instant::now);
         }
-        let Ok(heads) = app.stores.ledger.heads().await else { continue };
-        let heads: HashMap<_, _> = heads.into_iter().map(|head| (head.origin, head.seq)).collect();
         // One of those who live goes first; the others, should it not get on.
         let patience = if cluster.is_eldest() { GONE } else { 3 * GONE };
-        for (origin, complete) in orphans {
-            let head = heads.get(&origin).copied().unwrap_or(0);
-            let since = *gone.entry(origin).or_insert_with(Instant::now);
-            if complete <= head || since.elapsed() < patience {
-                continue;
+        let due: Vec<_> =
+            gone.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(o, _)| *o).collect();
+        if !due.is_empty() {
+            write_all(&app, &cluster, &due).await;
+        }
+    }
+}
+
+/// The same at once, for a node that ends and may be the last that knows.
+pub async fn inherit_now(app: &App, cluster: &Cluster) {
+    let orphans: Vec<_> = cluster.orphans().into_iter().map(|(origin, _)| origin).collect();
+    if !orphans.is_empty() {
+        write_all(app, cluster, &orphans).await;
+    }
+}
+
+async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
+    let Ok(heads) = app.stores.ledger.heads().await else { return };
+    for origin in origins.iter().copied() {
+        let head = heads.iter().find(|head| head.origin == origin).map_or(0, |head| head.seq);
+        let complete = cluster.complete(origin);
+        match write(&app.stores, cluster, origin, head, complete, app.clock.now()).await {
+            Ok(0) => {}
+            Ok(entries) => {
+                tracing::info!(node = %origin.node, entries, "wrote to the ledger what a dead node could not");
             }
-            match write(&app.stores, &cluster, origin, head, complete, app.clock.now()).await {
-                Ok(0) => {}
-                Ok(entries) => {
-                    tracing::info!(node = %origin.node, entries, "wrote to the ledger what a dead node could not");
-                }
-                Err(error) => tracing::debug!(%error, "what a dead node left is not in the ledger yet"),
-            }
+            Err(error) => tracing::debug!(%error, "what a dead node left is not in the ledger yet"),
         }
     }
 }

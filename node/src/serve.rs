@@ -31,6 +31,7 @@ use crate::{
     app::{App, Purpose, StartError},
     control,
     http::{self, client::Peer},
+    peers,
     settings::Settings,
     upkeep,
 };
@@ -115,6 +116,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tokio::time::sleep(app.settings.drain_grace).await;
         let _ = stop.send(true);
         while servers.join_next().await.is_some() {}
+        if let Some(cluster) = app.peers() {
+            let _ = tokio::time::timeout(FLUSH, peers::inherit_now(&app, cluster)).await;
+        }
         if !app.log.flush(FLUSH).await {
             tracing::warn!(
                 "what was taken away is in the journal and not in the ledger: keep the data directory"

@@ -1,6 +1,6 @@
 //! What a node does by itself: come up, keep up with others, forget what has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use cluster::boottime;
 use schema::{StoreError, time::CLOCK_SKEW};
@@ -60,6 +60,7 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
     let mut rounds = interval(reader::EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut seen, mut away) = (app.clock.now(), None);
+    let mut kept = HashMap::new();
     loop {
         rounds.tick().await;
         let (began, wall) = (boottime(), app.clock.now());
@@ -69,6 +70,7 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
         }
         match read {
             Ok(_) => {
+                kept.clear();
                 if let Some(from) = away.take() {
                     tracing::info!("the ledger is read again");
                     app.actors.sessions.store_was_away(from, Some(app.clock.now()));
@@ -77,6 +79,9 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
                 app.ledger_was_read(wall, began);
             }
             Err(error) => {
+                if let Some(cluster) = app.peers() {
+                    peers::keep(&app, cluster, ledger.heads(), &mut kept);
+                }
                 if away.is_none() {
                     // It may have begun right after the last answer.
                     away = Some(seen);

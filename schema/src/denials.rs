@@ -26,10 +26,10 @@ use crate::{
 /// The facts that refuse.
 #[derive(Debug, Default)]
 pub struct Denials {
-    sessions: Marks<SessionId>,
-    tokens: Marks<TokenId>,
-    users: Marks<UserId>,
-    keys: Marks<KeyId>,
+    sessions: Marks<SessionId, Denied>,
+    tokens: Marks<TokenId, Denied>,
+    users: Marks<UserId, Below>,
+    keys: Marks<KeyId, Denied>,
 }
 
 /// How many denials of each kind there are.
@@ -100,41 +100,88 @@ impl Denials {
     }
 }
 
-/// One kind of denial: a grow-only level for each key, and how long it matters.
-#[derive(Debug)]
-struct Marks<K: Eq + Hash + 'static> {
-    marks: HashIndex<K, Mark, RandomState>,
-    /// Kept beside the index so that "none at all", the common case, costs one load.
-    count: AtomicUsize,
+/// What a denial of one kind says, merged by everybody who says it.
+trait Mark: Sized + 'static {
+    fn new(level: u64, until: Timestamp) -> Self;
+    fn raise(&self, level: u64, until: Timestamp);
+    fn level(&self) -> u64;
+    fn until_ms(&self) -> u64;
 }
 
+/// How long it is denied. A million of these are what a node's memory is made of.
 #[derive(Debug)]
-struct Mark {
+struct Denied {
+    until_ms: AtomicU64,
+}
+
+/// Below which level it is denied, and how long.
+#[derive(Debug)]
+struct Below {
     level: AtomicU64,
     until_ms: AtomicU64,
 }
 
-impl<K: Eq + Hash> Default for Marks<K> {
+impl Mark for Denied {
+    fn new(_: u64, until: Timestamp) -> Self {
+        Self { until_ms: AtomicU64::new(until.as_millis()) }
+    }
+
+    fn raise(&self, _: u64, until: Timestamp) {
+        self.until_ms.fetch_max(until.as_millis(), Ordering::AcqRel);
+    }
+
+    fn level(&self) -> u64 {
+        1
+    }
+
+    fn until_ms(&self) -> u64 {
+        self.until_ms.load(Ordering::Acquire)
+    }
+}
+
+impl Mark for Below {
+    fn new(level: u64, until: Timestamp) -> Self {
+        Self { level: AtomicU64::new(level), until_ms: AtomicU64::new(until.as_millis()) }
+    }
+
+    fn raise(&self, level: u64, until: Timestamp) {
+        self.level.fetch_max(level, Ordering::AcqRel);
+        self.until_ms.fetch_max(until.as_millis(), Ordering::AcqRel);
+    }
+
+    fn level(&self) -> u64 {
+        self.level.load(Ordering::Acquire)
+    }
+
+    fn until_ms(&self) -> u64 {
+        self.until_ms.load(Ordering::Acquire)
+    }
+}
+
+/// One kind of denial.
+#[derive(Debug)]
+struct Marks<K: Eq + Hash + 'static, M: Mark> {
+    marks: HashIndex<K, M, RandomState>,
+    /// Kept beside the index so that "none at all", the common case, costs one load.
+    count: AtomicUsize,
+}
+
+impl<K: Eq + Hash, M: Mark> Default for Marks<K, M> {
     fn default() -> Self {
         Self { marks: HashIndex::with_hasher(RandomState::default()), count: AtomicUsize::new(0) }
     }
 }
 
-impl<K: Eq + Hash + Clone + 'static> Marks<K> {
+impl<K: Eq + Hash + Clone + 'static, M: Mark> Marks<K, M> {
     fn raise(&self, key: K, level: u64, until: Timestamp) {
         // The count goes up first: a reader that sees zero has read before this began.
         self.count.fetch_add(1, Ordering::SeqCst);
         match self.marks.entry_sync(key) {
             scc::hash_index::Entry::Occupied(entry) => {
-                let mark = entry.get();
-                mark.level.fetch_max(level, Ordering::AcqRel);
-                mark.until_ms.fetch_max(until.as_millis(), Ordering::AcqRel);
+                entry.get().raise(level, until);
                 self.count.fetch_sub(1, Ordering::SeqCst);
             }
-            scc::hash_index::Entry::Vacant(entry) => {
-                let until_ms = AtomicU64::new(until.as_millis());
-                entry.insert_entry(Mark { level: AtomicU64::new(level), until_ms });
-            }
+            scc::hash_index::Entry::Vacant(entry) => drop(entry.insert_entry(M::new(level, until))),
         }
     }
 
@@ -142,13 +189,13 @@ impl<K: Eq + Hash + Clone + 'static> Marks<K> {
         if self.count.load(Ordering::Acquire) == 0 {
             return 0;
         }
-        self.marks.peek_with(key, |_, mark| mark.level.load(Ordering::Acquire)).unwrap_or(0)
+        self.marks.peek_with(key, |_, mark| mark.level()).unwrap_or(0)
     }
 
     fn forget(&self, ended: Timestamp) {
         let mut gone = 0;
         self.marks.retain_sync(|_, mark| {
-            let keep = mark.until_ms.load(Ordering::Acquire) >= ended.as_millis();
+            let keep = mark.until_ms() >= ended.as_millis();
             gone += usize::from(!keep);
             keep
         });

@@ -20,6 +20,7 @@ pub mod relay;
 pub use relay::{Datagram, Relay};
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Index,
     sync::{
@@ -301,10 +302,17 @@ impl Cluster {
     pub async fn are_together(&self, nodes: &[&Node]) {
         for node in nodes {
             eventually(MET, &format!("all of {} nodes see each other", nodes.len()), async || {
-                let view = self.view(node).await?;
-                let linked = view.others().iter().filter(|member| is_whole(member)).count();
-                let alive = view.others().iter().filter(|member| member["state"] == "alive").count();
-                (linked == nodes.len() - 1 && alive == linked).then_some(())
+                let others = self.view(node).await?.others();
+                // One that has started again may be there twice for a while.
+                let uuids = |of: fn(&Value) -> bool| -> BTreeSet<String> {
+                    others
+                        .iter()
+                        .filter(|member| of(member))
+                        .map(|member| member["uuid"].to_string())
+                        .collect()
+                };
+                let (whole, alive) = (uuids(is_whole), uuids(|member| member["state"] == "alive"));
+                (whole.len() == nodes.len() - 1 && alive == whole).then_some(())
             })
             .await;
         }

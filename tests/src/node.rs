@@ -18,7 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -275,6 +275,22 @@ impl Node {
     /// When it does not run.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        // One of its threads has to be told, which tells the others: on a busy machine they go on a while.
+        let start = Instant::now();
+        while !self.is_stopped() {
+            assert!(start.elapsed() < START, "it does not stop");
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.expect("a thread").path().join("stat"));
+            // One that has ended meanwhile does nothing more either.
+            let stat = stat.unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+        })
     }
 
     /// Ends a pause.

@@ -20,6 +20,7 @@
 
 mod random;
 mod schedule;
+#[allow(dead_code, reason = "the tests use all of it")]
 mod world;
 
 use std::{process::ExitCode, time::Instant};

@@ -25,7 +25,6 @@ pub struct Outcome {
     /// From the end of the faults.
     pub settled_in: Micros,
     pub messages: u64,
-    pub virtual_time: Micros,
 }
 
 impl Settings {
@@ -119,7 +118,7 @@ impl Schedule {
         world.run_until(world.now() + self.settings.seed % 4 * SECOND);
         let settled_in = world.settle(WITHIN)?;
         let messages = world.traffic().iter().map(|traffic| traffic.messages).sum();
-        Ok(Outcome { settled_in, messages, virtual_time: world.now() })
+        Ok(Outcome { settled_in, messages })
     }
 }
 

@@ -772,7 +772,7 @@ impl World {
         if !is_open || !self.nodes[a].runs() || !self.nodes[b].runs() {
             let attempts = self.links[link].attempts.min(4);
             self.links[link].attempts = attempts + 1;
-            let wait = (50 * MS << attempts) + self.random.below(50 * MS);
+            let wait = ((50 * MS) << attempts) + self.random.below(50 * MS);
             return self.at(self.now + wait, Event::Dial { link, life });
         }
         let latency = self.settings.latency;
@@ -879,7 +879,7 @@ impl World {
             Message::Heads(_) => traffic.heads += 1,
             Message::Ping { .. } | Message::Pong { .. } => traffic.pings += 1,
             Message::Digests { .. } => traffic.digests += 1,
-            Message::Ack(_) | Message::Leaving { .. } => {}
+            Message::Ack(_) | Message::Clock { .. } | Message::Leaving { .. } => {}
         }
         self.say(|| format!("{at} -> {peer}: {message:?}"));
         let sent = self.now + (size as u64 * MS / self.settings.bytes_per_ms).max(1);

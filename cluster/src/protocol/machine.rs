@@ -18,6 +18,12 @@ use super::{
 const HEADS: usize = 512;
 /// Sums in one message.
 const SUMS: u64 = 64;
+/// After so many pings the clock is told again.
+const CLOCKS: u64 = 8;
+/// A clock that is ahead by less is not.
+const LATENCY: Duration = Duration::from_secs(2);
+/// A clock that is ahead by more is wrong.
+const MAX_AHEAD: Duration = Duration::from_secs(25 * 3_600);
 /// How many steps the search for a gap takes at most.
 const STEPS: usize = 64;
 
@@ -59,6 +65,8 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
+    /// By how much its clock was ahead of ours.
+    ahead: Duration,
     /// Since when it is neither called alive nor linked.
     gone_since: Option<Duration>,
     /// When everything that it had taken away was known here last.
@@ -197,6 +205,7 @@ impl Machine {
             incarnation,
             alive: false,
             left: false,
+            ahead: Duration::ZERO,
             gone_since: None,
             fresh_at: None,
         });
@@ -358,6 +367,9 @@ impl Machine {
             }
             Message::Pong { nonce, head } => self.hear_pong(from, nonce, head, now),
             Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
+            Message::Clock { at } => {
+                self.known(from).ahead = at.since(now.wall);
+            }
             Message::Leaving { head } => {
                 self.note_known(from, head, now);
                 if let Some(peer) = self.peer(from) {
@@ -479,7 +491,9 @@ impl Machine {
     }
 
     fn note_known(&mut self, origin: Origin, seq: u64, now: Now) {
-        if let Some(tracked) = self.logs.get_mut(&origin) {
+        if seq > 0
+            && let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs)
+        {
             tracked.known = tracked.known.max(seq);
         }
         self.note_gap(origin, now);
@@ -581,6 +595,9 @@ impl Machine {
             && let Some(tracked) = logs.get(&to)
         {
             return Some(Message::Ack(tracked.log.applied()));
+        }
+        if std::mem::take(&mut peer.clock_due) {
+            return Some(Message::Clock { at: now.wall });
         }
         // First of all on a link: what there is to be asked for.
         if peer.told_at.is_none() {
@@ -722,11 +739,13 @@ impl Machine {
 
     fn next_ping(&mut self, to: Origin, now: Now) -> Option<Message> {
         let Tuning { ping: interval, retry, .. } = self.tuning;
-        let ping = &mut self.peer(to)?.ping;
+        let peer = self.peer(to)?;
+        let ping = &mut peer.ping;
         let unanswered = ping.sent_at.is_some_and(|at| now.monotonic < at + retry);
         if unanswered || now.monotonic < ping.next_at {
             return None;
         }
+        peer.clock_due |= ping.nonce.is_multiple_of(CLOCKS);
         ping.next_at = now.monotonic + interval;
         ping.nonce += 1;
         ping.sent_at = Some(now.monotonic);
@@ -840,6 +859,14 @@ impl Machine {
             self.peers.values().any(has)
         };
         self.peers.values().all(|linked| linked.peer.heard) && !self.behind.keys().any(owed)
+    }
+
+    /// By how much the clock of another node is ahead of ours, at most.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Duration {
+        let ahead = self.members.values().map(|known| known.ahead).max().unwrap_or_default();
+        // The way takes a moment too.
+        if ahead < LATENCY { Duration::ZERO } else { ahead.min(MAX_AHEAD) }
     }
 
     /// What is not held of a log any more.

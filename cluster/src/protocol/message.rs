@@ -3,7 +3,8 @@
 //! One message is one frame of a link, of at most [`MAX_BYTES`]. Numbers are big-endian. A decoder takes no
 //! memory that the frame does not hold. A message of a kind that this version does not know is skipped
 //! when its kind is [`OPTIONAL`] or above, and breaks the link else: later versions can say more, and say
-//! whether it may be missed.
+//! whether it may be missed. A fact of a new kind is made only when every member speaks a version that
+//! knows it, which their gossip says.
 
 use schema::{
     Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
@@ -72,6 +73,11 @@ pub enum Message {
         /// One for each block; 0 for one that the sender does not hold whole.
         sums: Vec<u64>,
     },
+    /// What the sender's clock says.
+    Clock {
+        /// The time there.
+        at: Timestamp,
+    },
     /// The sender ends; its log has no more than this.
     Leaving {
         /// The number of its last fact.
@@ -135,6 +141,7 @@ const PING: u8 = 6;
 const PONG: u8 = 7;
 const DIGESTS: u8 = 8;
 const LEAVING: u8 = 9;
+const CLOCK: u8 = OPTIONAL;
 
 const SESSION_REVOKED: u8 = 1;
 const TOKEN_REVOKED: u8 = 2;
@@ -191,6 +198,10 @@ impl Message {
                 numbers(out, &[*first]);
                 numbers(out, sums);
             }
+            Self::Clock { at } => {
+                out.push(CLOCK);
+                numbers(out, &[at.as_millis()]);
+            }
             Self::Leaving { head } => {
                 out.push(LEAVING);
                 numbers(out, &[*head]);
@@ -237,6 +248,7 @@ impl Message {
                 }
                 Self::Digests { origin, first, sums }
             }
+            CLOCK => Self::Clock { at: bytes.time()? },
             LEAVING => Self::Leaving { head: bytes.seq()? },
             OPTIONAL.. => return Ok(None),
             _ => return Err(Malformed("a message of a kind that this version does not know")),

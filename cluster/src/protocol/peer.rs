@@ -29,6 +29,7 @@ pub(super) struct Peer {
     pub(super) acked: Applied,
     pub(super) ack_due: bool,
     pub(super) pong_due: Option<u64>,
+    pub(super) clock_due: bool,
     pub(super) ping: Ping,
     /// Heads that changed up to this count were told, last at this time.
     pub(super) told: u64,
@@ -101,6 +102,7 @@ impl Peer {
             acked: Applied::default(),
             ack_due: true,
             pong_due: None,
+            clock_due: true,
             ping: Ping { next_at: now, ..Ping::default() },
             told: 0,
             told_at: None,

@@ -205,6 +205,9 @@ fn checksum(generation: u64, payload: &[u8]) -> u32 {
 
 /// The records of a file, where they end, and the generation of the last. Over what is damaged it goes on
 /// to the next record that fits, and says so.
+/// No record begins within so many zeros: its length would be 0.
+const NEVER_WRITTEN: [u8; 4_096] = [0; 4_096];
+
 fn read(file: &File) -> io::Result<(Vec<Record>, u64, u64)> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut &*file, &mut bytes)?;
@@ -225,6 +228,8 @@ fn read(file: &File) -> io::Result<(Vec<Record>, u64, u64)> {
                 at += length;
                 end = at;
             }
+            // Most of it was never written.
+            None if bytes[at..].starts_with(&NEVER_WRITTEN) => at += NEVER_WRITTEN.len(),
             None => at += 1,
         }
     }

@@ -32,6 +32,8 @@ pub struct LedgerReader {
     own: Origin,
     /// Complete up to here, and the last number that was read, which may lie behind the head.
     applied: HashMap<Origin, (u64, u64)>,
+    /// The heads as they were read last.
+    heads: HashMap<Origin, u64>,
     turn: usize,
     keys_changed: bool,
     /// Who hears what is read, and knows what need not be.
@@ -51,7 +53,7 @@ impl LedgerReader {
     ) -> StoreResult<(Self, usize)> {
         let (applied, turn, keys_changed) = (HashMap::new(), 0, false);
         let heads = stores.ledger.heads().await?;
-        let mut reader = Self { own, applied, turn, keys_changed, peers };
+        let mut reader = Self { own, applied, heads: by_seq(&heads), turn, keys_changed, peers };
         let peers = reader.peers.clone();
         let reading = heads.into_iter().map(|head| read(stores.clone(), facts, peers.as_deref(), head, 0));
         let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
@@ -66,6 +68,7 @@ impl LedgerReader {
     /// When the store does not answer, or not for all logs; what was applied stays so.
     pub async fn go_on(&mut self, stores: &Stores, facts: &Facts) -> StoreResult<usize> {
         let mut heads = stores.ledger.heads().await?;
+        self.heads = by_seq(&heads);
         heads.retain(|head| head.origin != self.own);
         self.applied.retain(|origin, _| heads.iter().any(|head| head.origin == *origin));
         let tails = self.next_tails(&heads);
@@ -103,6 +106,12 @@ impl LedgerReader {
         failed.map_or(Ok(count), Err)
     }
 
+    /// How far each log is in the ledger, as it was read last.
+    #[must_use]
+    pub const fn heads(&self) -> &HashMap<Origin, u64> {
+        &self.heads
+    }
+
     /// Whether a key was retired since this was asked last.
     pub const fn keys_changed(&mut self) -> bool {
         std::mem::replace(&mut self.keys_changed, false)
@@ -119,6 +128,10 @@ impl LedgerReader {
         self.turn = (self.turn + TAILS).checked_rem(heads.len()).unwrap_or(0);
         tails
     }
+}
+
+fn by_seq(heads: &[Head]) -> HashMap<Origin, u64> {
+    heads.iter().map(|head| (head.origin, head.seq)).collect()
 }
 
 /// What was read of one log.

@@ -61,7 +61,13 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How often a log that stands still says that it exists.
 const ANNOUNCE: Duration = Duration::from_secs(3_600);
 
-type Waiting = (Vec<Fact>, Rows, oneshot::Sender<Numbered>);
+/// What is to be kept.
+enum Waiting {
+    /// What this node takes away.
+    Own(Vec<Fact>, Rows, oneshot::Sender<Numbered>),
+    /// What it heard, as long as others cannot write it to the ledger.
+    Heard(Vec<Entry>),
+}
 
 /// What became of facts that were to be numbered.
 struct Numbered {
@@ -184,6 +190,12 @@ impl LedgerWriter {
         Ok(Self { queue, log })
     }
 
+    /// Keeps what was heard of others, who cannot write it to the ledger now: it goes there from here, with
+    /// its rows, when the store is back. Says whether there is room for it.
+    pub fn keep_for_others(&self, entries: Vec<Entry>) -> bool {
+        self.queue.try_send(Waiting::Heard(entries)).is_ok()
+    }
+
     /// From now on peers hear what is kept, and answers wait for them. To be called once, before anything is
     /// published.
     pub fn push_to(&self, peers: Arc<Cluster>) {
@@ -219,7 +231,7 @@ impl FactSink for LedgerWriter {
             return Ok(Receipt { visible, live, durability: Durability::Store });
         }
         let (reply, numbered) = oneshot::channel();
-        self.queue.try_send((facts.to_vec(), rows, reply)).map_err(|error| match error {
+        self.queue.try_send(Waiting::Own(facts.to_vec(), rows, reply)).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::unavailable("too many revocations wait for the journal"),
             TrySendError::Closed(_) => {
                 StoreError::unavailable("the journal's thread has ended; restart the node")
@@ -233,7 +245,8 @@ impl FactSink for LedgerWriter {
             (false, _) => UNKEPT_PATIENCE,
         };
         let settled = timeout(patience, self.log.settled(first, last));
-        let (settled, (visible, live)) = tokio::join!(settled, self.log.visible(seq - (last - first), seq, pushed_at));
+        let (settled, (visible, live)) =
+            tokio::join!(settled, self.log.visible(seq - (last - first), seq, pushed_at));
         let durability = match settled {
             Ok(()) => Durability::Store,
             Err(_) if kept => Durability::Journal,
@@ -344,13 +357,25 @@ impl Log {
             }
             let begin = last;
             let (mut records, mut callers, mut replies) = (Vec::new(), Vec::new(), Vec::new());
-            for (facts, rows, reply) in group {
+            let mut own = Vec::new();
+            for one in group {
+                let (facts, rows, reply) = match one {
+                    Waiting::Own(facts, rows, reply) => (facts, rows, reply),
+                    Waiting::Heard(entries) => {
+                        let begin = records.len();
+                        callers.push((last + 1, begin..begin + entries.len()));
+                        last += u64::try_from(entries.len()).unwrap_or(0);
+                        records.extend(entries.into_iter().map(|entry| Record::new(entry, Rows::End)));
+                        continue;
+                    }
+                };
                 let full = self.full.load(Ordering::Relaxed);
                 if full && self.unkept.load(Ordering::Relaxed) + records.len() > MAX_UNKEPT {
                     continue;
                 }
                 let first = last + 1;
                 let begin = records.len();
+                own.extend_from_slice(&facts);
                 for fact in facts {
                     (seq, last) = (seq + 1, last + 1);
                     records.push(Record::new(Entry { origin: self.origin, seq, fact }, rows));
@@ -366,9 +391,11 @@ impl Log {
             // Side by side with the disk. Should this node end before it is on the disk, nobody was answered,
             // and whoever heard it refuses what was to be refused.
             let pushed_at = Instant::now();
-            if let Some(peers) = self.peers.get() {
-                let facts: Vec<_> = records.iter().map(|record| record.entry.fact).collect();
-                peers.publish(records[0].entry.seq, &facts);
+            if let Some(peers) = self.peers.get()
+                && !own.is_empty()
+            {
+                let count = u64::try_from(own.len()).unwrap_or(0);
+                peers.publish(seq + 1 - count, &own);
             }
             let kept = self.keep(&mut journal, &records, begin + 1);
             if !kept {

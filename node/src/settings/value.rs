@@ -31,10 +31,12 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         return Err(SettingsError::Wrong { name, given, allowed: allowed.into() });
     }
     let cluster = Cluster {
-        listen: optional(take("CLUSTER_LISTEN"), ADDRESS, address)?,
-        advertise: optional(take("CLUSTER_ADVERTISE"), ADDRESS, address)?,
+        listen: optional(take("CLUSTER_LISTEN"), ADDRESS, peer_address)?,
+        advertise: optional(take("CLUSTER_ADVERTISE"), REACHABLE, |text| {
+            peer_address(text).filter(|text| !text.starts_with("0.0.0.0:") && !text.starts_with("[::]:"))
+        })?,
         seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", |text| {
-            list(text).map(address).collect()
+            text.split(',').map(|seed| peer_address(seed.trim())).collect()
         })?,
         name: required(take("CLUSTER_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
             schema::Name::is_valid(text).then(|| text.to_owned())
@@ -236,6 +238,16 @@ fn address(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
     let plain = !host.is_empty() && (host.starts_with('[') == host.ends_with(']'));
     (plain && port.parse::<u16>().is_ok() && !host.contains(char::is_whitespace)).then(|| text.to_owned())
+}
+
+const REACHABLE: &str = "host:port that other nodes can reach, as in 10.0.0.7:7080";
+
+/// One address of a node, with a port that is known.
+fn peer_address(text: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".:-_[]%".contains(c);
+    let (host, port) = text.rsplit_once(':')?;
+    let brackets = host.starts_with('[') || !host.contains(':');
+    address(text).filter(|_| text.chars().all(plain) && brackets && port.parse() != Ok(0_u16))
 }
 
 const CLAIM: &str = "1 to 200 characters";

@@ -178,13 +178,11 @@ fn who_is_behind_is_told_the_present_and_asked_no_less() {
     let mut machine = linked(&[peer], now(0));
     machine.receive(peer, Message::Heads(vec![head(origin(3), 9)]), now(1)).unwrap();
     said(&mut machine, peer, now(1));
-    let mut head = 0;
     let mut others = Vec::new();
     // There is always something to push.
-    for ms in 0..100 {
-        machine.publish(head + 1, &facts(head + 1, head + 1));
-        head += 1;
-        match machine.poll(peer, now(500 + ms)) {
+    for seq in 1..=100 {
+        machine.publish(seq, &facts(seq, seq));
+        match machine.poll(peer, now(5_000 + seq)) {
             Some(Message::Facts { .. }) => {}
             Some(message) => others.push(message),
             None => panic!("there is something to say"),
