@@ -345,6 +345,12 @@ impl Cluster {
         self.shared.state().machine.entries(origin, first, most)
     }
 
+    /// Whether a later life of this node is alive elsewhere.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.shared.members.is_superseded()
+    }
+
     /// By how much the clock of another node is ahead of this one's, at most.
     #[must_use]
     pub fn clock_ahead(&self) -> Duration {

@@ -164,6 +164,8 @@ struct Shared {
     leaving: AtomicBool,
     /// Nothing that this node says is taken by others any more.
     mute: AtomicBool,
+    /// A later life of this node is alive.
+    superseded: AtomicBool,
 }
 
 impl Members {
@@ -186,11 +188,19 @@ impl Members {
             members: watch::Sender::new(Arc::default()),
             leaving: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            superseded: AtomicBool::new(false),
         });
         let seeds = shared.config.seeds.iter().map(|seed| seeds::follow(seed.clone(), Arc::clone(&shared)));
         let mut tasks: Vec<_> = seeds.map(|seed| tokio::spawn(seed).abort_handle()).collect();
         tasks.push(tokio::spawn(run(Arc::clone(&shared))).abort_handle());
         Ok(Self { shared, tasks })
+    }
+
+    /// Whether a later life of this node is alive elsewhere: others take that one for it, and this one for
+    /// gone.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.shared.superseded.load(Ordering::Relaxed)
     }
 
     /// All other members, in order of their origins: those alive, and the dead until they are forgotten
@@ -290,6 +300,7 @@ impl Shared {
         if !told && !self.mute.swap(true, Ordering::Relaxed) {
             error!("a member spoilt what this node says of itself; a restart mends it");
         }
+        self.superseded.fetch_or(reader.superseded, Ordering::Relaxed);
         hold(&mut members, held);
         self.members.send_if_modified(|shown| {
             let changed = **shown != *members;

@@ -87,6 +87,8 @@ pub struct App {
     /// When the ledger was last read to its end, in ms; 0 before.
     ledger_read_at: AtomicU64,
     draining: AtomicBool,
+    /// Another node goes by this one's name.
+    superseded: AtomicBool,
 }
 
 /// What an [`App`] is started for.
@@ -204,6 +206,7 @@ impl App {
             left,
             ledger_read_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            superseded: AtomicBool::new(false),
             settings,
             data_dir,
             identity,
@@ -319,7 +322,16 @@ impl App {
     /// Whether the node has come up: it knows the keys and what has been taken away.
     #[must_use]
     pub fn is_informed(&self) -> bool {
-        self.ledger_read_at.load(Ordering::Acquire) > 0
+        self.ledger_read_at.load(Ordering::Acquire) > 0 && !self.superseded.load(Ordering::Acquire)
+    }
+
+    /// Another node with this one's identity is alive, and others take it for this one: what they take away
+    /// is not told here any more. So this one decides nothing from now on, and ends.
+    pub fn step_down(&self) {
+        if !self.superseded.swap(true, Ordering::AcqRel) {
+            tracing::error!("another node runs with a copy of this data directory: this one ends");
+            self.end.notify_one();
+        }
     }
 
     /// Whether the node is about to end.

@@ -104,6 +104,9 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
+        if cluster.is_superseded() {
+            app.step_down();
+        }
         app.facts.set_clock_ahead(cluster.clock_ahead());
         if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);

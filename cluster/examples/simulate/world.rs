@@ -1140,7 +1140,7 @@ impl World {
 
     /// Who is counted has it; who is linked is counted.
     fn check_visible(&mut self, at: usize) {
-        if self.settings.is_cheap || self.nodes[at].corrupts {
+        if self.settings.is_cheap || self.nodes.iter().any(|node| node.corrupts) {
             return;
         }
         for place in 0..self.nodes[at].recent.len() {

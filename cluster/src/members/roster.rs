@@ -49,6 +49,8 @@ pub(super) fn fixed(name: &str, versions: &RangeInclusive<u8>) -> [(&'static str
 #[derive(Default)]
 pub(super) struct Reader {
     named: BTreeSet<ChitchatId>,
+    /// A later life of this node is alive.
+    pub(super) superseded: bool,
 }
 
 impl Reader {
@@ -132,6 +134,7 @@ impl Reader {
 
     /// Earlier lives of this node are no news; a later one is somebody else.
     fn twin(&mut self, own: Origin, id: &ChitchatId, alive: bool) {
+        self.superseded |= alive && id.generation_id > own.incarnation;
         if alive && id.generation_id >= own.incarnation && self.first(id) {
             error!(
                 peer = %id.gossip_advertise_addr, node = %own.node,

@@ -365,7 +365,7 @@ impl Machine {
                     peer.pong_due = Some(nonce);
                 }
             }
-            Message::Pong { nonce, head } => self.hear_pong(from, nonce, head, now),
+            Message::Pong { nonce, head } => self.hear_pong(from, nonce, head),
             Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
             Message::Clock { at } => {
                 self.known(from).ahead = at.since(now.wall);
@@ -524,7 +524,7 @@ impl Machine {
         true
     }
 
-    fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64, now: Now) {
+    fn hear_pong(&mut self, from: Origin, nonce: u64, head: u64) {
         let complete = self.complete(from);
         let Some(peer) = self.peer(from) else { return };
         if nonce != peer.ping.nonce {
@@ -537,7 +537,6 @@ impl Machine {
         } else {
             peer.ping.owed.get_or_insert((head, sent_at));
         }
-        self.note_known(from, head, now);
         self.refresh(from.node);
     }
 
@@ -644,7 +643,7 @@ impl Machine {
 
     fn next_heads(&mut self, to: Origin, now: Now) -> Option<Message> {
         let (changes, interval) = (self.changes, self.tuning.heads);
-        let Self { logs, peers, .. } = self;
+        let Self { own, logs, peers, .. } = self;
         let peer = &mut peers.get_mut(&to.node)?.peer;
         let due = peer.told_at.is_none_or(|at| peer.told < changes && now.monotonic >= at + interval);
         if due && peer.telling.is_empty() {
@@ -663,10 +662,13 @@ impl Machine {
             && let Some(origin) = peer.telling.pop_front()
         {
             let Some(Tracked { log, .. }) = logs.get(&origin) else { continue };
+            // What is about to be pushed shall not be asked for.
+            let waits = origin == *own && peer.dirty.contains(&origin);
+            let pushed = peer.pushed.get(&origin).copied().filter(|_| waits).unwrap_or(u64::MAX);
             heads.push(LogHead {
                 origin,
-                complete: log.complete(),
-                highest: log.highest(),
+                complete: log.complete().min(pushed),
+                highest: log.highest().min(pushed),
                 until: log.until(),
                 forgotten: log.forgotten(),
             });

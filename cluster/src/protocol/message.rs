@@ -250,7 +250,7 @@ impl Message {
             }
             CLOCK => Self::Clock { at: bytes.time()? },
             LEAVING => Self::Leaving { head: bytes.seq()? },
-            OPTIONAL.. => return Ok(None),
+            kind if kind >= OPTIONAL => return Ok(None),
             _ => return Err(Malformed("a message of a kind that this version does not know")),
         };
         if bytes.is_empty() { Ok(Some(message)) } else { Err(Malformed("a message with more than it has")) }

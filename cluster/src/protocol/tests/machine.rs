@@ -290,3 +290,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_entry_is_acknowledged_at_once() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    said(&mut machine, peer, now(0));
+    for seq in [1, 2, 5] {
+        let message = Message::Facts { origin: peer, first: seq, facts: facts(seq, seq) };
+        machine.receive(peer, message, now(seq)).unwrap();
+        let newest = if seq > 2 { (seq, seq) } else { (0, 0) };
+        let applied = Applied { complete: seq.min(2), newest };
+        assert_eq!(machine.poll(peer, now(seq)), Some(Message::Ack(applied)));
+    }
+}
+
+#[test]
+fn who_has_nothing_is_not_asked_again_soon() {
+    let (dead, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[peer], now(0));
+    machine.receive(peer, Message::Heads(vec![head(dead, 7)]), now(1)).unwrap();
+    let pull = Message::Pull { origin: dead, first: 1, last: 7 };
+    assert!(said(&mut machine, peer, now(200)).contains(&pull));
+    let nothing = Message::Pulled { origin: dead, last: 7, forgotten: Forgotten::default() };
+    machine.receive(peer, nothing, now(201)).unwrap();
+    assert!(!said(&mut machine, peer, now(1_000)).contains(&pull));
+    assert!(said(&mut machine, peer, now(2_300)).contains(&pull));
+}
