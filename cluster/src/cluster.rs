@@ -8,7 +8,7 @@
 //! networks that let through one way only. The newest link of a pair is the one that counts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
@@ -318,25 +318,10 @@ impl Cluster {
         self.shared.state().machine.complete(origin)
     }
 
-    /// Logs that are complete here up to some number, of nodes that gossip does not call alive.
-    #[must_use]
-    pub fn orphans(&self) -> Vec<(Origin, u64)> {
-        let members = self.shared.members.watch().borrow().clone();
-        let alive: BTreeSet<_> = members
-            .iter()
-            .filter(|member| member.alive && !member.leaving)
-            .map(|member| member.origin)
-            .collect();
-        let state = self.shared.state();
-        state.machine.orphans().filter(|(origin, _)| !alive.contains(origin)).collect()
-    }
-
     /// The logs of others, and up to where they are complete here.
     #[must_use]
     pub fn heard(&self) -> Vec<(Origin, u64)> {
-        let own = self.shared.config.origin;
-        let logs = self.shared.state().machine.logs();
-        logs.iter().filter(|log| log.origin != own).map(|log| (log.origin, log.applied.complete)).collect()
+        self.shared.state().machine.heard().collect()
     }
 
     /// Entries of a log from `first` on, as far as they are held without a gap.
@@ -571,7 +556,7 @@ async fn follow_members(shared: Arc<Shared>) {
     loop {
         {
             let list = members.borrow_and_update().clone();
-            let state_of = |member: &Member| match (member.leaving && !member.alive, member.alive) {
+            let state_of = |member: &Member| match (member.leaving, member.alive) {
                 (true, _) => MemberState::Left,
                 (_, true) => MemberState::Alive,
                 _ => MemberState::Dead,

@@ -1,7 +1,7 @@
 //! This node among others: the cluster joined to facts, freshness and the ledger.
 //!
-//! What peers say is applied at once and counted as known; what nobody can write to the ledger any more,
-//! because its node died, is written by who heard it.
+//! What peers say is applied at once and counted as known; what its own node cannot write to the ledger,
+//! because it died or is cut off, is written by who heard it.
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use crate::{app::App, metrics::Acknowledgements, settings::ClusterSettings};
 
 /// How often what peers say about freshness is taken over.
 const FRESHNESS: Duration = Duration::from_millis(50);
-/// How long a node must be gone before another one writes what it left.
-const GONE: Duration = Duration::from_secs(5);
-/// Between looks for what dead nodes left.
+/// How long the ledger must be behind a log before another node than its own writes it.
+const STUCK: Duration = Duration::from_secs(3);
+/// Between looks for what others cannot write.
 const INHERIT: Duration = Duration::from_secs(1);
 /// Entries in one write of another's log, and rows that are ended at the same time.
 const BATCH: usize = 256;
@@ -132,23 +132,37 @@ pub fn keep(app: &App, cluster: &Cluster, ledger: &HashMap<Origin, u64>, kept: &
     }
 }
 
-/// Writes to the ledger what dead nodes could not, as long as the node runs.
+/// Writes to the ledger what others cannot, since they are dead or cut off from it, as long as the node
+/// runs.
 pub async fn inherit(app: Arc<App>, cluster: Arc<Cluster>) {
     let mut rounds = interval(INHERIT);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Logs of nodes that are gone, since when.
-    let mut gone: HashMap<Origin, Instant> = HashMap::new();
+    let mut heads: HashMap<Origin, u64> = HashMap::new();
+    // Logs that the ledger has not all of: how far it is, since when.
+    let mut behind: HashMap<Origin, (u64, Instant)> = HashMap::new();
     loop {
         rounds.tick().await;
-        let orphans = cluster.orphans();
-        gone.retain(|origin, _| orphans.iter().any(|(orphan, _)| orphan == origin));
-        for (origin, _) in orphans {
-            gone.entry(origin).or_insert_with(Instant::now);
+        let heard = cluster.heard();
+        let head = |heads: &HashMap<Origin, u64>, origin| heads.get(&origin).copied().unwrap_or(0);
+        if heard.iter().all(|(origin, complete)| *complete <= head(&heads, *origin)) {
+            behind.clear();
+            continue;
+        }
+        let Ok(read) = app.stores.ledger.heads().await else { continue };
+        heads = read.into_iter().map(|head| (head.origin, head.seq)).collect();
+        behind.retain(|origin, (at, _)| head(&heads, *origin) == *at);
+        for (origin, complete) in heard {
+            let at = head(&heads, origin);
+            if complete > at {
+                behind.entry(origin).or_insert((at, Instant::now()));
+            } else {
+                behind.remove(&origin);
+            }
         }
         // One of those who live goes first; the others, should it not get on.
-        let patience = if cluster.is_eldest() { GONE } else { 3 * GONE };
-        let due: Vec<_> =
-            gone.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(o, _)| *o).collect();
+        let patience = if cluster.is_eldest() { STUCK } else { 3 * STUCK };
+        let due = behind.iter().filter(|(_, (_, since))| since.elapsed() >= patience);
+        let due: Vec<_> = due.map(|(origin, _)| *origin).collect();
         if !due.is_empty() {
             write_all(&app, &cluster, &due).await;
         }
@@ -157,10 +171,8 @@ pub async fn inherit(app: Arc<App>, cluster: Arc<Cluster>) {
 
 /// The same at once, for a node that ends and may be the last that knows.
 pub async fn inherit_now(app: &App, cluster: &Cluster) {
-    let orphans: Vec<_> = cluster.orphans().into_iter().map(|(origin, _)| origin).collect();
-    if !orphans.is_empty() {
-        write_all(app, cluster, &orphans).await;
-    }
+    let heard: Vec<_> = cluster.heard().into_iter().map(|(origin, _)| origin).collect();
+    write_all(app, cluster, &heard).await;
 }
 
 async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
@@ -171,9 +183,11 @@ async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
         match write(&app.stores, cluster, origin, head, complete, app.clock.now()).await {
             Ok(0) => {}
             Ok(entries) => {
-                tracing::info!(node = %origin.node, entries, "wrote to the ledger what a dead node could not");
+                tracing::info!(node = %origin.node, entries, "wrote to the ledger what another node could not");
             }
-            Err(error) => tracing::debug!(%error, "what a dead node left is not in the ledger yet"),
+            Err(error) => {
+                tracing::debug!(%error, "what another node could not write is not in the ledger yet")
+            }
         }
     }
 }
@@ -194,7 +208,7 @@ async fn write(
         let forgotten = cluster.forgotten(origin);
         let had_ended = first - 1 <= forgotten.seq && forgotten.until.plus(CLOCK_SKEW) < now;
         if first != next && !had_ended {
-            tracing::warn!(node = %origin.node, next, first, "a dead node's log has a gap here");
+            tracing::warn!(node = %origin.node, next, first, "the log of another node has a gap here");
             break;
         }
         let entries: Vec<_> =

@@ -1051,7 +1051,7 @@ impl World {
         for (origin, facts) in &node.journal {
             put(*origin, 1, facts);
         }
-        for (origin, seq) in node.machine.orphans() {
+        for (origin, seq) in node.machine.heard() {
             if let Some((first, facts)) = node.machine.entries(origin, 1, usize::MAX) {
                 put(origin, first, &facts[..facts.len().min(usize::try_from(seq).unwrap_or(0))]);
             }

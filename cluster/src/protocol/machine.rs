@@ -877,11 +877,10 @@ impl Machine {
         self.logs.get(&origin).map(|tracked| tracked.log.forgotten()).unwrap_or_default()
     }
 
-    /// Logs that are complete here beyond this, of nodes that are not linked: for who writes them to the
-    /// ledger.
-    pub fn orphans(&self) -> impl Iterator<Item = (Origin, u64)> + '_ {
+    /// The logs of others, and up to where they are complete here: for who writes them to the ledger.
+    pub fn heard(&self) -> impl Iterator<Item = (Origin, u64)> + '_ {
         let complete = self.logs.iter().map(|(origin, tracked)| (*origin, tracked.log.complete()));
-        complete.filter(|(origin, seq)| *origin != self.own && *seq > 0 && !self.is_linked(*origin))
+        complete.filter(|(origin, seq)| *origin != self.own && *seq > 0)
     }
 
     /// Entries of a log from `first` on, as far as they are held, at most so many.

@@ -274,8 +274,8 @@ impl MemberView {
             incarnation: member.origin.incarnation,
             address: member.address.to_string(),
             state: match (member.alive, member.leaving) {
-                (true, _) => "alive",
-                (false, true) => "left",
+                (_, true) => "left",
+                (true, false) => "alive",
                 (false, false) => "dead",
             },
             linked: link.is_some(),
