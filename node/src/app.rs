@@ -257,9 +257,7 @@ impl App {
         let set = set.map_err(not_final)?;
         let (began, at) = (self.clock.now(), boottime());
         let origin = self.identity.origin();
-        let peers = self.peers().cloned();
-        let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin, peers).await?;
-        self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
+        // Peers first: they are faster, and what they have need not be read.
         if let Some(peers) = self.peers()
             && !peers.catch_up(CATCH_UP).await
         {
@@ -267,6 +265,9 @@ impl App {
                 "not everybody who lives could be reached: what they take away comes by the ledger"
             );
         }
+        let peers = self.peers().cloned();
+        let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin, peers).await?;
+        self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
         // Last: with keys in the ring it decides.
         self.take_in(&set).map_err(not_final)?;
         self.ledger_was_read(began, at);

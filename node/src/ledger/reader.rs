@@ -41,7 +41,8 @@ pub struct LedgerReader {
 }
 
 impl LedgerReader {
-    /// Reads every fact that is in the ledger and applies it; gives how many there were.
+    /// Reads every fact that is in the ledger, but those that peers have said, and applies it; gives how many
+    /// there were.
     ///
     /// # Errors
     /// When the store does not answer: a node must not decide without knowing what was taken away.
@@ -55,7 +56,10 @@ impl LedgerReader {
         let heads = stores.ledger.heads().await?;
         let mut reader = Self { own, applied, heads: by_seq(&heads), turn, keys_changed, peers };
         let peers = reader.peers.clone();
-        let reading = heads.into_iter().map(|head| read(stores.clone(), facts, peers.as_deref(), head, 0));
+        let reading = heads.into_iter().map(|head| {
+            let after = peers.as_ref().map_or(0, |peers| peers.complete(head.origin).min(head.seq));
+            read(stores.clone(), facts, peers.as_deref(), head, after)
+        });
         let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
         let count = read.iter().map(|read| read.count).sum();
         read.into_iter().for_each(|read| reader.applied(&read));
