@@ -186,7 +186,7 @@ async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
                 tracing::info!(node = %origin.node, entries, "wrote to the ledger what another node could not");
             }
             Err(error) => {
-                tracing::debug!(%error, "what another node could not write is not in the ledger yet")
+                tracing::debug!(%error, "what another node could not write is not in the ledger yet");
             }
         }
     }
