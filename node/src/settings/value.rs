@@ -36,7 +36,8 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
             peer_address(text).filter(|text| !text.starts_with("0.0.0.0:") && !text.starts_with("[::]:"))
         })?,
         seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", |text| {
-            text.split(',').map(|seed| peer_address(seed.trim())).collect()
+            let seeds = text.split(',').map(|seed| peer_address(seed.trim()));
+            if text.trim().is_empty() { Some(Vec::new()) } else { seeds.collect() }
         })?,
         name: required(take("CLUSTER_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
             schema::Name::is_valid(text).then(|| text.to_owned())
