@@ -114,21 +114,20 @@ impl App {
     /// # Errors
     /// Why not, in a sentence that says what to do.
     pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
+        let is_for_any_state = matches!(command, Command::ClusterStatus | Command::ClusterLeave);
+        if !is_for_any_state && !self.is_informed() {
+            return Err(OperatorError::NotUp);
+        }
         match command {
             Command::ClusterStatus => {
                 let view = ClusterView::of(self);
                 let result = serde_json::to_value(&view).unwrap_or_default();
-                return Ok(Done { msg: view.table(), result });
+                Ok(Done { msg: view.table(), result })
             }
             Command::ClusterLeave => {
                 self.end.notify_one();
-                return Ok(Done { msg: "the node has left and ended".into(), result: serde_json::json!({}) });
+                Ok(Done { msg: "the node has left and ended".into(), result: serde_json::json!({}) })
             }
-            _ if !self.is_informed() => return Err(OperatorError::NotUp),
-            _ => {}
-        }
-        match command {
-            Command::ClusterStatus | Command::ClusterLeave => Err(OperatorError::NotUp),
             Command::AppInit { superuser } => {
                 let mut done = self.init().await?;
                 if let Some(new) = superuser {
