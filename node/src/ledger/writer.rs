@@ -361,6 +361,8 @@ impl Log {
             for one in group {
                 let (facts, rows, reply) = match one {
                     Waiting::Own(facts, rows, reply) => (facts, rows, reply),
+                    // Where there is no room, it stays in memory only: that is where it came from.
+                    Waiting::Heard(_) if self.full.load(Ordering::Relaxed) => continue,
                     Waiting::Heard(entries) => {
                         let begin = records.len();
                         callers.push((last + 1, begin..begin + entries.len()));
