@@ -44,7 +44,7 @@ pub enum JoinError {
 pub struct Heard {
     facts: Arc<Facts>,
     /// A key was retired elsewhere.
-    pub keys_changed: Arc<Notify>,
+    keys_changed: Arc<Notify>,
     acknowledged: Arc<Acknowledgements>,
 }
 

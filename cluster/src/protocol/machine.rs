@@ -820,8 +820,8 @@ impl Machine {
     }
 
     /// When this node last knew everything that all others had taken away; `None` when that never was, or
-    /// nobody else is known to be there. Who left has taken nothing away since, so it does not count when all that is
-    /// known of its logs is applied.
+    /// nobody else is known to be there. Who left has taken nothing away since, so it does not count when
+    /// all that is known of its logs is applied.
     #[must_use]
     pub fn fresh_at(&self, now: Now) -> Option<Duration> {
         if self.members.values().all(|known| known.left) {
