@@ -33,7 +33,7 @@ use schema::{Clock, Entropy, StoreError, Stores, store::GrantsStore};
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use facts::{Durability, FactSink, Facts, Lifetimes, Receipt, Rows, SharedCache, end_rows};
-pub use permission::{PermissionHandle, Snapshot, Snapshots};
+pub use permission::{Compiled, Names, PermissionHandle, Snapshot, Snapshots};
 pub use session::SessionHandle;
 pub use user::UserHandle;
 

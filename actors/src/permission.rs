@@ -1,8 +1,10 @@
 //! What users may do: loaded once for all who ask, published to readers without a lock.
 
 mod actor;
+mod compiled;
 mod handle;
 mod snapshot;
 
+pub use compiled::{Compiled, Names};
 pub use handle::PermissionHandle;
 pub use snapshot::{Snapshot, Snapshots};

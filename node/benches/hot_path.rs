@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use actors::Snapshot;
+use actors::{Compiled, Names, Snapshot};
 use divan::{Bencher, black_box};
-use node::tokens::cache::VerifiedTokens;
+use node::byte_cache::ByteCache;
 use schema::{
     Denials, Fact, FactKind, KeyId, PermissionId, Query, SessionId, Timestamp, TokenId, UserId, decide,
     permission::{Effective, Permission},
@@ -64,28 +64,34 @@ fn token(n: u32) -> Vec<u8> {
     format!("{}.{n:0>290}.{}", "h".repeat(110), "s".repeat(86)).into_bytes()
 }
 
+fn verified() -> ByteCache<AccessClaims> {
+    ByteCache::new(1 << 18, 128 << 20)
+}
+
 #[divan::bench(args = [1, 100_000])]
 fn verified_token_lookup(bencher: Bencher<'_, '_>, count: u32) {
-    let cache = VerifiedTokens::default();
+    let cache = verified();
     let tokens: Vec<_> = (0..count).map(token).collect();
     for (n, token) in (0..).zip(&tokens) {
-        cache.insert(token, claims(n), NOW);
+        cache.insert(token, claims(n), 0, |_| false);
     }
     let mut next = 0;
     bencher.bench_local(|| {
         next = (next + 7_919) % tokens.len();
-        cache.get(black_box(&tokens[next]))
+        cache.with(black_box(&tokens[next]), |claims| *claims)
     });
 }
 
 #[divan::bench]
 fn check_of_a_token_seen_before(bencher: Bencher<'_, '_>) {
-    let (cache, denials, token) = (VerifiedTokens::default(), denials(1_000), token(1));
-    cache.insert(&token, claims(1), NOW);
-    bencher.bench_local(|| cache.get(black_box(&token)).map(|claims| decide(&claims, NOW, &denials).is_ok()));
+    let (cache, denials, token) = (verified(), denials(1_000), token(1));
+    cache.insert(&token, claims(1), 0, |_| false);
+    bencher.bench_local(|| {
+        cache.with(black_box(&token), |claims| *claims).map(|claims| decide(&claims, NOW, &denials).is_ok())
+    });
 }
 
-fn snapshot() -> Snapshot {
+fn snapshot(names: &Names) -> Snapshot {
     let permission = |n: u32| Permission {
         id: PermissionId::from_bytes(id(n)),
         name: format!("service.{n:02}.read").parse().unwrap(),
@@ -95,6 +101,7 @@ fn snapshot() -> Snapshot {
         true,
         &Effective { combined: (0..40).map(permission).collect(), ..Effective::default() },
         Timestamp::EPOCH,
+        names,
     )
 }
 
@@ -103,8 +110,9 @@ const SIX: &str = r#"{"any":["nobody",{"all":["service.01.read","service.02.read
 
 #[divan::bench(args = [ONE, SIX])]
 fn query_evaluation(bencher: Bencher<'_, '_>, text: &str) {
-    let (snapshot, query) = (snapshot(), Query::parse(text).unwrap());
-    bencher.bench_local(|| black_box(&query).holds(&|name| snapshot.has(name)));
+    let names = Names::default();
+    let (snapshot, query) = (snapshot(&names), Compiled::new(&Query::parse(text).unwrap(), &names));
+    bencher.bench_local(|| black_box(&query).holds(&snapshot));
 }
 
 #[divan::bench(args = [ONE, SIX])]

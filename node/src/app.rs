@@ -35,7 +35,7 @@ use crate::{
     clock::{SystemClock, SystemEntropy},
     data_dir::{DataDir, DataDirError, Identity},
     freshness::Freshness,
-    http::routes,
+    http::{queries::Queries, routes},
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
     limits::{Limits, LocalCounters},
@@ -44,7 +44,7 @@ use crate::{
     peers::{self, JoinError},
     settings::Settings,
     store::Backing,
-    tokens::{Tokens, TokensContext},
+    tokens::{self, Tokens, TokensContext},
 };
 
 /// How long a key is published before it signs, where other nodes have to know it.
@@ -72,6 +72,7 @@ pub struct App {
     pub passwords: PasswordPool,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub queries: Queries,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub started_at: Timestamp,
@@ -114,6 +115,8 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    Tokens(#[from] tokens::StartError),
     #[error("the journal: {0}")]
     Journal(io::Error),
     #[error("PALISADE_REDIS: {0}")]
@@ -198,6 +201,7 @@ impl App {
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
+            queries: Queries::default(),
             started_at: clock.now(),
             freshness,
             keys_changed: Arc::default(),

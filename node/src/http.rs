@@ -7,8 +7,10 @@
 pub mod authority;
 pub mod body;
 pub mod client;
+pub mod hot;
 pub mod page;
 pub mod problem;
+pub mod queries;
 pub mod request;
 pub mod taken;
 
@@ -22,9 +24,16 @@ mod power;
 mod roles;
 mod users;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use axum::{Router, http::HeaderName};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderName},
+    response::Response,
+};
+use tower::{Layer as _, ServiceExt as _};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -110,6 +119,14 @@ fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
         router = router.layer(cors);
     }
     router.layer(axum::middleware::from_fn_with_state(app.clone(), request::frame)).with_state(app.clone())
+}
+
+/// What CORS adds to every answer, also to those that no browser asked for.
+async fn cors_headers(origins: &CorsOrigins) -> HeaderMap {
+    let Some(cors) = cors(origins) else { return HeaderMap::new() };
+    let nothing = tower::service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let answer = cors.layer(nothing).oneshot(Request::default()).await;
+    answer.map(|response| response.headers().clone()).unwrap_or_default()
 }
 
 fn cors(origins: &CorsOrigins) -> Option<CorsLayer> {

@@ -14,7 +14,7 @@ mod seal;
 
 pub use change::{KeyError, Tools, ensure, retire, rotate, stored, upkeep};
 pub use ring::{KeyInfo, KeyRing, deny_revoked};
-pub(crate) use ring::{LOOKUP_INTERVAL, jws_algorithm};
+pub(crate) use ring::{LOOKUP_INTERVAL, Verifier, jws_algorithm};
 pub use seal::{MasterKey, SealError};
 
 #[cfg(doc)]

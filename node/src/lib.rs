@@ -7,6 +7,7 @@
 //! | what is started, in which order | [`app`] |
 //! | an endpoint | `http/<noun>/<verb>.rs` |
 //! | what an extractor guarantees to a handler | `http/authority.rs` |
+//! | the answers that are asked for all the time | [`http::hot`] |
 //! | how tokens are made and checked | [`tokens`], [`keys`] |
 //! | how passwords are hashed without slowing anything else | [`passwords`] |
 //! | which store a node has, and what it does while that is down | [`store`], [`ledger`], [`upkeep`] |
@@ -17,6 +18,7 @@
 //! and body has a bound.
 
 pub mod app;
+pub mod byte_cache;
 pub mod cli;
 pub mod clock;
 pub mod control;
@@ -36,3 +38,4 @@ pub mod settings;
 pub mod store;
 pub mod tokens;
 pub mod upkeep;
+pub mod workers;

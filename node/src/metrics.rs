@@ -44,8 +44,9 @@ const LOGIN_LABELS: [&str; 4] = ["success", "failure", "locked", "busy"];
 /// What this node counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    routes: HashMap<(String, String), Route>,
-    elsewhere: Route,
+    places: HashMap<(String, String), RouteId>,
+    /// By their ids; the last is for requests of no route.
+    routes: Vec<Route>,
     verdicts: [AtomicU64; Refusal::ALL.len() + 1],
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
@@ -105,19 +106,23 @@ struct Route {
     sum_us: AtomicU64,
 }
 
+/// A route, to be counted without looking for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteId(usize);
+
 impl Metrics {
     /// With these routes, as (method, path).
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self {
-            routes: routes.into_iter().map(|route| (route, Route::default())).collect(),
-            ..Self::default()
-        }
+        let names: Vec<_> = routes.into_iter().collect();
+        let routes = (0..=names.len()).map(|_| Route::default()).collect();
+        let places = names.into_iter().zip((0..).map(RouteId)).collect();
+        Self { places, routes, ..Self::default() }
     }
 
     /// A request was answered.
-    pub fn answered(&self, method: &str, path: Option<&str>, status: u16, took: Duration) {
-        let route = path.and_then(|path| self.find(method, path)).unwrap_or(&self.elsewhere);
+    pub fn answered(&self, route: RouteId, status: u16, took: Duration) {
+        let route = &self.routes[route.0];
         let place = STATUSES.iter().position(|s| *s == status).unwrap_or(STATUSES.len());
         add(&route.statuses[place], 1);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -126,8 +131,11 @@ impl Metrics {
         add(&route.sum_us, took_us);
     }
 
-    fn find(&self, method: &str, path: &str) -> Option<&Route> {
-        self.routes.get(&(method, path) as &dyn RouteKey)
+    /// The route of this method and path; requests that have none are counted together.
+    #[must_use]
+    pub fn route(&self, method: &str, path: &str) -> RouteId {
+        let place = self.places.get(&(method, path) as &dyn RouteKey);
+        place.copied().unwrap_or(RouteId(self.routes.len() - 1))
     }
 
     /// A verdict was given.
@@ -478,11 +486,11 @@ fn of_cache(stats: &cache_redis::Stats, counter: MakeFamily, gauge: MakeFamily) 
 
 impl Metrics {
     fn all_routes(&self) -> impl Iterator<Item = (Vec<(&'static str, String)>, &Route)> {
-        let named = self.routes.iter().map(|((method, path), route)| {
-            (vec![("method", method.clone()), ("route", path.clone())], route)
+        let named = self.places.iter().map(|((method, path), route)| {
+            (vec![("method", method.clone()), ("route", path.clone())], &self.routes[route.0])
         });
         let other = || "other".to_owned();
-        named.chain(std::iter::once((vec![("method", other()), ("route", other())], &self.elsewhere)))
+        named.chain(self.routes.last().map(|route| (vec![("method", other()), ("route", other())], route)))
     }
 
     /// Only what has happened: a hundred routes times twenty statuses of zeros help nobody.
@@ -563,13 +571,14 @@ mod tests {
     fn an_answer_is_counted_under_its_route_and_bucket() {
         let route = ("GET".to_owned(), "/a/{id}".to_owned());
         let metrics = Metrics::new([route.clone()]);
-        metrics.answered("GET", Some("/a/{id}"), 200, Duration::from_micros(50));
-        metrics.answered("GET", Some("/a/{id}"), 299, Duration::from_secs(60));
-        metrics.answered("GET", Some("/b"), 404, Duration::from_micros(51));
-        metrics.answered("PUT", None, 405, Duration::ZERO);
-        let counted = &metrics.routes[&route];
+        let (known, unknown) = (metrics.route("GET", "/a/{id}"), metrics.route("GET", "/b"));
+        metrics.answered(known, 200, Duration::from_micros(50));
+        metrics.answered(known, 299, Duration::from_secs(60));
+        metrics.answered(unknown, 404, Duration::from_micros(51));
+        metrics.answered(metrics.route("PUT", "/a/{id}"), 405, Duration::ZERO);
+        let counted = &metrics.routes[known.0];
         assert_eq!((read(&counted.statuses[0]), read(&counted.statuses[STATUSES.len()])), (1, 1));
         assert_eq!((read(&counted.buckets[0]), read(&counted.buckets[BUCKETS_US.len()])), (1, 1));
-        assert_eq!(metrics.elsewhere.statuses.iter().map(read).sum::<u64>(), 2);
+        assert_eq!(metrics.routes[unknown.0].statuses.iter().map(read).sum::<u64>(), 2);
     }
 }

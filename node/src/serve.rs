@@ -5,7 +5,9 @@
 //! status 0. A second SIGTERM ends it at once.
 
 use std::{
-    io,
+    convert::Infallible,
+    io::{self, Cursor},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,14 +15,24 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, extract::Request};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{StatusCode, header},
+};
+use http_body_util::Either;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use rustix::process::Resource;
 use tokio::{
+    io::{AsyncReadExt as _, join},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -30,7 +42,14 @@ use tower::ServiceExt as _;
 use crate::{
     app::{App, Purpose, StartError},
     control,
-    http::{self, client::Peer},
+    http::{
+        self,
+        client::Peer,
+        hot::{
+            Lane,
+            wire::{self, End},
+        },
+    },
     peers,
     settings::Settings,
     upkeep,
@@ -93,9 +112,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let (stop, stopped) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     tracing::info!(listen = app.settings.listen, version = env!("CARGO_PKG_VERSION"), "palisade serves");
-    servers.spawn(accept(listener, public, stopped.clone()));
+    let lane = Some(Arc::new(Lane::new(&app).await));
+    servers.spawn(accept(listener, Service { lane, router: public }, stopped.clone()));
     if let (Some(listener), Some(router)) = (operators, operator_router) {
-        servers.spawn(accept(listener, router, stopped));
+        servers.spawn(accept(listener, Service { lane: None, router }, stopped));
     }
 
     tokio::select! {
@@ -142,58 +162,161 @@ async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeErr
     bound.map_err(|why| ServeError::Listen { name, address: address.to_owned(), why })
 }
 
-/// Accepts and serves connections until told to stop, then finishes what runs.
-async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let connections = Arc::new(Semaphore::new(max_connections()));
-    let graceful = GracefulShutdown::new();
-    let server = server();
-    // Connections that have not sent a request yet.
-    let fresh = Arc::new(AtomicUsize::new(0));
-    let serve = |stream: TcpStream, peer, permit: OwnedSemaphorePermit| {
+/// What answers requests.
+#[derive(Clone)]
+struct Service {
+    /// Where the questions are that are asked for all the time.
+    lane: Option<Arc<Lane>>,
+    router: Router,
+}
+
+/// A listener's connections.
+struct Connections {
+    service: Service,
+    server: auto::Builder<TokioExecutor>,
+    graceful: GracefulShutdown,
+    /// Tells the hot lane to stop.
+    stop: watch::Sender<bool>,
+    /// How many have not sent a request yet.
+    fresh: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    fn new(service: Service) -> Self {
+        let (stop, fresh) = (watch::channel(false).0, Arc::default());
+        Self { service, server: server(), graceful: GracefulShutdown::new(), stop, fresh }
+    }
+
+    /// Serves a connection to its end.
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         // Answers are small: waiting to fill a packet would only add latency.
         let _ = stream.set_nodelay(true);
-        let router = router.clone();
-        let asked = Arc::new(AtomicBool::new(false));
-        let (first, fresh) = (asked.clone(), fresh.clone());
-        fresh.fetch_add(1, Ordering::Relaxed);
-        let no_more_fresh = fresh.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            if !first.swap(true, Ordering::Relaxed) {
-                fresh.fetch_sub(1, Ordering::Relaxed);
-            }
-            let mut request: Request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            router.clone().oneshot(request)
-        });
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        self.fresh.fetch_add(1, Ordering::Relaxed);
+        let first = First { asked: AtomicBool::new(false), fresh: self.fresh.clone() };
+        let (server, service) = (self.server.clone(), self.service.clone());
+        let (watcher, stop) = (self.graceful.watcher(), self.stop.subscribe());
         tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            // hyper's own clock starts when it knows whether this is HTTP/1 or 2, so a client that
-            // says nothing at all is for us to end.
-            let ended = match tokio::time::timeout(HEAD_TIMEOUT, &mut connection).await {
-                Ok(ended) => ended,
-                Err(_) if !asked.load(Ordering::Relaxed) => Ok(()),
-                Err(_) => connection.await,
+            let served = async {
+                let (stream, begun) = match &service.lane {
+                    None => (stream, Vec::new()),
+                    Some(lane) => {
+                        match wire::serve(lane, stream, HEAD_TIMEOUT, stop, || first.is_here()).await? {
+                            End::Closed => return Ok(()),
+                            End::HandedOver(stream, begun) => (stream, begun),
+                        }
+                    }
+                };
+                // Rare on a connection of the hot lane, and large.
+                Box::pin(by_hyper(&server, service, watcher, stream, begun, peer, first)).await
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            if !asked.swap(true, Ordering::Relaxed) {
-                no_more_fresh.fetch_sub(1, Ordering::Relaxed);
+            if let Err(error) = served.await {
+                tracing::debug!(error, "a connection ended early");
             }
             drop(permit);
         });
-    };
+    }
+
+    /// Finishes what runs.
+    async fn finish(self, permits: &Semaphore) {
+        // hyper closes a connection that has not asked anything; these are about to.
+        let waited = tokio::time::timeout(LAST_REQUEST, async {
+            while self.fresh.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let _ = waited.await;
+        self.stop.send_replace(true);
+        let all = async {
+            self.graceful.shutdown().await;
+            let _ = permits.acquire_many(u32::try_from(max_connections()).unwrap_or(u32::MAX)).await;
+        };
+        if tokio::time::timeout(FINISH, all).await.is_err() {
+            tracing::warn!("some requests took too long to be finished");
+        }
+    }
+}
+
+/// Whether a connection has sent anything yet.
+struct First {
+    asked: AtomicBool,
+    fresh: Arc<AtomicUsize>,
+}
+
+impl First {
+    fn is_here(&self) {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            self.fresh.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection that ends without having asked is not waited for.
+impl Drop for First {
+    fn drop(&mut self) {
+        self.is_here();
+    }
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves a connection by hyper, which has `begun` with these bytes.
+async fn by_hyper(
+    server: &auto::Builder<TokioExecutor>,
+    service: Service,
+    watcher: Watcher,
+    stream: TcpStream,
+    begun: Vec<u8>,
+    peer: SocketAddr,
+    first: First,
+) -> Result<(), Broken> {
+    let (read, write) = stream.into_split();
+    let stream = join(Cursor::new(begun).chain(read), write);
+    let asked = AtomicBool::new(false);
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        first.is_here();
+        asked.store(true, Ordering::Relaxed);
+        let Service { lane, router } = service.clone();
+        // In a place of its own: a connection that idles does not keep it.
+        Box::pin(async move {
+            if let Some(lane) = lane
+                && let Some(response) = lane.take(&request).await
+            {
+                return Ok::<_, Infallible>(response.map(Either::Left));
+            }
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer));
+            let mut response = router.oneshot(request).await?;
+            if response.status() == StatusCode::NO_CONTENT {
+                // RFC 9110, section 8.6: the router gives it one.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+            }
+            Ok(response.map(Either::Right))
+        })
+    });
+    let connection = watcher.watch(server.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(connection);
+    // hyper's own clock starts when it knows whether this is HTTP/1 or 2, so a client that says nothing at
+    // all is for us to end.
+    match tokio::time::timeout(HEAD_TIMEOUT, &mut connection).await {
+        Ok(ended) => ended,
+        Err(_) if !asked.load(Ordering::Relaxed) => Ok(()),
+        Err(_) => connection.await,
+    }
+}
+
+/// Accepts and serves connections until told to stop, then finishes what runs.
+async fn accept(listener: TcpListener, service: Service, mut stopped: watch::Receiver<bool>) {
+    let permits = Arc::new(Semaphore::new(max_connections()));
+    let connections = Connections::new(service);
     loop {
         let knock = async {
-            let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (stream, peer) = listener.accept().await?;
             Ok::<_, io::Error>((stream, peer, permit))
         };
         tokio::select! {
             accepted = knock => match accepted {
-                Ok((stream, peer, permit)) => serve(stream, peer, permit),
+                Ok((stream, peer, permit)) => connections.serve(stream, peer, permit),
                 Err(error) => {
                     // Out of file descriptors, mostly: others will be closed in a moment.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -206,26 +329,17 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Recei
     // Who knocked before the stop is let in: the system has told them that they are connected.
     match listener.into_std() {
         Ok(listener) => {
-            while let Ok(permit) = connections.clone().try_acquire_owned()
+            while let Ok(permit) = permits.clone().try_acquire_owned()
                 && let Ok((stream, peer)) = listener.accept()
                 && stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
             {
-                serve(stream, peer, permit);
+                connections.serve(stream, peer, permit);
             }
         }
         Err(error) => tracing::warn!(%error, "the listener did not stop well"),
     }
-    // hyper closes a connection that has not asked anything; these are about to.
-    let waited = tokio::time::timeout(LAST_REQUEST, async {
-        while fresh.load(Ordering::Relaxed) > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    let _ = waited.await;
-    if tokio::time::timeout(FINISH, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests took too long to be finished");
-    }
+    connections.finish(&permits).await;
 }
 
 /// As many as the system's limit of open files allows beside our own files, which is raised first as
@@ -246,8 +360,7 @@ fn server() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .pipeline_flush(true);
+        .max_headers(MAX_HEADERS);
     server
         .http2()
         .timer(TokioTimer::new())

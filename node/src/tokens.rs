@@ -1,11 +1,12 @@
 //! Tokens: made, and checked.
 //!
-//! [`Tokens::check`] is the hot path: a token that was seen before costs a lookup in the
-//! [`cache`] and [`decide()`]; no store, no mailbox, no lock. The cache remembers that a signature
-//! is good, never a verdict.
+//! [`Tokens::check`] is the hot path: a token that was seen before costs a lookup among the tokens whose
+//! signature is known to be good and [`decide()`]; no store, no mailbox, no lock. What is remembered is
+//! that a signature is good, never a verdict. Only tokens with a good signature come in, so a stranger
+//! cannot push others out.
 
-pub mod cache;
 mod refresh;
+mod signatures;
 
 use std::{
     sync::{
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use jsonwebtoken::{Header, crypto};
+use jsonwebtoken::Header;
 use schema::{
     Clock, Denials, Entropy, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
     time::millis,
@@ -24,10 +25,17 @@ use schema::{
 
 pub use refresh::RefreshTokens;
 
+use signatures::Signatures;
+
 use crate::{
+    byte_cache::ByteCache,
     freshness::Freshness,
     keys::{KeyRing, LOOKUP_INTERVAL, MasterKey, SealError},
 };
+
+/// How many tokens are kept whose signature is good, and in how many bytes: each takes some 600.
+const KEPT_TOKENS: usize = 1 << 18;
+const KEPT_BYTES: usize = 128 << 20;
 
 /// Makes and checks tokens.
 pub struct Tokens {
@@ -40,7 +48,8 @@ pub struct Tokens {
     freshness: Arc<Freshness>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    cache: cache::VerifiedTokens,
+    verified: ByteCache<AccessClaims>,
+    signatures: Signatures,
     /// Refresh tokens.
     pub refresh: RefreshTokens,
 }
@@ -59,6 +68,16 @@ pub struct TokensContext {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// Why tokens cannot be dealt with at all.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant is the error of its name")]
+pub enum StartError {
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("a thread does not start: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
 /// The library did not sign, or there is no key yet. Nothing is asked for a token before there is one,
 /// so this is a defect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -67,12 +86,12 @@ pub struct SignError;
 
 impl Tokens {
     /// # Errors
-    /// When the library derives no keys.
-    pub fn new(context: TokensContext) -> Result<Self, SealError> {
+    /// When the library derives no keys, or the system gives no threads.
+    pub fn new(context: TokensContext) -> Result<Self, StartError> {
         let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
+        let signatures = Signatures::start(&context.ring)?;
         let TokensContext { expected, access_ttl, ring, master, stores, denials, freshness, clock, entropy } =
             context;
-        let cache = cache::VerifiedTokens::default();
         let access_ttl_ms = AtomicU64::new(millis(access_ttl));
         Ok(Self {
             expected,
@@ -84,7 +103,8 @@ impl Tokens {
             freshness,
             clock,
             entropy,
-            cache,
+            verified: ByteCache::new(KEPT_TOKENS, KEPT_BYTES),
+            signatures,
             refresh,
         })
     }
@@ -141,9 +161,14 @@ impl Tokens {
     /// # Errors
     /// As [`Self::check`], but for staleness.
     pub async fn check_to_take_away(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
-        if let Some(claims) = self.cache.get(token) {
-            return self.verdict(claims);
+        match self.verified.with(token, |claims| *claims) {
+            Some(claims) => self.verdict(claims),
+            // Rare and large.
+            None => Box::pin(self.check_unseen(token)).await,
         }
+    }
+
+    async fn check_unseen(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
             let arrived = self.clock.now();
@@ -159,12 +184,31 @@ impl Tokens {
                 return Err(Refusal::CannotKnow);
             }
         }
-        let claims = self.verify(unverified)?;
+        self.signatures.check(&unverified).await?;
+        let claims = unverified.into_verified();
         let verdict = self.verdict(claims);
         if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
-            self.cache.insert(token, claims, self.clock.now());
+            self.keep(token, claims);
         }
         verdict
+    }
+
+    /// Remembers that the token's signature is good.
+    fn keep(&self, token: &[u8], claims: AccessClaims) {
+        let now = self.clock.now().as_secs();
+        self.verified.insert(token, claims, 0, |kept| kept.expires_at <= now);
+    }
+
+    /// How many bytes the tokens take that are remembered.
+    #[must_use]
+    pub fn remembered_bytes(&self) -> usize {
+        self.verified.bytes()
+    }
+
+    /// How many signatures wait to be checked.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.signatures.waiting()
     }
 
     async fn look_up(&self) -> Option<Timestamp> {
@@ -173,20 +217,5 @@ impl Tokens {
 
     fn verdict(&self, claims: AccessClaims) -> Result<AccessClaims, Refusal> {
         decide(&claims, self.clock.now(), &self.denials).map(|()| claims)
-    }
-
-    fn verify(&self, token: Unverified<'_>) -> Result<AccessClaims, Refusal> {
-        let good = self.ring.with_verifier(token.key(), |key| {
-            // The key says which algorithm is used with it, never the token.
-            key.algorithm == token.algorithm()
-                && crypto::verify(
-                    token.signature(),
-                    token.message().as_bytes(),
-                    &key.key,
-                    crate::keys::jws_algorithm(key.algorithm),
-                )
-                .unwrap_or(false)
-        });
-        if good == Some(true) { Ok(token.into_verified()) } else { Err(Refusal::SignatureFailed) }
     }
 }

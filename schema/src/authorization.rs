@@ -23,7 +23,9 @@ pub fn bearer(value: Option<&[u8]>) -> Result<&[u8], Refusal> {
         return Err(Refusal::OtherScheme);
     }
     let token = rest.trim_ascii_start();
-    if token.is_empty() || token.iter().any(u8::is_ascii_whitespace) {
+    // All of it is looked at, so that it is done many bytes at a time.
+    let is_spaced = token.iter().fold(false, |spaced, byte| spaced | byte.is_ascii_whitespace());
+    if token.is_empty() || is_spaced {
         return Err(Refusal::BadHeader);
     }
     Ok(token)

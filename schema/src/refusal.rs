@@ -31,11 +31,13 @@ pub enum Refusal {
     CannotKnow,
     /// The token would be good, but what was taken away lately is not known here.
     TooStale,
+    /// Too many tokens wait for their signatures to be checked. This one may be good.
+    Busy,
 }
 
 impl Refusal {
     /// Every refusal, for metrics that must exist before the first one happens.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::MissingHeader,
         Self::RepeatedHeader,
         Self::OtherScheme,
@@ -48,14 +50,21 @@ impl Refusal {
         Self::NotRefresh,
         Self::CannotKnow,
         Self::TooStale,
+        Self::Busy,
     ];
+
+    /// Whether nothing is known against the token: it is to be shown again, later or elsewhere.
+    #[must_use]
+    pub const fn is_unknown(self) -> bool {
+        matches!(self, Self::CannotKnow | Self::TooStale | Self::Busy)
+    }
 
     /// The HTTP status.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
             Self::RepeatedHeader => 400,
-            Self::CannotKnow | Self::TooStale => 503,
+            Self::CannotKnow | Self::TooStale | Self::Busy => 503,
             Self::MissingHeader | Self::OtherScheme | Self::Expired | Self::Revoked => 401,
             Self::BadHeader
             | Self::NotEnoughSegments
@@ -83,6 +92,7 @@ impl Refusal {
             Self::NotRefresh => "Only refresh tokens are allowed",
             Self::CannotKnow => "The signing keys cannot be read now",
             Self::TooStale => "Revocation state is too old to decide",
+            Self::Busy => "Too many tokens wait to be checked; try again",
         }
     }
 
@@ -102,6 +112,7 @@ impl Refusal {
             Self::NotRefresh => "token_not_refresh",
             Self::CannotKnow => "cannot_know",
             Self::TooStale => "too_stale",
+            Self::Busy => "busy",
         }
     }
 }

@@ -29,12 +29,16 @@ use std::{
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use testkit::{Answer, Client, Cluster, Node, Person, background::SharedBy, eventually, store};
+use testkit::{
+    Answer, Client, Cluster, Node, Person, background::SharedBy, cluster::visible, eventually, store,
+};
 
 use super::outage::say;
 
 /// Until a node has heard what another took away, on a busy machine.
 const HEARD: Duration = Duration::from_secs(60);
+/// Until a node knows what it should of a store, a cache or peers that are down or back.
+const NOTICED: Duration = Duration::from_secs(60);
 /// What took less than this happened at once.
 const WORTH_TELLING: Duration = Duration::from_millis(50);
 /// Log-ins under way at a time: fewer than a node queues.
@@ -92,6 +96,20 @@ async fn is_out_before_long(node: &Client, person: &Person, what: &str) -> Durat
         say(&format!("{what}: after {took:?}"));
     }
     took
+}
+
+/// A metric that has one value.
+async fn becomes(node: &Node, metric: &str, value: f64) {
+    eventually(NOTICED, &format!("{metric} is {value}"), async || {
+        (node.metric(metric).await == Some(value)).then_some(())
+    })
+    .await;
+}
+
+/// Nobody else has it, whether they were missed yet or not.
+fn is_visible_nowhere(answer: &Answer) {
+    let (k, n) = visible(answer.is_done());
+    assert!(k == 0 && n <= 2, "{answer}");
 }
 
 /// More sessions of somebody, at the nodes in turn.

@@ -4,6 +4,7 @@
 mod browsers;
 mod form;
 mod hostile;
+mod hot_lane;
 mod injection;
 mod operators;
 mod routes;

@@ -111,7 +111,7 @@ async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
         let began = context.clock.now();
         let (stored, effective) =
             tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
-        let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began));
+        let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began, snapshots.names()));
         if snapshots.publish(user, epoch, snapshot.clone()) {
             return Ok(Loaded { epoch, snapshot });
         }

@@ -25,6 +25,11 @@ impl PermissionHandle {
         Ok(Self { snapshots, shards })
     }
 
+    /// Reads the user's snapshot if it is published: no lock, no mailbox.
+    pub fn with_published<T>(&self, user: UserId, read: impl FnOnce(&Snapshot) -> T) -> Option<T> {
+        self.snapshots.with(user, read)
+    }
+
     /// Reads the user's snapshot: published, with no lock and no mailbox; else loaded.
     ///
     /// # Errors

@@ -14,9 +14,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use foldhash::{HashSet, fast::RandomState};
+use foldhash::fast::RandomState;
 use scc::{HashIndex, hash_index::Entry};
 use schema::{PermissionId, RoleId, Subject, Timestamp, UserId, name::Name, permission::Effective};
+
+use super::Names;
 
 /// Users share this many epochs; a collision costs one needless reload.
 const EPOCHS: usize = 1_024;
@@ -27,8 +29,10 @@ pub struct Snapshot {
     /// Whether there is such a user at all.
     pub exists: bool,
     loaded_at: Timestamp,
-    names: HashSet<Name>,
-    sorted: Box<[Name]>,
+    /// Which numbered names the user has.
+    bits: Box<[u64]>,
+    /// All of them, sorted.
+    names: Box<[Name]>,
     roles: Box<[RoleId]>,
     permissions: Box<[PermissionId]>,
 }
@@ -36,13 +40,22 @@ pub struct Snapshot {
 impl Snapshot {
     /// From what the store says, asked at this time.
     #[must_use]
-    pub fn new(exists: bool, effective: &Effective, loaded_at: Timestamp) -> Self {
-        let sorted: Box<[Name]> = effective.combined.iter().map(|p| p.name.clone()).collect();
+    pub fn new(exists: bool, effective: &Effective, loaded_at: Timestamp, names: &Names) -> Self {
+        let mut bits = Vec::new();
+        for permission in &effective.combined {
+            if let Some(number) = names.give(&permission.name) {
+                let (word, bit) = place(number);
+                bits.resize(bits.len().max(word + 1), 0);
+                bits[word] |= bit;
+            }
+        }
+        let mut names: Box<[Name]> = effective.combined.iter().map(|p| p.name.clone()).collect();
+        names.sort_unstable();
         Self {
             exists,
             loaded_at,
-            names: sorted.iter().cloned().collect(),
-            sorted,
+            bits: bits.into(),
+            names,
             roles: effective.roles.iter().map(|role| role.id).collect(),
             permissions: effective.combined.iter().map(|p| p.id).collect(),
         }
@@ -51,13 +64,19 @@ impl Snapshot {
     /// Whether the user has the permission of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.names.contains(name)
+        self.names.binary_search_by(|had| had.as_str().cmp(name)).is_ok()
+    }
+
+    /// Whether the user has the permission of the name with this number.
+    pub(super) fn has_number(&self, number: u32) -> bool {
+        let (word, bit) = place(number);
+        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
     /// All names, sorted.
     #[must_use]
     pub fn names(&self) -> &[Name] {
-        &self.sorted
+        &self.names
     }
 
     fn rests_on(&self, subject: Subject) -> bool {
@@ -69,11 +88,17 @@ impl Snapshot {
     }
 }
 
+/// Where the bit of a number is.
+const fn place(number: u32) -> (usize, u64) {
+    (number as usize / 64, 1 << (number % 64))
+}
+
 /// The snapshots that readers see.
 #[derive(Debug)]
 pub struct Snapshots {
     published: HashIndex<UserId, Arc<Snapshot>, RandomState>,
     epochs: Box<[AtomicU64]>,
+    names: Names,
 }
 
 impl Default for Snapshots {
@@ -81,6 +106,7 @@ impl Default for Snapshots {
         Self {
             published: HashIndex::with_hasher(RandomState::default()),
             epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+            names: Names::default(),
         }
     }
 }
@@ -89,6 +115,12 @@ impl Snapshots {
     /// Reads the snapshot of a user, if there is one.
     pub fn with<T>(&self, user: UserId, read: impl FnOnce(&Snapshot) -> T) -> Option<T> {
         self.published.peek_with(&user, |_, snapshot| read(snapshot))
+    }
+
+    /// The numbers that names have in these snapshots.
+    #[must_use]
+    pub const fn names(&self) -> &Names {
+        &self.names
     }
 
     /// What is known about the subject is old from now on.

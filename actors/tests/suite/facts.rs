@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actors::{Lifetimes, user::GrantChange};
-use schema::{FactKind, Timestamp, permission::Grant};
+use schema::{Fact, FactKind, Timestamp, permission::Grant, time::CLOCK_SKEW};
 
 use crate::world::{ACCESS_TTL, START, World, within};
 
@@ -27,6 +27,75 @@ async fn a_fact_matters_until_the_last_access_token_of_before_has_ended() {
     assert_eq!(until(3).await, horizon);
     world.clock.advance(Duration::from_secs(3599));
     assert_eq!(until(4).await, START.plus(Duration::from_secs(3599 + 60)));
+}
+
+#[tokio::test]
+async fn a_fact_matters_until_the_clock_furthest_ahead_has_reached_its_end() {
+    let world = World::start().await;
+    let user = world.user().await.id;
+    let until = async |ahead| {
+        world.facts.set_clock_ahead(ahead);
+        world.facts.take_away(&[FactKind::UserVersion { user, at_least: 1 }]).await.unwrap();
+        world.sink.published().last().unwrap().until
+    };
+    // What was said last counts, also when it is less: a clock may have been set right.
+    let seconds = [0, 3, 90, 10, 0].map(Duration::from_secs);
+    for ahead in seconds {
+        assert_eq!(until(ahead).await, START.plus(ACCESS_TTL + ahead), "{ahead:?}");
+    }
+    let published: Vec<_> = world.sink.published().iter().map(|fact| fact.until).collect();
+    assert_eq!(
+        published,
+        seconds.map(|ahead| START.plus(ACCESS_TTL + ahead)),
+        "those before stay as they are"
+    );
+    // So it is with tokens that were issued when they lived longer.
+    let (ahead, horizon) = (Duration::from_secs(90), START.plus(ACCESS_TTL * 4));
+    world.facts.set_lifetimes(Lifetimes { access_ttl: ACCESS_TTL, access_horizon: horizon });
+    assert_eq!(until(ahead).await, horizon.plus(ahead));
+    world.clock.advance(ACCESS_TTL * 4);
+    assert_eq!(until(ahead).await, START.plus(ACCESS_TTL * 5 + ahead));
+    assert_eq!(until(Duration::MAX).await, Timestamp::from_millis(u64::MAX));
+}
+
+#[tokio::test]
+async fn a_denial_is_kept_until_the_clock_furthest_ahead_has_reached_its_end() {
+    let [none, some, more] = [0, 90, 3_600].map(Duration::from_secs);
+    // Taken away twice, when somebody was so far ahead; the furthest counts, whichever was first.
+    for (first, second, furthest) in
+        [(none, none, none), (some, some, some), (none, some, some), (more, some, more), (more, none, more)]
+    {
+        let world = World::start().await;
+        let user = world.user().await.id;
+        let session = world.samples.session(user).id;
+        for ahead in [first, second] {
+            world.facts.set_clock_ahead(ahead);
+            world.facts.take_away(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
+        }
+        // What is known later changes nothing of what was taken away before.
+        world.facts.set_clock_ahead(none);
+        let end = START.plus(ACCESS_TTL + furthest);
+        world.facts.denials().forget(end, Duration::ZERO);
+        assert!(world.refuses(user, session, 0), "{first:?}, then {second:?}");
+        world.facts.denials().forget(end.plus(CLOCK_SKEW), CLOCK_SKEW);
+        assert!(world.refuses(user, session, 0), "{first:?}, then {second:?}");
+        world.facts.denials().forget(end.plus(Duration::from_millis(1)), Duration::ZERO);
+        assert!(!world.refuses(user, session, 0), "{first:?}, then {second:?}");
+    }
+}
+
+/// What is heard has its end from who made it, who knew how far clocks were apart.
+#[tokio::test]
+async fn what_is_heard_ends_when_it_says_however_far_a_clock_is_ahead() {
+    let world = World::start().await;
+    let (user, until) = (world.user().await.id, START.plus(ACCESS_TTL));
+    let session = world.samples.session(user).id;
+    world.facts.set_clock_ahead(Duration::from_secs(3_600));
+    world.facts.hear(&Fact { kind: FactKind::SessionRevoked { user, session }, until });
+    world.facts.denials().forget(until, Duration::ZERO);
+    assert!(world.refuses(user, session, 0));
+    world.facts.denials().forget(until.plus(Duration::from_millis(1)), Duration::ZERO);
+    assert!(!world.refuses(user, session, 0));
 }
 
 #[tokio::test]

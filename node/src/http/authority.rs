@@ -42,11 +42,11 @@ pub struct Caller {
     app: Arc<App>,
 }
 
+/// What a request shows as its token, or what is wrong with how it does so.
+pub type Token<'a> = Result<&'a [u8], Refusal>;
+
 /// The one token of the request.
-///
-/// # Errors
-/// The refusals of the header.
-pub fn token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
+pub fn token(headers: &HeaderMap) -> Token<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next();
     if values.next().is_some() {
@@ -59,8 +59,8 @@ pub fn token(headers: &HeaderMap) -> Result<&[u8], Refusal> {
 ///
 /// # Errors
 /// The refusal.
-pub async fn check(app: &App, headers: &HeaderMap) -> Result<AccessClaims, Refusal> {
-    let verdict = match token(headers) {
+pub async fn check(app: &App, token: Token<'_>) -> Result<AccessClaims, Refusal> {
+    let verdict = match token {
         Ok(token) => app.tokens.check(token).await,
         Err(refusal) => Err(refusal),
     };
@@ -72,7 +72,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let claims = check(app, &parts.headers).await?;
+        let claims = check(app, token(&parts.headers)).await?;
         Ok(Self { claims, app: app.clone() })
     }
 }
@@ -99,12 +99,7 @@ impl Caller {
     /// # Errors
     /// When that is not known and cannot be read now.
     pub async fn has_any(&self, names: &[&str]) -> Result<bool, Problem> {
-        let has = self
-            .app
-            .actors
-            .permissions
-            .with(self.claims.user, |snapshot| names.iter().any(|name| snapshot.has(name)));
-        Ok(has.await?)
+        has_any(&self.app, self.claims.user, names).await
     }
 
     /// Goes on only for who has at least one of these permissions, as the store says now: for changes.
@@ -125,15 +120,35 @@ impl Caller {
     /// # Errors
     /// 403, or when that is not known.
     pub async fn require_any(&self, names: &[&str]) -> Result<(), Problem> {
-        if self.has_any(names).await? { Ok(()) } else { Err(Problem::forbidden()) }
+        require_any(&self.app, self.claims.user, names).await
     }
+}
+
+async fn has_any(app: &App, user: UserId, names: &[&str]) -> Result<bool, Problem> {
+    let has = |snapshot: &actors::Snapshot| names.iter().any(|name| snapshot.has(name));
+    Ok(app.actors.permissions.with(user, has).await?)
+}
+
+/// Goes on only for a user who has at least one of these permissions.
+///
+/// # Errors
+/// 403, or when that is not known.
+pub async fn require_any(app: &App, user: UserId, names: &[&str]) -> Result<(), Problem> {
+    if has_any(app, user, names).await? { Ok(()) } else { Err(Problem::forbidden()) }
+}
+
+/// The user that a segment of a path names: an id, or `me`.
+///
+/// # Errors
+/// 404.
+pub fn user_named(text: &str, caller: UserId) -> Result<UserId, Problem> {
+    if text == "me" { Ok(caller) } else { text.parse().map_err(|_| Problem::not_found()) }
 }
 
 /// On a store of its own a node hears every change before it is answered, so it need not ask.
 async fn certainly_has_any(app: &App, user: UserId, names: &[&str]) -> Result<bool, Problem> {
     if !app.backing.is_shared() {
-        let has = |snapshot: &actors::Snapshot| names.iter().any(|name| snapshot.has(name));
-        return Ok(app.actors.permissions.with(user, has).await?);
+        return has_any(app, user, names).await;
     }
     let effective = app.stores.grants.effective(user).await?;
     Ok(effective.combined.iter().any(|permission| names.contains(&permission.name.as_str())))
@@ -227,8 +242,7 @@ impl FromRequestParts<Arc<App>> for OnUser {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
         let id = segment(parts, app, "id").await?;
-        let user =
-            if id == "me" { caller.claims.user } else { id.parse().map_err(|_| Problem::not_found())? };
+        let user = user_named(&id, caller.claims.user)?;
         Ok(Self { caller, user })
     }
 }

@@ -28,6 +28,19 @@ where
 {
     type Rejection = Problem;
 
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Text(bytes) = Text::<MAX>::from_request(request, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// The text of a JSON body of at most `MAX` bytes, not read yet.
+#[derive(Debug)]
+pub struct Text<const MAX: usize>(pub Vec<u8>);
+
+impl<S: Sync, const MAX: usize> FromRequest<S> for Text<MAX> {
+    type Rejection = Problem;
+
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let msg = "The body must be JSON, with Content-Type: application/json";
@@ -49,7 +62,7 @@ where
                 let msg = "The body did not arrive in time";
                 Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", msg))
             }
-            Ok(Read::Whole(bytes)) => parse(&bytes).map(Self),
+            Ok(Read::Whole(bytes)) => Ok(Self(bytes)),
             Ok(Read::BrokenOff) => {
                 Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "The body broke off"))
             }
@@ -117,7 +130,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Reads JSON; an error names the place and never repeats what was there: it may be a password.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+///
+/// # Errors
+/// 400.
+pub fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Problem> {
     // A struct could also be read from an array of its fields; no client means that.
     if bytes
         .trim_ascii_start()

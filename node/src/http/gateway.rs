@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{self, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-
-use schema::Refusal;
+use schema::token::AccessClaims;
 
 use super::{
-    authority,
+    authority::{self, Token},
     problem::{Problem, ProblemBody},
-    users::combined::PermissionQuery,
+    queries::{self, Asked},
 };
 use crate::app::App;
 
@@ -40,24 +40,39 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
     ),
 )]
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let (parts, _) = request.into_parts();
-    let claims = authority::check(&app, &parts.headers).await.map_err(|refusal| match refusal {
-        Refusal::CannotKnow | Refusal::TooStale => refusal.into(),
-        _ => Problem::from(refusal).with_status(StatusCode::UNAUTHORIZED),
+    let query = request.uri().query().unwrap_or_default();
+    let claims = admit(&app, authority::token(request.headers()), query).await?;
+    Ok(admitted(&claims).map(|()| Body::empty()))
+}
+
+/// Whether a request may pass, and whose it is.
+///
+/// # Errors
+/// 401, 403, or 503 when it cannot be known.
+pub async fn admit(app: &App, token: Token<'_>, query: &str) -> Result<AccessClaims, Problem> {
+    let claims = authority::check(app, token).await.map_err(|refusal| {
+        let problem = Problem::from(refusal);
+        if refusal.is_unknown() { problem } else { problem.with_status(StatusCode::UNAUTHORIZED) }
     })?;
-    // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
-    let query = PermissionQuery::of(&parts).map_err(|problem| problem.with_status(StatusCode::FORBIDDEN))?;
-    if let Some(PermissionQuery(query)) = query {
-        let holds = app.actors.permissions.with(claims.user, |user| query.holds(&|name| user.has(name)));
-        if !holds.await? {
-            return Err(Problem::forbidden());
+    match queries::ask(app, claims.user, query).await {
+        Ok(None | Some(Asked { holds: true, .. })) => Ok(claims),
+        Ok(Some(_)) => Err(Problem::forbidden()),
+        // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
+        Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {
+            Err(problem.with_status(StatusCode::FORBIDDEN))
         }
+        Err(problem) => Err(problem),
     }
-    let mut headers = HeaderMap::new();
+}
+
+/// The answer to who may pass.
+pub fn admitted(claims: &AccessClaims) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, id) in [(USER, claims.user.to_string()), (SESSION, claims.session.to_string())] {
-        headers.insert(name, id.parse().unwrap_or(HeaderValue::from_static("-")));
+        response.headers_mut().insert(name, id.parse().unwrap_or(HeaderValue::from_static("-")));
     }
-    Ok((StatusCode::NO_CONTENT, headers).into_response())
+    response
 }
 
 /// The public keys (RFC 7517)

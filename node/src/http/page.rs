@@ -46,7 +46,7 @@ impl<Id: PagedBy, S: Sync> FromRequestParts<S> for Paged<Id> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut page = PageOf { after: None, limit: DEFAULT_LIMIT };
-        let pairs = query(parts)?;
+        let pairs = pairs(parts.uri.query().unwrap_or_default())?;
         if pairs.iter().filter(|(name, _)| name == "limit").count() > 1 {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_limit", "limit is there more than once"));
         }
@@ -77,13 +77,13 @@ fn bad_token() -> Problem {
 ///
 /// # Errors
 /// 400 when the percent-encoding is no UTF-8.
-pub fn query(parts: &Parts) -> Result<Vec<(String, String)>, Problem> {
+pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
     let bad = || Problem::new(StatusCode::BAD_REQUEST, "bad_query", "The query of the URL cannot be read");
     let decode = |text: &str| {
         let spaced = text.replace('+', " ");
         percent_encoding::percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned)
     };
-    let pairs = parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -7,7 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use actors::{ActorError, CatalogueError, user::UserError};
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    body::Bytes,
+    http::{self, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use schema::{Refusal, StoreError, Timestamp};
@@ -103,6 +104,12 @@ impl Problem {
         Self::too_many("locked", "Too many failed attempts; try again later", until, now)
     }
 
+    /// The status.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The same with another status.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
@@ -110,26 +117,28 @@ impl Problem {
     }
 
     /// The answer, when the request's id is known.
-    pub fn into_answer(self, request_id: &str, into: Response) -> Response {
+    pub fn into_answer(self, request_id: &str) -> http::Response<Bytes> {
         let body = ProblemBody { msg: &self.msg, code: self.code, request_id, fields: &self.fields };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let (mut head, _) = into.into_parts();
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
-        Response::from_parts(head, body.into())
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = http::Response::new(Bytes::new());
+        *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        response.map(|_| body.into())
+    }
+}
+
+/// The frame of the request writes it, when the request's id is known.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -137,7 +146,7 @@ impl IntoResponse for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        if matches!(refusal, Refusal::CannotKnow | Refusal::TooStale) {
+        if refusal.is_unknown() {
             return Self::unavailable(refusal.code(), refusal.msg());
         }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);

@@ -1,6 +1,7 @@
 //! The frame of every request: its id, its metrics, its log lines, and errors in their one form.
 
 use std::{
+    cell::RefCell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const STALE: HeaderName = HeaderName::from_static("palisade-stale");
 /// Longest id that is taken from a client, in bytes.
 const MAX_ID_BYTES: usize = 128;
+const RANDOM_BYTES: usize = 16;
 /// No handler takes so long; a client that does not get on with its body does.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -40,28 +42,34 @@ const ASKED_ALL_THE_TIME: [&str; 6] = [
 /// Runs a request inside its frame.
 pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let began = began();
-    let id = request_id(&request, &*app.entropy);
+    let given = request.headers().get(REQUEST_ID).cloned();
+    let id = RequestId::of(given.as_ref().map(HeaderValue::as_bytes), &*app.entropy);
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
-    // RFC 9112, section 3.2: without Host it is no HTTP/1.1.
-    let nameless = request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST);
+    let span = tracing::info_span!("request", id = id.as_str(), %method, route);
+    // RFC 9112, section 3.2: one Host, and without it it is no HTTP/1.1.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let nameless = hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11);
     let knowing = needs_knowledge(request.uri().path());
     let mut response = if knowing && !app.is_informed() {
         Problem::from(Refusal::CannotKnow).into_response()
     } else if nameless {
-        Problem::new(StatusCode::BAD_REQUEST, "host_missing", "The Host header is missing").into_response()
+        Problem::new(StatusCode::BAD_REQUEST, "host_missing", "There must be one Host header").into_response()
     } else {
-        let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span.clone()).await;
+        let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span).await;
         answered.unwrap_or_else(|_| {
             Problem::unavailable("timeout", "This took too long; try again").into_response()
         })
     };
     if let Some(problem) = problem_of(&mut response) {
-        response = problem.into_answer(id.to_str().unwrap_or_default(), response);
+        let (answer, body) = problem.into_answer(id.as_str()).into_parts();
+        // What others have added stays: `Allow`, CORS.
+        response.headers_mut().extend(answer.headers);
+        *response.body_mut() = body.into();
     }
-    response.headers_mut().insert(REQUEST_ID, id);
+    let id_value = HeaderValue::from_bytes(id.as_bytes()).unwrap_or(HeaderValue::from_static("-"));
+    response.headers_mut().insert(REQUEST_ID, id_value);
     if knowing
         && app.is_informed()
         && app.freshness.policy() == StalePolicy::Open
@@ -73,19 +81,26 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
         // Clients move to another node; hyper closes the connection after this answer.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let (status, took) = (response.status(), began.elapsed());
-    app.metrics.answered(method.as_str(), path.as_ref().map(MatchedPath::as_str), status.as_u16(), took);
-    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    span.in_scope(|| {
-        let status = status.as_u16();
-        match status {
-            500.. => tracing::warn!(status, took_us, "answered"),
-            // Asked on every request of every service, and by every probe.
-            _ if ASKED_ALL_THE_TIME.contains(&route) => tracing::debug!(status, took_us, "answered"),
-            _ => tracing::info!(status, took_us, "answered"),
-        }
-    });
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    app.metrics.answered(app.metrics.route(method.as_str(), route), status, took);
+    log(id.as_str(), method.as_str(), route, status, took);
     response
+}
+
+/// The line about an answer.
+pub fn log(id: &str, method: &str, route: &str, status: u16, took: Duration) {
+    let took_us = || u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let span = || tracing::info_span!("request", id, method, route).entered();
+    if status >= 500 {
+        let _in = span();
+        tracing::warn!(status, took_us = took_us(), "answered");
+    } else if !ASKED_ALL_THE_TIME.contains(&route) {
+        let _in = span();
+        tracing::info!(status, took_us = took_us(), "answered");
+    } else if tracing::enabled!(tracing::Level::DEBUG) {
+        let _in = span();
+        tracing::debug!(status, took_us = took_us(), "answered");
+    }
 }
 
 /// Whether an answer may rest on keys or on what has been taken away: all but what operators watch, and
@@ -95,29 +110,74 @@ fn needs_knowledge(path: &str) -> bool {
     !OPEN.iter().any(|root| path.starts_with(root))
 }
 
+/// When a request began, or ended.
 #[allow(clippy::disallowed_methods, reason = "a duration for metrics; nothing is decided by it")]
-fn began() -> Instant {
+pub fn began() -> Instant {
     Instant::now()
 }
 
-/// The client's id when it is sane, else one of ours.
-fn request_id(request: &Request, entropy: &dyn Entropy) -> HeaderValue {
-    let sane = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        !bytes.is_empty() && bytes.len() <= MAX_ID_BYTES && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    if let Some(id) = request.headers().get(REQUEST_ID).filter(sane) {
-        return id.clone();
+/// The id of a request: the client's when it is sane, else one of ours.
+pub enum RequestId<'a> {
+    /// Visible ASCII.
+    Given(&'a str),
+    /// Hexadecimal digits.
+    Made([u8; 2 * RANDOM_BYTES]),
+}
+
+impl<'a> RequestId<'a> {
+    /// From what the client gave.
+    pub fn of(given: Option<&'a [u8]>, entropy: &dyn Entropy) -> Self {
+        let is_sane = |bytes: &&[u8]| {
+            !bytes.is_empty() && bytes.len() <= MAX_ID_BYTES && bytes.iter().all(u8::is_ascii_graphic)
+        };
+        match given.filter(is_sane).map(std::str::from_utf8) {
+            Some(Ok(text)) => Self::Given(text),
+            _ => Self::Made(hex(random(entropy))),
+        }
     }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Given(text) => text,
+            Self::Made(hex) => std::str::from_utf8(hex).unwrap_or("-"),
+        }
+    }
+
+    /// The same.
+    pub const fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(text) => text.as_bytes(),
+            Self::Made(hex) => hex,
+        }
+    }
+}
+
+/// Random bytes, of which a thread takes a supply at a time: asking for a few costs as much as for many.
+fn random(entropy: &dyn Entropy) -> [u8; RANDOM_BYTES] {
+    const SUPPLY: usize = 64;
+    thread_local! {
+        static LEFT: RefCell<(usize, [[u8; RANDOM_BYTES]; SUPPLY])> =
+            const { RefCell::new((0, [[0; RANDOM_BYTES]; SUPPLY])) };
+    }
+    LEFT.with_borrow_mut(|(left, supply)| {
+        if *left == 0 {
+            entropy.fill(supply.as_flattened_mut());
+            *left = SUPPLY;
+        }
+        *left -= 1;
+        supply[*left]
+    })
+}
+
+fn hex(bytes: [u8; RANDOM_BYTES]) -> [u8; 2 * RANDOM_BYTES] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut random = [0; 16];
-    entropy.fill(&mut random);
-    let mut text = [0; 32];
-    for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
+    let mut text = [0; 2 * RANDOM_BYTES];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
         pair[0] = HEX[usize::from(byte >> 4)];
         pair[1] = HEX[usize::from(byte & 15)];
     }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    text
 }
 
 /// The problem of a handler, or one for an error that somebody below the handlers made.

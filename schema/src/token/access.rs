@@ -121,8 +121,7 @@ pub struct Expected {
 pub struct Unverified<'a> {
     header: Header,
     claims: Claims,
-    message: &'a str,
-    signature: &'a str,
+    text: &'a str,
 }
 
 impl<'a> Unverified<'a> {
@@ -157,7 +156,7 @@ impl<'a> Unverified<'a> {
             && claims.aud == expected.audience
             && claims.iat <= latest
             && claims.nbf.is_none_or(|nbf| nbf <= latest);
-        plausible.then_some(Self { header, claims, message, signature })
+        plausible.then_some(Self { header, claims, text: token })
     }
 
     /// The key that is said to have signed it.
@@ -178,20 +177,13 @@ impl<'a> Unverified<'a> {
         self.claims.iat
     }
 
-    /// What was signed.
+    /// All of the token: what was signed, a point, and the signature in canonical base64url.
     #[must_use]
-    pub const fn message(&self) -> &str {
-        self.message
+    pub const fn text(&self) -> &str {
+        self.text
     }
 
-    /// The signature, canonical base64url.
-    #[must_use]
-    pub const fn signature(&self) -> &str {
-        self.signature
-    }
-
-    /// The claims, for a caller that has checked [`Self::signature`] over [`Self::message`] with
-    /// [`Self::key`].
+    /// The claims, for a caller that has checked the signature with [`Self::key`].
     #[must_use]
     pub fn into_verified(self) -> AccessClaims {
         AccessClaims {

@@ -18,7 +18,9 @@ use testkit::{
     servers::{Cassandra, Proxy},
 };
 
-use super::{is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions, silent_sessions, stale_ms};
+use super::{
+    becomes, is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions, silent_sessions, stale_ms,
+};
 
 const START: Duration = Duration::from_secs(60);
 /// An answer is never late, whatever became of a peer.
@@ -215,6 +217,92 @@ async fn a_cluster_that_was_killed_whole_without_a_store_loses_nothing() {
         }
     }
     is_in_everywhere([a, b], &sessions[5]).await;
+}
+
+/// A takes something away while there is no store, and is gone for good before there is one again: all that
+/// is left of it is what the others heard. Those end so, and start again during the outage.
+async fn who_heard_it_ends_without_a_store(end: impl AsyncFn(&Node)) {
+    let cluster = Cluster::builder(3).proxied_together().start().await;
+    let [a, b, c] = cluster.three();
+    let ann = a.register("ann").await;
+    let mut out = sessions(&ann, &[a, b, c], 3).await;
+    let lives = sessions(&ann, &[a, b, c], 2).await;
+    let bob = b.register("bob").await;
+    out.extend(sessions(&bob, &[b, c], 2).await);
+    for person in out.iter().chain(&lives).chain([&bob]) {
+        is_in_everywhere(cluster.nodes(), person).await;
+    }
+    for node in cluster.nodes() {
+        becomes(node, "palisade_ledger_unwritten", 0.0).await;
+    }
+    cluster.proxy(0).cut().await;
+    // Three sessions one by one, and all three of somebody at once.
+    let one_by_one = out[..3].iter().map(|session| session.at(a).delete("auth_token"));
+    for request in one_by_one.chain([bob.at(a).delete("auth_token/all")]) {
+        let answer = request.send().await;
+        answer.is_done().is_visible_at(2);
+        assert_eq!(answer.header("palisade-durability"), Some("journal"), "{answer}");
+    }
+    out.push(bob);
+    let taken = a.metric("palisade_ledger_unwritten").await;
+    assert!(taken >= Some(4.0), "{taken:?}");
+    a.kill_dash_9();
+    a.loses_its_data_directory();
+    for node in [b, c] {
+        for session in &out {
+            node.validate(&session.access).await.is_error(401, "Token has been revoked");
+        }
+    }
+    // What is not in the ledger is on the disk by now.
+    let cut = Instant::now();
+    for node in [b, c] {
+        if std::env::var_os("HURRY").is_some() {
+            break;
+        }
+        eventually(START, "it keeps what it heard", async || {
+            (node.metric("palisade_ledger_unwritten").await >= taken).then_some(())
+        })
+        .await;
+    }
+    say(&format!("what was heard is kept {:?} after it was", cut.elapsed()));
+    join_all([b, c].map(|node| end(node))).await;
+
+    join_all([b, c].map(Node::relaunch)).await;
+    for person in out.iter().chain(&lives) {
+        for node in [b, c] {
+            node.validate(&person.access).await.is_refused(503);
+            node.get("/auth_request").bearer(&person.access).send().await.is_refused(503);
+        }
+    }
+    cluster.proxy(0).mend().await;
+    join_all([b, c].map(|node| starts_without_a_wrong_verdict(node, &out, &lives))).await;
+    cluster.are_together(&[b, c]).await;
+    for node in [b, c] {
+        becomes(node, "palisade_ledger_unwritten", 0.0).await;
+    }
+    // Who hears it of nobody, and who may.
+    let loner = cluster.loner().await.launch().await;
+    starts_without_a_wrong_verdict(&loner, &out, &lives).await;
+    let (newcomer, _) = cluster.newcomer("d").await;
+    let d = newcomer.launch().await;
+    starts_without_a_wrong_verdict(&d, &out, &lives).await;
+    cluster.are_together(&[b, c, &d]).await;
+    lives[0].at(&d).delete("auth_token").send().await.is_done().is_visible_at(2);
+    is_out_at_once([b, c, &d], &lives[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_only_heard_is_not_forgotten_when_who_heard_it_is_killed_without_a_store() {
+    who_heard_it_ends_without_a_store(async |node| node.kill_dash_9()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_only_heard_is_not_forgotten_when_who_heard_it_is_told_to_end_without_a_store() {
+    who_heard_it_ends_without_a_store(async |node| {
+        let status = node.terminate().await;
+        assert!(status.success(), "{status}");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

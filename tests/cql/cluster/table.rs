@@ -3,21 +3,19 @@
 //! A column is a scene that its tests share: nodes to which that has happened. What a test needs was
 //! prepared before it happened, and is used by one test only.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use testkit::{
-    Answer, Client, Cluster, Node, Person, Request, background::SharedBy, cluster::visible, eventually,
-    fresh, servers::Redis, store,
+    Answer, Client, Cluster, Node, Person, Request, background::SharedBy, eventually, fresh, servers::Redis,
+    store,
 };
 
-use super::{HEARD, is_in_everywhere, is_out_at_once, is_out_before_long, stale_ms};
+use super::{
+    HEARD, NOTICED, becomes, is_in_everywhere, is_out_at_once, is_out_before_long, is_visible_nowhere,
+    stale_ms,
+};
 
-/// Until a node knows what is down.
-const NOTICED: Duration = Duration::from_secs(60);
 /// Tests of a column.
 const ROWS: usize = 5;
 
@@ -91,13 +89,6 @@ impl Scene {
     fn root(&self, node: &Client) -> Person {
         self.cluster.root().at(node)
     }
-}
-
-async fn becomes(node: &Node, metric: &str, value: f64) {
-    eventually(NOTICED, &format!("{metric} is {value}"), async || {
-        (node.metric(metric).await == Some(value)).then_some(())
-    })
-    .await;
 }
 
 fn check(person: &Person, permission: &str) -> Request {
@@ -197,12 +188,6 @@ async fn cannot_refresh_and_spends_nothing(scene: &Scene, node: &Node, person: &
         is_unavailable(node.post("auth_token/token_refresh").bearer(&person.refresh)).await;
     }
     assert_eq!(live().await, before, "the token is spent");
-}
-
-/// Nobody else has it, whether the others were missed yet or not.
-fn is_visible_nowhere(answer: &Answer) {
-    let (k, n) = visible(answer.is_done());
-    assert!(k == 0 && n <= 2, "{answer}");
 }
 
 fn is_durable_in(answer: &Answer, place: &str) {

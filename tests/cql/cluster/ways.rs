@@ -2,34 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::{Answer, Cluster, Node, cluster::visible, eventually};
+use testkit::{Answer, Cluster, cluster::visible, eventually};
 
-use super::{HEARD, is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions, stale_ms};
+use super::{
+    HEARD, NOTICED, becomes, is_in_everywhere, is_out_at_once, is_out_before_long, is_visible_nowhere, say,
+    sessions, stale_ms,
+};
 
-/// Until a node knows what it should of a store that is down or back.
-const NOTICED: Duration = Duration::from_secs(60);
 /// The ledger is read every second; the rest is for a busy machine.
 const BY_THE_LEDGER: Duration = Duration::from_secs(10);
-
-/// A metric that has one value.
-async fn becomes(node: &Node, metric: &str, value: f64) {
-    eventually(NOTICED, &format!("{metric} is {value}"), async || {
-        (node.metric(metric).await == Some(value)).then_some(())
-    })
-    .await;
-}
 
 /// 204, on this node's disk.
 fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
     answer.is_done();
     assert_eq!(answer.header("palisade-durability"), Some("journal"), "{answer}");
     visible(answer)
-}
-
-/// Nobody else has it, whether they were missed yet or not.
-fn is_visible_nowhere(answer: &Answer) {
-    let (k, n) = visible(answer.is_done());
-    assert!(k == 0 && n <= 2, "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -317,3 +317,136 @@ fn who_has_nothing_is_not_asked_again_soon() {
     assert!(!said(&mut machine, peer, now(1_000)).contains(&pull));
     assert!(said(&mut machine, peer, now(2_300)).contains(&pull));
 }
+
+/// A peer says what its clock says.
+fn tell_time(machine: &mut Machine, from: Origin, ahead: Duration, at: Now) {
+    machine.receive(from, Message::Clock { at: at.wall.plus(ahead) }, at).unwrap();
+}
+
+#[test]
+fn the_clock_furthest_ahead_counts_as_it_was_told_last() {
+    let [first, second] = [origin(2), origin(3)];
+    let mut machine = linked(&[first, second], now(0));
+    assert_eq!(machine.clock_ahead(), Duration::ZERO, "nobody has said anything");
+    let [none, some, more] = [0, 90, 3_600].map(Duration::from_secs);
+    for (from, told, ahead) in [
+        (first, some, some),
+        (second, more, more),
+        (first, none, more),
+        // Set right, and wrong again.
+        (second, none, none),
+        (first, more, more),
+        (second, some, more),
+        (first, none, some),
+    ] {
+        tell_time(&mut machine, from, told, now(5));
+        assert_eq!(machine.clock_ahead(), ahead);
+    }
+    // One that is behind is ahead of nobody.
+    for at in [now(0).wall.minus(more), Timestamp::EPOCH] {
+        machine.receive(second, Message::Clock { at }, now(5)).unwrap();
+        assert_eq!(machine.clock_ahead(), none);
+    }
+}
+
+#[test]
+fn the_way_of_a_message_is_no_difference_of_clocks() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    for (ms, ahead) in [(0, 0), (1, 0), (1_999, 0), (2_000, 2_000), (2_001, 2_001)] {
+        tell_time(&mut machine, peer, Duration::from_millis(ms), now(5));
+        assert_eq!(machine.clock_ahead(), Duration::from_millis(ahead));
+    }
+}
+
+#[test]
+fn a_clock_that_is_ahead_beyond_measure_is_bounded_and_hides_no_other_for_long() {
+    let (liar, peer) = (origin(2), origin(3));
+    let most = Duration::from_secs(25 * 3_600);
+    let mut machine = linked(&[liar, peer], now(0));
+    for told in [most, most + Duration::from_millis(1), 2 * most, Duration::MAX] {
+        tell_time(&mut machine, liar, told, now(5));
+        assert_eq!(machine.clock_ahead(), most, "{told:?}");
+    }
+    let some = Duration::from_secs(90);
+    tell_time(&mut machine, peer, some, now(5));
+    tell_time(&mut machine, liar, Duration::ZERO, now(5));
+    assert_eq!(machine.clock_ahead(), some);
+}
+
+#[test]
+fn a_clock_is_believed_only_of_who_is_linked() {
+    let (peer, stranger) = (life(2, 2), origin(4));
+    let mut machine = linked(&[peer], now(0));
+    let some = Duration::from_secs(90);
+    for from in [stranger, life(2, 1), life(2, 3)] {
+        tell_time(&mut machine, from, some, now(5));
+        assert_eq!(machine.clock_ahead(), Duration::ZERO, "{from:?}");
+    }
+    machine.unlinked(peer);
+    tell_time(&mut machine, peer, some, now(5));
+    assert_eq!(machine.clock_ahead(), Duration::ZERO);
+}
+
+/// Its tokens are still there, and live by its clock.
+#[test]
+fn a_clock_counts_on_when_its_node_is_cut_off_dies_leaves_or_starts_again() {
+    let peer = life(2, 1);
+    let some = Duration::from_secs(90);
+    let mut machine = linked(&[peer], now(0));
+    tell_time(&mut machine, peer, some, now(5));
+    machine.unlinked(peer);
+    assert_eq!(machine.clock_ahead(), some, "cut off");
+    machine.set_members([(peer, MemberState::Dead)]);
+    assert_eq!(machine.clock_ahead(), some, "dead");
+    machine.set_members([]);
+    assert_eq!(machine.clock_ahead(), some, "of whom nobody hears anything");
+    machine.set_members([(life(2, 2), MemberState::Alive)]);
+    machine.linked(life(2, 2), 1, now(10));
+    assert_eq!(machine.clock_ahead(), some, "started again, and has not told its time yet");
+    machine.receive(life(2, 2), Message::Leaving { head: 0 }, now(11)).unwrap();
+    assert_eq!(machine.clock_ahead(), some, "leaving");
+    machine.unlinked(life(2, 2));
+    machine.set_members([(life(2, 2), MemberState::Left)]);
+    assert_eq!(machine.clock_ahead(), some, "left");
+}
+
+#[test]
+fn the_clock_of_who_is_forgotten_no_longer_counts() {
+    let [left, dead] = [origin(2), origin(3)];
+    let [some, more] = [90, 3_600].map(Duration::from_secs);
+    let forget = Tuning::default().forget;
+    let mut machine = linked(&[left, dead], now(0));
+    tell_time(&mut machine, left, more, now(5));
+    tell_time(&mut machine, dead, some, now(5));
+    machine.receive(left, Message::Leaving { head: 0 }, now(6)).unwrap();
+    [left, dead].into_iter().for_each(|peer| machine.unlinked(peer));
+    machine.set_members([(dead, MemberState::Dead)]);
+    assert_eq!(machine.clock_ahead(), some, "gossip has forgotten who left");
+    let gone = now(1_000).monotonic;
+    machine.forget_gone(gone);
+    machine.forget_gone(gone + forget - Duration::from_millis(1));
+    assert_eq!(machine.clock_ahead(), some, "it may come back");
+    machine.forget_gone(gone + forget);
+    assert_eq!(machine.clock_ahead(), Duration::ZERO);
+}
+
+#[test]
+fn every_peer_is_told_the_time_first_and_then_now_and_again() {
+    let peers = [origin(2), origin(3)];
+    let mut machine = linked(&peers, now(0));
+    for peer in peers {
+        let clock = |message: &Message| matches!(message, Message::Clock { .. });
+        let told = said(&mut machine, peer, now(7));
+        assert_eq!(told.iter().filter(|message| clock(message)).count(), 1, "{told:?}");
+        assert!(told.contains(&Message::Clock { at: now(7).wall }), "{told:?}");
+        let mut times = Vec::new();
+        for ms in (1_000..20_000).step_by(250) {
+            times.extend(said(&mut machine, peer, now(ms)).into_iter().filter(clock));
+            if let Some(nonce) = machine.peers().first().map(|_| ms / 250 - 2) {
+                _ = machine.receive(peer, Message::Pong { nonce, head: 0 }, now(ms));
+            }
+        }
+        assert!(times.len() > 2, "{times:?}");
+    }
+}

@@ -1,8 +1,12 @@
 //! `POST auth_token/validation/batch`: the verdicts on many tokens, in their order.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::IntoResponse,
+};
 use schema::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -12,7 +16,7 @@ use crate::{
     app::App,
     http::{
         authority::Caller,
-        body::Body,
+        body::{self, Text},
         problem::{Problem, ProblemBody},
     },
 };
@@ -21,15 +25,21 @@ use crate::{
 pub const MAX_TOKENS: usize = 1_000;
 /// Longest body of a batch, in bytes.
 pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// After so many tokens other requests have their turn: checking a signature takes 50 µs.
-const TURN: usize = 16;
+/// After so many tokens other requests have their turn: that is some 50 µs.
+const TURN: usize = 128;
 
 /// Tokens to validate.
 #[derive(Deserialize, ToSchema)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// At most 1,000.
-    tokens: Vec<String>,
+    #[serde(borrow)]
+    #[schema(value_type = Vec<String>)]
+    tokens: Vec<Token<'a>>,
 }
+
+/// A token where it lies in the body, unless something in it is escaped.
+#[derive(Deserialize)]
+struct Token<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The verdict on one token.
 #[derive(Serialize, ToSchema)]
@@ -45,15 +55,14 @@ pub struct BatchVerdict {
     code: Option<&'static str>,
 }
 
-impl From<Option<Refusal>> for BatchVerdict {
-    fn from(refusal: Option<Refusal>) -> Self {
-        match refusal {
-            None => Self { status: 200, msg: "Token is valid", code: None },
-            Some(refusal) => {
-                Self { status: refusal.status(), msg: refusal.msg(), code: Some(refusal.code()) }
-            }
-        }
-    }
+/// The verdict on a token that is good: nearly all are.
+const VALID: &[u8] = br#"{"status":200,"msg":"Token is valid"}"#;
+
+fn write(refusal: Option<Refusal>, out: &mut Vec<u8>) {
+    let Some(refusal) = refusal else { return out.extend_from_slice(VALID) };
+    let (status, msg, code) = (refusal.status(), refusal.msg(), Some(refusal.code()));
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(out, &BatchVerdict { status, msg, code });
 }
 
 /// Validate many tokens
@@ -70,20 +79,29 @@ impl From<Option<Refusal>> for BatchVerdict {
 pub async fn validate_batch(
     State(app): State<Arc<App>>,
     _: Caller,
-    Body(batch): Body<Batch, MAX_BATCH_BYTES>,
-) -> Answer<Json<Vec<BatchVerdict>>> {
-    if batch.tokens.len() > MAX_TOKENS {
+    Text(text): Text<MAX_BATCH_BYTES>,
+) -> Answer<impl IntoResponse> {
+    // What is wrong with a body is found by reading it again, slowly. An array is no body, though it could be
+    // read as one.
+    let quick = text.starts_with(b"{").then(|| serde_json::from_slice(&text).ok()).flatten();
+    let Batch { tokens } = quick.map_or_else(|| body::parse(&text), Ok)?;
+    if tokens.len() > MAX_TOKENS {
         let msg = format!("A batch has at most {MAX_TOKENS} tokens");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_tokens", msg));
     }
-    let mut verdicts = Vec::with_capacity(batch.tokens.len());
-    for (n, token) in batch.tokens.iter().enumerate() {
+    let mut verdicts = Vec::with_capacity(tokens.len() * (VALID.len() + 1) + 2);
+    verdicts.push(b'[');
+    for (n, Token(token)) in tokens.iter().enumerate() {
+        if n > 0 {
+            verdicts.push(b',');
+        }
         let refusal = app.tokens.check(token.as_bytes()).await.err();
         app.metrics.verdict(refusal);
-        verdicts.push(refusal.into());
+        write(refusal, &mut verdicts);
         if n % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
     }
-    Ok(Json(verdicts))
+    verdicts.push(b']');
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], verdicts))
 }

@@ -7,12 +7,27 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::IntoResponse,
 };
+use schema::token::AccessClaims;
 
 use super::Answer;
 use crate::{
     app::App,
-    http::{authority, problem::ProblemBody},
+    http::{
+        authority::{self, Token},
+        problem::{Problem, ProblemBody},
+    },
 };
+
+/// What is answered when it is.
+pub const VALID: &str = r#"{"msg":"Token is valid"}"#;
+
+/// The verdict on a token, and what it says.
+///
+/// # Errors
+/// The refusal.
+pub async fn verdict(app: &App, token: Token<'_>) -> Result<AccessClaims, Problem> {
+    Ok(authority::check(app, token).await?)
+}
 
 /// Validate a token
 #[utoipa::path(
@@ -25,7 +40,7 @@ use crate::{
     ),
 )]
 pub async fn validate(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer<impl IntoResponse> {
-    authority::check(&app, &headers).await?;
+    verdict(&app, authority::token(&headers)).await?;
     let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], r#"{"msg":"Token is valid"}"#))
+    Ok(([(header::CONTENT_TYPE, json)], VALID))
 }

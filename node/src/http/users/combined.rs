@@ -6,11 +6,12 @@ use std::sync::Arc;
 use actors::Snapshot;
 use axum::{
     Json,
-    extract::{FromRequestParts, State},
-    http::{StatusCode, request::Parts},
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderValue, header, request::Parts},
+    response::IntoResponse,
 };
 use schema::{
-    Name, Query,
+    Name,
     permission::{ALL_ALL, PERMISSIONS_ADMIN, PERMISSIONS_CHECK, USERS_ADMIN},
 };
 use serde::Serialize;
@@ -19,49 +20,22 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
-        authority::OnUser,
-        page::query,
+        authority::{self, OnUser, Token, require_any, segment, user_named},
         problem::{Problem, ProblemBody},
+        queries::{self, Asked},
     },
 };
 
 /// Whether a permission query holds.
 #[derive(Serialize, ToSchema)]
+#[allow(dead_code, reason = "for the documentation: there are but two such bodies")]
 pub struct Validity {
     valid: bool,
 }
 
-/// The `permissions` of the URL, there once and readable.
-pub struct PermissionQuery(pub Query);
-
-impl<S: Sync> FromRequestParts<S> for PermissionQuery {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Self::of(parts)?.ok_or_else(|| unreadable("permissions is missing: give a query in the URL"))
-    }
-}
-
-impl PermissionQuery {
-    /// The query, if there is one.
-    ///
-    /// # Errors
-    /// 422 that says where it cannot be read.
-    pub fn of(parts: &Parts) -> Result<Option<Self>, Problem> {
-        let given = query(parts).map_err(|_| unreadable("permissions: its percent-encoding is no UTF-8"))?;
-        let mut given = given.into_iter().filter(|(name, _)| name == "permissions");
-        let Some((_, text)) = given.next() else { return Ok(None) };
-        if given.next().is_some() {
-            return Err(unreadable("permissions is there more than once"));
-        }
-        let query = Query::parse(&text).map_err(|error| unreadable(format!("permissions: {error}")))?;
-        Ok(Some(Self(query)))
-    }
-}
-
-fn unreadable(msg: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_permission_query", msg)
-}
+/// What is answered when a query holds, and when it does not.
+pub const HOLDS: &str = r#"{"valid":true}"#;
+pub const HOLDS_NOT: &str = r#"{"valid":false}"#;
 
 /// Who may ask about others.
 const ASKERS: [&str; 4] = [USERS_ADMIN, PERMISSIONS_ADMIN, PERMISSIONS_CHECK, ALL_ALL];
@@ -79,11 +53,6 @@ impl FromRequestParts<Arc<App>> for Asking {
     }
 }
 
-async fn ask<T>(app: &App, on: &OnUser, read: impl Fn(&Snapshot) -> T) -> Result<T, Problem> {
-    let answer = app.actors.permissions.with(on.user, |snapshot| snapshot.exists.then(|| read(snapshot)));
-    answer.await?.ok_or_else(Problem::not_found)
-}
-
 /// See what a user may do
 #[utoipa::path(
     get, path = "/users/{id}/combined_permissions", tag = "grants",
@@ -96,7 +65,8 @@ async fn ask<T>(app: &App, on: &OnUser, read: impl Fn(&Snapshot) -> T) -> Result
     ),
 )]
 pub async fn list(State(app): State<Arc<App>>, Asking(on): Asking) -> Result<Json<Vec<Name>>, Problem> {
-    Ok(Json(ask(&app, &on, |snapshot| snapshot.names().to_vec()).await?))
+    let names = |snapshot: &Snapshot| snapshot.exists.then(|| snapshot.names().to_vec());
+    Ok(Json(app.actors.permissions.with(on.user, names).await?.ok_or_else(Problem::not_found)?))
 }
 
 /// Ask whether a user may do something
@@ -117,11 +87,29 @@ pub async fn list(State(app): State<Arc<App>>, Asking(on): Asking) -> Result<Jso
         (status = 422, description = "No query; says where", body = ProblemBody),
     ),
 )]
-pub async fn validate(
-    State(app): State<Arc<App>>,
-    Asking(on): Asking,
-    PermissionQuery(query): PermissionQuery,
-) -> Result<Json<Validity>, Problem> {
-    let valid = ask(&app, &on, |snapshot| query.holds(&|name| snapshot.has(name))).await?;
-    Ok(Json(Validity { valid }))
+pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<impl IntoResponse, Problem> {
+    let (mut parts, _) = request.into_parts();
+    // A segment that cannot be decoded names nobody, after it is clear who asks.
+    let id = segment(&mut parts, &app, "id").await.unwrap_or_default();
+    let query = parts.uri.query().unwrap_or_default();
+    let holds = holds(&app, authority::token(&parts.headers), &id, query).await?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], if holds { HOLDS } else { HOLDS_NOT }))
+}
+
+/// Whether the query in the URL's holds for the user that `id` names.
+///
+/// # Errors
+/// The refusal of the token, 403, 404, 422, or 503 when it cannot be known.
+pub async fn holds(app: &App, token: Token<'_>, id: &str, query: &str) -> Result<bool, Problem> {
+    let caller = authority::check(app, token).await?.user;
+    let user = user_named(id, caller)?;
+    if user != caller {
+        require_any(app, caller, &ASKERS).await?;
+    }
+    match queries::ask(app, user, query).await? {
+        Some(Asked { user_exists: true, holds }) => Ok(holds),
+        Some(_) => Err(Problem::not_found()),
+        None => Err(queries::unreadable("permissions is missing: give a query in the URL")),
+    }
 }

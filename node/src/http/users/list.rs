@@ -20,7 +20,7 @@ use crate::{
     app::App,
     http::{
         authority::UsersAdmin,
-        page::{Paged, query, to_token},
+        page::{Paged, pairs, to_token},
         problem::{Problem, ProblemBody},
     },
 };
@@ -40,7 +40,8 @@ impl<S: Sync> FromRequestParts<S> for EmailFilter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let email = query(parts)?.into_iter().find(|(name, _)| name == "email");
+        let email =
+            pairs(parts.uri.query().unwrap_or_default())?.into_iter().find(|(name, _)| name == "email");
         Ok(Self(email.map(|(_, email)| FoldedEmail::of(&email))))
     }
 }

@@ -1,0 +1,148 @@
+//! The command line.
+//!
+//! Exit status: 0 done and all objectives held; 1 an objective did not hold, an answer was wrong, or it could
+//! not be done; 2 wrong usage.
+
+mod args;
+mod read;
+
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+pub use read::rate;
+
+use crate::{ceiling, compare, job::Job, report, result, result::RunResult, run};
+
+/// Runs what the process was started for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match matches.subcommand() {
+        Some(("compare", matches)) => comparison(matches),
+        Some(("report", matches)) => again(matches),
+        Some(("ceiling", matches)) => read::ceiling(matches).map_err(Failure::Usage).and_then(|settings| {
+            let text = ceiling::measure(&settings).map_err(|error| Failure::Failed(error.to_string()))?;
+            say(&text);
+            Ok(ExitCode::SUCCESS)
+        }),
+        Some((ceiling::SERVE, matches)) => read::served(matches).map_err(Failure::Usage).and_then(|cpu| {
+            ceiling::serve(cpu).map_err(|error| Failure::Failed(error.to_string()))?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Some((scenario, matches)) => read::job(scenario, matches).map_err(Failure::Usage).and_then(drive),
+        None => Ok(ExitCode::from(2)),
+    };
+    match done {
+        Ok(status) => status,
+        Err(Failure::Usage(why)) => fail(2, &why),
+        Err(Failure::Failed(why)) => fail(1, &why),
+    }
+}
+
+enum Failure {
+    Usage(String),
+    Failed(String),
+}
+
+fn fail(status: u8, why: &str) -> ExitCode {
+    run::say(why);
+    ExitCode::from(status)
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn drive(job: Job) -> Result<ExitCode, Failure> {
+    let failed = |error: std::io::Error| Failure::Failed(error.to_string());
+    // Before an hour of load, not after it.
+    for file in job.out.iter().chain(&job.report) {
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+        if directory.is_some_and(|directory| !directory.is_dir()) {
+            return Err(Failure::Usage(format!("{}: there is no such directory", file.display())));
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (out, report_file) = (job.out.clone(), job.report.clone());
+    let outcome = runtime.block_on(async move {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        tokio::spawn(listen(Arc::clone(&interrupted)));
+        Box::pin(run::run(job, interrupted)).await
+    });
+    runtime.shutdown_background();
+    let outcome = outcome.map_err(|error| Failure::Failed(error.to_string()))?;
+    let result = &outcome.result;
+    say(&crate::summary::text(result, &outcome.notes));
+    if let Some(file) = out {
+        result::write(&file, result)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    }
+    if let Some(file) = report_file {
+        let html = report::html(result);
+        result::write_text(&file, &html)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    }
+    Ok(status(result))
+}
+
+/// 1 when something did not hold: an objective, an answer, or the run itself was ended before its time.
+fn status(result: &RunResult) -> ExitCode {
+    let held = result.objectives.iter().all(|objective| objective.held)
+        && result.wrong.is_empty()
+        && result.stopped.is_none()
+        && (result.search.is_empty() || result.search.iter().any(|step| step.held));
+    ExitCode::from(u8::from(!held))
+}
+
+/// The first Ctrl-C or SIGTERM ends the run and cleans up, the second one ends at once.
+async fn listen(interrupted: Arc<AtomicBool>) {
+    let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    let Ok(mut terminated) = terminated else { return };
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+        if interrupted.swap(true, Relaxed) {
+            crate::faults::abandon();
+            run::say("ended at once: users that were made are left");
+            std::process::exit(130);
+        }
+        run::say("ending: users are deleted (once more ends at once and leaves them)");
+    }
+}
+
+fn comparison(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
+    let read = |name: &str| {
+        let path = matches.get_one::<String>(name).cloned().unwrap_or_default();
+        result::read(path.as_ref()).map_err(|error| Failure::Failed(error.to_string()))
+    };
+    let comparison = compare::compare(&read("a")?, &read("b")?);
+    if matches.get_flag("json") {
+        say(&serde_json::to_string_pretty(&comparison).map_err(|error| Failure::Failed(error.to_string()))?);
+    } else {
+        say(&comparison.to_string());
+    }
+    Ok(ExitCode::from(u8::from(comparison.is_worse())))
+}
+
+fn again(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
+    let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+    let run = result::read(text("run").as_ref()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let file = text("html");
+    result::write_text(file.as_ref(), &report::html(&run))
+        .map_err(|error| Failure::Failed(format!("{file}: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}

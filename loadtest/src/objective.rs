@@ -1,0 +1,195 @@
+//! What must hold: `p99<5ms`, `errors<0.1%`, `check:p999<=20ms`, `rate>50000`.
+//!
+//! Promises: an objective without a sample does not hold. Percentiles are of all answers, time-outs among
+//! them as "at least so long". Never rounds in favour of what is tested.
+
+use thiserror::Error;
+
+use crate::{
+    record::{Cell, Grid, Kind},
+    result::Objective,
+};
+
+/// Something that must hold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Goal {
+    /// As given.
+    pub text: String,
+    kind: Option<Kind>,
+    metric: Metric,
+    comparison: Comparison,
+    /// Microseconds, a share, or requests a second.
+    bound: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Metric {
+    Mean,
+    /// Of ten thousand.
+    Quantile(u32),
+    Max,
+    Errors,
+    Rate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Less,
+    AtMost,
+    More,
+    AtLeast,
+}
+
+/// Why a text is no objective.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "`{0}` is no objective. Write METRIC, one of < <= > >=, and a value: p99<5ms, errors<0.1%, rate>50000. \
+     Metrics: mean p50 p90 p99 p999 p9999 max (with us, ms or s), errors (with %), rate (a second); before \
+     it perhaps a kind of request: check:p99<5ms"
+)]
+pub struct GoalError(String);
+
+/// Reads an objective.
+pub fn parse(text: &str) -> Result<Goal, GoalError> {
+    read(text).ok_or_else(|| GoalError(text.to_owned()))
+}
+
+fn read(text: &str) -> Option<Goal> {
+    let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let (kind, rest) = match compact.split_once(':') {
+        None => (None, compact.as_str()),
+        Some((name, rest)) => (Some(Kind::ALL.into_iter().find(|kind| kind.name() == name)?), rest),
+    };
+    let at = rest.find(['<', '>'])?;
+    let (name, rest) = rest.split_at(at);
+    let (comparison, value) = match rest.as_bytes() {
+        [b'<', b'=', ..] => (Comparison::AtMost, &rest[2..]),
+        [b'>', b'=', ..] => (Comparison::AtLeast, &rest[2..]),
+        [b'<', ..] => (Comparison::Less, &rest[1..]),
+        _ => (Comparison::More, &rest[1..]),
+    };
+    let metric = match name {
+        "mean" => Metric::Mean,
+        "max" => Metric::Max,
+        "errors" => Metric::Errors,
+        "rate" => Metric::Rate,
+        _ => {
+            let digits = name.strip_prefix('p')?.replace('.', "");
+            if digits.len() < 2 || digits.len() > 4 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            Metric::Quantile(format!("{digits:0<4}").parse().ok()?)
+        }
+    };
+    let bound = match metric {
+        Metric::Errors => number(value.strip_suffix('%')?)? / 100.0,
+        Metric::Rate => crate::cli::rate(value).ok()?,
+        _ => {
+            let (number_text, scale) = [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
+                .into_iter()
+                .find_map(|(unit, scale)| Some((value.strip_suffix(unit)?, scale)))?;
+            number(number_text)? * scale
+        }
+    };
+    Some(Goal { text: text.to_owned(), kind, metric, comparison, bound })
+}
+
+fn number(text: &str) -> Option<f64> {
+    let value: f64 = text.parse().ok()?;
+    (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+impl Goal {
+    /// Whether it holds over what was counted in so many seconds.
+    #[must_use]
+    pub fn judge(&self, grid: &Grid, seconds: f64) -> Objective {
+        let cell = match self.kind {
+            None => grid.all(),
+            Some(wanted) => {
+                let of = grid.by_kind().into_iter().find(|(kind, _)| *kind == wanted);
+                of.map(|(_, cell)| cell).unwrap_or_default()
+            }
+        };
+        self.judge_cell(&cell, seconds)
+    }
+
+    fn judge_cell(&self, cell: &Cell, seconds: f64) -> Objective {
+        let summary = cell.summary(seconds);
+        let measured = match self.metric {
+            Metric::Mean => summary.latency.mean,
+            Metric::Quantile(q) => cell.quantile(f64::from(q) / 10_000.0) as f64,
+            Metric::Max => summary.latency.max as f64,
+            Metric::Errors => summary.errors as f64 / summary.requests.max(1) as f64,
+            Metric::Rate => (summary.requests - summary.errors) as f64 / seconds.max(f64::MIN_POSITIVE),
+        };
+        let known = match self.metric {
+            Metric::Errors => summary.requests > 0,
+            Metric::Rate => true,
+            // A latency that nothing answered with is no latency.
+            _ => summary.latency.max > 0,
+        };
+        let holds = match self.comparison {
+            Comparison::Less => measured < self.bound,
+            Comparison::AtMost => measured <= self.bound,
+            Comparison::More => measured > self.bound,
+            Comparison::AtLeast => measured >= self.bound,
+        };
+        Objective { text: self.text.clone(), measured, held: known && holds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Fault;
+
+    #[test]
+    fn objectives_are_read() {
+        let goal = parse("p99<5ms").unwrap();
+        assert_eq!(
+            (goal.metric, goal.comparison, goal.bound),
+            (Metric::Quantile(9900), Comparison::Less, 5000.0)
+        );
+        assert_eq!(parse("p99.9 <= 20us").unwrap().metric, Metric::Quantile(9990));
+        assert_eq!(parse("p9999<1s").unwrap().metric, Metric::Quantile(9999));
+        let goal = parse("errors<0.1%").unwrap();
+        assert!((goal.bound - 0.001).abs() < 1e-12);
+        let goal = parse("check:rate>=2k").unwrap();
+        assert_eq!((goal.kind, goal.bound), (Some(Kind::Check), 2000.0));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in [
+            "",
+            "p99",
+            "p99<5",
+            "p99=5ms",
+            "errors<1",
+            "p<5ms",
+            "p9x<1ms",
+            "max<-1ms",
+            "who:p99<1ms",
+            "rate>nan",
+            "p99<infms",
+            "p99999<1ms",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_objective_holds_or_not() {
+        let mut grid = Grid::new(1);
+        for n in 1..=100_u64 {
+            grid.cell(0, Kind::Validate).record(Some(n * 100_000), Some(200), None);
+        }
+        grid.cell(0, Kind::Login).record(None, None, Some(Fault::Connect));
+        let held = |text: &str| parse(text).unwrap().judge(&grid, 1.0).held;
+        assert!(held("p50<5.1ms") && !held("p50<5ms") && held("max<=10.01ms"));
+        assert!(held("errors<1%") && !held("errors<0.9%") && held("rate>=100") && !held("rate>100"));
+        assert!(held("validate:errors<=0%") && !held("login:errors<99%"));
+        assert!(!held("login:p99<1s"), "a latency without an answer");
+        assert!(!held("check:errors<1%"), "nothing was asked");
+    }
+}

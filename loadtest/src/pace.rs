@@ -1,0 +1,144 @@
+//! When requests are due.
+//!
+//! Promises: in the open model a due time depends on nothing but the plan: a server that is slow does not
+//! make the next request late (no coordinated omission). A stall leaves arrivals due in the past, one by
+//! one. Never looks at a clock.
+
+use crate::clock::{Nanos, SECOND};
+
+/// Slower than this share of the full rate nothing gets: the step to the next arrival stays finite.
+const SLOWEST: f64 = 0.02;
+/// With a ramp, where it begins, and at what the warm-up runs.
+pub const RAMP_FROM: f64 = 0.1;
+
+/// Requests a second over the time of a phase.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Curve {
+    /// A second, at the full rate.
+    pub rate: f64,
+    /// Rises from a tenth to the full rate within so many seconds.
+    pub ramp_s: f64,
+    /// Follows a day, compressed into so many seconds; the full rate is its busiest hour.
+    pub day_s: Option<f64>,
+}
+
+impl Curve {
+    /// The rate, `at` seconds after the phase began.
+    #[must_use]
+    pub fn rate_at(&self, at: f64) -> f64 {
+        let ramp = if at < self.ramp_s { RAMP_FROM + (1.0 - RAMP_FROM) * at / self.ramp_s } else { 1.0 };
+        let day = self.day_s.map_or(1.0, |day| of_the_day(at / day));
+        self.rate * (ramp * day).max(SLOWEST)
+    }
+}
+
+/// What share of the busiest hour's rate there is at this part of the day (0 midnight, 0.5 noon): quiet at
+/// night, a rise in the morning, a dip at lunch, the peak in the evening.
+#[must_use]
+pub fn of_the_day(part: f64) -> f64 {
+    const HOURS: [f64; 24] = [
+        0.25, 0.18, 0.13, 0.10, 0.10, 0.13, 0.22, 0.40, 0.60, 0.72, 0.78, 0.80, 0.70, 0.74, 0.78, 0.80, 0.82,
+        0.86, 0.92, 0.98, 1.00, 0.92, 0.70, 0.42,
+    ];
+    let hour = (part.clamp(0.0, 1.0) * 24.0).min(23.999);
+    let mut low = 0;
+    while low < 23 && (low + 1) as f64 <= hour {
+        low += 1;
+    }
+    let within = hour - low as f64;
+    HOURS[low] * (1.0 - within) + HOURS[(low + 1) % 24] * within
+}
+
+/// The arrivals of one lane at one target from one thread.
+#[derive(Debug, Clone)]
+pub struct Pacer {
+    curve: Curve,
+    /// Of the curve.
+    share: f64,
+    begin: Nanos,
+    end: Nanos,
+    /// Seconds since `begin`.
+    next: f64,
+}
+
+impl Pacer {
+    /// Arrivals from `begin` up to `end`; the first is `offset` (0 to 1) of a gap after `begin`, so that
+    /// many pacers do not beat together.
+    #[must_use]
+    pub fn new(curve: Curve, share: f64, offset: f64, begin: Nanos, end: Nanos) -> Self {
+        let mut pacer = Self { curve, share, begin, end, next: 0.0 };
+        pacer.next = offset * pacer.gap();
+        pacer
+    }
+
+    fn gap(&self) -> f64 {
+        1.0 / (self.curve.rate_at(self.next) * self.share)
+    }
+
+    /// When the next request is due; `None` when none is any more.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive, and below u64's end"
+    )]
+    pub fn due(&self) -> Option<Nanos> {
+        let due = self.begin.saturating_add((self.next * SECOND as f64) as u64);
+        (due < self.end).then_some(due)
+    }
+
+    /// The one that was due is taken.
+    pub fn advance(&mut self) {
+        self.next += self.gap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(curve: Curve, seconds: u64) -> Vec<Nanos> {
+        let mut pacer = Pacer::new(curve, 1.0, 0.0, 5, 5 + seconds * SECOND);
+        std::iter::from_fn(|| {
+            let due = pacer.due()?;
+            pacer.advance();
+            Some(due)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn arrivals_come_at_the_rate_and_evenly() {
+        let due = arrivals(Curve { rate: 1000.0, ramp_s: 0.0, day_s: None }, 3);
+        assert!((2999..=3001).contains(&due.len()), "{}", due.len());
+        assert!(due.windows(2).all(|pair| (999_990..=1_000_010).contains(&(pair[1] - pair[0]))));
+    }
+
+    #[test]
+    fn a_ramp_rises_to_the_rate() {
+        let due = arrivals(Curve { rate: 1000.0, ramp_s: 10.0, day_s: None }, 11);
+        let in_second = |s: u64| due.iter().filter(|&&at| (at - 5) / SECOND == s).count();
+        assert!((100..200).contains(&in_second(0)), "{}", in_second(0));
+        assert!((550..660).contains(&in_second(5)), "{}", in_second(5));
+        assert!((998..=1002).contains(&in_second(10)), "{}", in_second(10));
+    }
+
+    #[test]
+    fn a_day_is_quiet_at_night_and_busy_in_the_evening() {
+        let due = arrivals(Curve { rate: 1000.0, ramp_s: 0.0, day_s: Some(24.0) }, 24);
+        let in_hour = |s: u64| due.iter().filter(|&&at| (at - 5) / SECOND == s).count();
+        assert!(in_hour(3) < 150 && in_hour(19) > 900, "{} {}", in_hour(3), in_hour(19));
+        assert!((0..=240).all(|part| of_the_day(f64::from(part) / 240.0) <= 1.0));
+    }
+
+    #[test]
+    fn shares_of_many_pacers_make_the_whole() {
+        let curve = Curve { rate: 900.0, ramp_s: 0.0, day_s: None };
+        let count = |offset: f64| {
+            let mut pacer = Pacer::new(curve, 1.0 / 3.0, offset, 0, SECOND);
+            std::iter::from_fn(|| pacer.due().inspect(|_| pacer.advance())).count()
+        };
+        let all = count(0.0) + count(1.0 / 3.0) + count(2.0 / 3.0);
+        assert!((899..=901).contains(&all), "{all}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Which plots a run has, and what each shows.
+//!
+//! Promises: a plot has at most [`MAX_POINTS`] points a line, however long the run was. A thinned latency
+//! shows the worst of its seconds, never an average that hides a stall.
+
+use crate::result::{FaultMark, RunResult, Slice, Summary};
+
+use super::plot::{Axis, MAX_SERIES, Mark, Plot, Scale, Series, Unit};
+use super::words;
+
+/// Points of one line.
+const MAX_POINTS: usize = 600;
+
+/// A plot and what is said below it. Not escaped yet.
+pub struct Figure {
+    /// The plot.
+    pub plot: Plot,
+    /// Below it.
+    pub caption: String,
+}
+
+/// Several seconds as one point.
+struct Bucket {
+    at_s: f64,
+    rate: f64,
+    errors: f64,
+    p50_us: Option<f64>,
+    p99_us: Option<f64>,
+    max_us: Option<f64>,
+}
+
+/// How many seconds one point stands for.
+fn seconds_a_point(run: &RunResult) -> usize {
+    run.seconds.len().div_ceil(MAX_POINTS).max(1)
+}
+
+fn buckets<'a>(run: &'a RunResult, slice: impl Fn(usize) -> Option<&'a Slice>) -> Vec<Bucket> {
+    let width = seconds_a_point(run);
+    (0..run.seconds.len())
+        .step_by(width)
+        .map(|first| {
+            let last = (first + width).min(run.seconds.len());
+            let slices: Vec<&Slice> = (first..last).filter_map(&slice).collect();
+            let mean = |of: fn(&Slice) -> u64| {
+                slices.iter().map(|s| of(s)).sum::<u64>() as f64 / (slices.len().max(1)) as f64
+            };
+            // A second without an answer has no latency.
+            let answered: Vec<&&Slice> = slices.iter().filter(|s| s.max_us > 0).collect();
+            let worst = |of: fn(&Slice) -> u64| answered.iter().map(|s| of(s) as f64).reduce(f64::max);
+            let mut middle: Vec<u64> = answered.iter().map(|s| s.p50_us).collect();
+            middle.sort_unstable();
+            Bucket {
+                // In the middle of what it stands for: what a fault changed is seen at its mark, not before.
+                at_s: f64::midpoint(
+                    f64::from(run.seconds[first].at_s),
+                    f64::from(run.seconds[last - 1].at_s) + 1.0,
+                ),
+                rate: mean(|s| s.requests),
+                errors: mean(|s| s.errors),
+                p50_us: middle.get(middle.len() / 2).map(|us| *us as f64),
+                p99_us: worst(|s| s.p99_us),
+                max_us: worst(|s| s.max_us),
+            }
+        })
+        .collect()
+}
+
+fn points(buckets: &[Bucket], of: impl Fn(&Bucket) -> Option<f64>) -> Vec<(f64, Option<f64>)> {
+    buckets.iter().map(|b| (b.at_s, of(b))).collect()
+}
+
+fn of_target(run: &RunResult, target: usize) -> Vec<Bucket> {
+    buckets(run, |i| run.seconds[i].by_target.get(target))
+}
+
+fn time() -> Axis {
+    Axis { label: "time since the measured part began", unit: Unit::Time, scale: Scale::Linear }
+}
+
+fn latency() -> Axis {
+    Axis { label: "latency (log)", unit: Unit::Micros, scale: Scale::Log }
+}
+
+fn marks(faults: &[FaultMark]) -> Vec<Mark> {
+    faults
+        .iter()
+        .map(|f| Mark {
+            x: f.at_s,
+            label: words::short(&format!("{} {}", f.action, f.on), 28),
+            failed: f.failed.is_some(),
+        })
+        .collect()
+}
+
+/// What the reader has to know where points were put together, or lines were left out.
+fn thinned(run: &RunResult, lines_of_targets: bool) -> String {
+    let mut out = String::new();
+    let width = seconds_a_point(run);
+    if width > 1 {
+        out.push_str(&format!(
+            " Each point stands for {width} seconds: the mean of rates, the median of p50, the worst of p99 and max."
+        ));
+    }
+    if lines_of_targets && run.targets.len() > MAX_SERIES - 1 {
+        out.push_str(&format!(
+            " Only the first {} of {} nodes are drawn.",
+            MAX_SERIES - 1,
+            run.targets.len()
+        ));
+    }
+    out
+}
+
+/// How latencies and rates went, from the first second to the last.
+pub fn over_time(run: &RunResult) -> Vec<Figure> {
+    if run.seconds.is_empty() {
+        return Vec::new();
+    }
+    let all = buckets(run, |i| Some(&run.seconds[i].all));
+    let marks = marks(&run.faults);
+    let drawn = run.targets.len().min(MAX_SERIES - 1);
+    let mut out = vec![Figure {
+        plot: Plot {
+            id: "latency",
+            title: "Latency over time".into(),
+            description: format!(
+                "p50, p99 and the slowest request of each second, on a logarithmic axis. Over the whole run p50 was {}, \
+                 p99 {} and the slowest {}.",
+                words::micros(run.total.latency.p50 as f64),
+                words::micros(run.total.latency.p99 as f64),
+                words::micros(run.total.latency.max as f64)
+            ),
+            x: time(),
+            y: latency(),
+            series: vec![
+                Series::line("p50", 0, points(&all, |b| b.p50_us)),
+                Series::line("p99", 1, points(&all, |b| b.p99_us)),
+                Series::line("max", 6, points(&all, |b| b.max_us)).faint(),
+            ],
+            marks: marks.clone(),
+        },
+        caption: format!("All requests of each second. {}{}", measured_from(run), thinned(run, false)),
+    }];
+
+    let mut series = vec![Series::line("all", 0, points(&all, |b| Some(b.rate)))];
+    if run.targets.len() > 1 {
+        series.extend((0..drawn).map(|t| {
+            Series::line(words::node(&run.targets, t), t + 1, points(&of_target(run, t), |b| Some(b.rate)))
+        }));
+    }
+    out.push(Figure {
+        plot: Plot {
+            id: "rate",
+            title: "Requests a second".into(),
+            description: format!("Over the whole run {} requests a second.", words::rate(run.total.rate)),
+            x: time(),
+            y: Axis { label: "requests a second", unit: Unit::Rate, scale: Scale::Linear },
+            series,
+            marks: marks.clone(),
+        },
+        caption: match run.plan.rate {
+            Some(rate) => {
+                format!("Asked for: {} a second.{}", words::rate(rate), thinned(run, run.targets.len() > 1))
+            }
+            None => format!("As fast as answers came.{}", thinned(run, run.targets.len() > 1)),
+        },
+    });
+
+    if run.seconds.iter().any(|s| s.all.errors > 0) {
+        let mut series = vec![Series::line("all", 0, points(&all, |b| Some(b.errors)))];
+        if run.targets.len() > 1 {
+            series.extend((0..drawn).map(|t| {
+                Series::line(
+                    words::node(&run.targets, t),
+                    t + 1,
+                    points(&of_target(run, t), |b| Some(b.errors)),
+                )
+            }));
+        }
+        out.push(Figure {
+            plot: Plot {
+                id: "errors",
+                title: "Errors a second".into(),
+                description: format!("{} errors in all.", words::count(run.total.errors)),
+                x: time(),
+                y: Axis { label: "errors a second", unit: Unit::Rate, scale: Scale::Linear },
+                series,
+                marks: marks.clone(),
+            },
+            caption: format!(
+                "What did not get the answer that it should have.{}",
+                thinned(run, run.targets.len() > 1)
+            ),
+        });
+    }
+
+    if run.targets.len() > 1 {
+        out.push(Figure {
+            plot: Plot {
+                id: "nodes",
+                title: "p99 over time, by node".into(),
+                description: "The 99th percentile of each second for each node, on a logarithmic axis."
+                    .into(),
+                x: time(),
+                y: latency(),
+                series: (0..drawn)
+                    .map(|t| {
+                        Series::line(
+                            words::node(&run.targets, t),
+                            t + 1,
+                            points(&of_target(run, t), |b| b.p99_us),
+                        )
+                    })
+                    .collect(),
+                marks,
+            },
+            caption: format!("A gap: no answer came from that node.{}", thinned(run, true)),
+        });
+    }
+    out
+}
+
+/// What latencies count from.
+pub fn measured_from(run: &RunResult) -> &'static str {
+    if run.plan.model == "open" {
+        "Latencies count from the moment at which a request was due, so that time in which the server stood \
+         still is counted for every request that waited."
+    } else {
+        "Latencies count from sending."
+    }
+}
+
+/// The whole distribution: how slow the slowest 10 %, 1 %, 0.1 % … were.
+pub fn percentiles(run: &RunResult) -> Option<Figure> {
+    let mut series = vec![curve("all", 0, &run.total)];
+    if run.by_kind.len() > 1 {
+        let kinds = run.by_kind.iter().take(MAX_SERIES - 1).enumerate();
+        series.extend(kinds.map(|(i, (kind, summary))| curve(kind, i + 1, summary)));
+    }
+    series.retain(|s| !s.points.is_empty());
+    if series.is_empty() {
+        return None;
+    }
+    Some(Figure {
+        plot: Plot {
+            id: "percentiles",
+            title: "Latency by percentile".into(),
+            description: format!(
+                "From the fastest on the left to the slowest on the right; each step to the right is ten times rarer. \
+                 p50 {}, p90 {}, p99 {}, p99.9 {}.",
+                words::micros(run.total.latency.p50 as f64),
+                words::micros(run.total.latency.p90 as f64),
+                words::micros(run.total.latency.p99 as f64),
+                words::micros(run.total.latency.p999 as f64)
+            ),
+            x: Axis { label: "percentile", unit: Unit::Nines, scale: Scale::Linear },
+            y: latency(),
+            series,
+            marks: Vec::new(),
+        },
+        caption: "So many of the requests were answered within so much time. The last point of a line is its slowest \
+                  request."
+            .into(),
+    })
+}
+
+fn curve(name: &str, style: usize, summary: &Summary) -> Series {
+    // The slowest of n requests is at 1 - 1/n, not at infinity.
+    let rarest = 1.0 / (summary.requests.max(1) as f64);
+    let nines = |percentile: f64| -(1.0 - percentile / 100.0).clamp(rarest.min(1.0), 1.0).log10();
+    let mut points: Vec<(f64, Option<f64>)> = Vec::new();
+    let step = summary.curve.len().div_ceil(MAX_POINTS / 2).max(1);
+    for (i, (percentile, us)) in summary.curve.iter().enumerate() {
+        // Zero has no place on a logarithmic axis: below a microsecond is one.
+        let point = (nines(*percentile).max(0.0), Some((*us).max(1) as f64));
+        if i % step == 0 || i + 1 == summary.curve.len() {
+            if points.last().is_some_and(|last| last.0 == point.0) {
+                points.pop();
+            }
+            points.push(point);
+        }
+    }
+    Series::line(name, style, points)
+}
+
+/// What was served at each step of a search, and how slowly.
+pub fn search(run: &RunResult) -> Vec<Figure> {
+    if run.search.is_empty() {
+        return Vec::new();
+    }
+    let mut steps: Vec<_> = run.search.iter().take(MAX_POINTS).collect();
+    steps.sort_by(|a, b| a.offered.total_cmp(&b.offered));
+    let highest = steps.iter().filter(|s| s.held).map(|s| s.offered).reduce(f64::max);
+    let found = match highest {
+        Some(rate) => format!("The highest rate at which everything held: {} a second.", words::rate(rate)),
+        None => "At no rate that was tried did everything hold.".to_owned(),
+    };
+    let offered =
+        || Axis { label: "requests a second that were offered", unit: Unit::Rate, scale: Scale::Linear };
+    let dots = |points: Vec<(f64, Option<f64>)>, name: &str, style| Series {
+        dots: steps.iter().map(|s| s.held).collect(),
+        ..Series::line(name, style, points)
+    };
+    let top = steps.last().map_or(0.0, |s| s.offered);
+    vec![
+        Figure {
+            plot: Plot {
+                id: "served",
+                title: "Offered and served".into(),
+                description: found.clone(),
+                x: offered(),
+                y: Axis { label: "requests a second served", unit: Unit::Rate, scale: Scale::Linear },
+                series: vec![
+                    dots(steps.iter().map(|s| (s.offered, Some(s.served))).collect(), "served", 0),
+                    Series::line("offered", 6, vec![(0.0, Some(0.0)), (top, Some(top))]).faint(),
+                ],
+                marks: Vec::new(),
+            },
+            caption: format!("{found} A disc: the objectives held at this step; a cross: they did not."),
+        },
+        Figure {
+            plot: Plot {
+                id: "slowness",
+                title: "p99 by offered rate".into(),
+                description: found,
+                x: offered(),
+                y: latency(),
+                series: vec![dots(
+                    steps.iter().map(|s| (s.offered, Some((s.p99_us).max(1) as f64))).collect(),
+                    "p99",
+                    1,
+                )],
+                marks: Vec::new(),
+            },
+            caption: "The 99th percentile of each step.".into(),
+        },
+    ]
+}

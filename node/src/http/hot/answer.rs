@@ -1,0 +1,138 @@
+//! What is answered, as bytes on a connection or as a response for hyper.
+
+use std::cell::RefCell;
+
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use http_body_util::Full;
+use schema::token::AccessClaims;
+
+use crate::http::{
+    auth_token::validate,
+    gateway,
+    request::{REQUEST_ID, RequestId},
+    users::combined,
+};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An answer of the hot lane.
+#[derive(Debug)]
+pub(super) enum Answered {
+    Valid,
+    Holds(bool),
+    Admitted(AccessClaims),
+    /// An error, complete but for the request id's header.
+    Problem(Box<Response<Bytes>>),
+}
+
+impl Answered {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Valid | Self::Holds(_) => StatusCode::OK,
+            Self::Admitted(_) => StatusCode::NO_CONTENT,
+            Self::Problem(response) => response.status(),
+        }
+    }
+
+    /// The body of the answers that have nothing else.
+    const fn json(&self) -> Option<&'static str> {
+        match self {
+            Self::Valid => Some(validate::VALID),
+            Self::Holds(true) => Some(combined::HOLDS),
+            Self::Holds(false) => Some(combined::HOLDS_NOT),
+            Self::Admitted(_) | Self::Problem(_) => None,
+        }
+    }
+
+    /// For hyper, but for the request id's header.
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        if let Some(json) = self.json() {
+            let mut response = Response::new(Full::new(Bytes::from_static(json.as_bytes())));
+            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+            return response;
+        }
+        match self {
+            Self::Problem(response) => response.map(Full::new),
+            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Full::default()),
+            Self::Valid | Self::Holds(_) => Response::default(),
+        }
+    }
+
+    /// As HTTP/1.1 (RFC 9112), to the end of `out`.
+    pub(super) fn write(self, id: &RequestId<'_>, extra: &HeaderMap, now_s: u64, out: &mut Vec<u8>) {
+        if let Some(json) = self.json() {
+            out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ");
+            number(json.len(), out);
+            out.extend_from_slice(b"\r\n");
+            common(id, extra, now_s, out);
+            out.extend_from_slice(json.as_bytes());
+            return;
+        }
+        let (head, body) = match self {
+            Self::Problem(response) => response.into_parts(),
+            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
+            Self::Valid | Self::Holds(_) => return,
+        };
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(head.status.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in &head.headers {
+            field(name.as_str(), value.as_bytes(), out);
+        }
+        common(id, extra, now_s, out);
+        out.extend_from_slice(&body);
+    }
+}
+
+/// The fields of every answer, and the end of its head.
+fn common(id: &RequestId<'_>, extra: &HeaderMap, now_s: u64, out: &mut Vec<u8>) {
+    for (name, value) in extra {
+        field(name.as_str(), value.as_bytes(), out);
+    }
+    field(REQUEST_ID.as_str(), id.as_bytes(), out);
+    out.extend_from_slice(b"date: ");
+    date(now_s, out);
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number(number: usize, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut left = number;
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        #[allow(clippy::cast_possible_truncation, reason = "it is a digit")]
+        let digit = (left % 10) as u8;
+        digits[at] = b'0' + digit;
+        left /= 10;
+        if left == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+/// The time as RFC 9110, section 5.6.7 writes it. Written anew once a second.
+fn date(now_s: u64, out: &mut Vec<u8>) {
+    thread_local! {
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != now_s {
+            let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now_s);
+            (*second, *text) = (now_s, httpdate::fmt_http_date(now));
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
+}

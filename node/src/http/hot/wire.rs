@@ -1,0 +1,297 @@
+//! The hot lane on a connection: HTTP/1.1 (RFC 9112), as far as its questions need it.
+//!
+//! Reads a connection from its first byte. As long as it carries nothing but usual requests of the hot lane,
+//! they are answered here, in their order, in one write for all that were read at once. With the first
+//! request that is anything else the connection goes to hyper, and the bytes of that request with it; it does
+//! not come back. What one byte more or less would make mean something else (a body, a length, a folded
+//! header) is never interpreted here, so there is nothing that two parsers could understand differently.
+//!
+//! Bounds: a head has to fit into [`BUFFER`] and [`MAX_HEADERS`], and to be there in time; an answer has to be
+//! taken in time. A connection that waits holds no buffer.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use schema::{Refusal, authorization::bearer};
+use tokio::{
+    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{Lane, UNUSUAL, question::Question};
+use crate::http::{
+    authority::Token,
+    request::{RequestId, began},
+};
+
+/// How much is read at once, in bytes.
+const BUFFER: usize = 16 * 1024;
+const MAX_HEADERS: usize = 32;
+/// Answers are written when they are so many bytes, though more requests are there.
+const WRITE_AT: usize = 32 * 1024;
+/// How many buffers a thread keeps for connections that have something to say.
+const SPARE: usize = 64;
+
+/// How it ended with a connection.
+#[derive(Debug)]
+pub enum End {
+    /// It is over.
+    Closed,
+    /// It has asked for something else, which begins with these bytes.
+    HandedOver(TcpStream, Vec<u8>),
+}
+
+/// Serves a connection until it ends, asks for something else, is idle for so long, or `stop` says so.
+/// `asked` is called when its first request is there.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn serve(
+    lane: &Lane,
+    mut stream: TcpStream,
+    patience: Duration,
+    stop: watch::Receiver<bool>,
+    asked: impl FnOnce(),
+) -> io::Result<End> {
+    let mut idle = Idle::new(patience, stop);
+    let mut asked = Some(asked);
+    // The beginning of a request whose end is not there yet.
+    let mut begun = Vec::new();
+    loop {
+        let Some(mut buffers) = idle.read(&mut stream, &begun).await? else { return Ok(End::Closed) };
+        let read = &buffers.input[..buffers.filled];
+        let now_s = lane.app.clock.now().as_secs();
+        let mut at = 0;
+        let stays = loop {
+            match Head::read(&read[at..]) {
+                Head::Usual(length, request) if lane.is_open() => {
+                    at += length;
+                    if let Some(asked) = asked.take() {
+                        asked();
+                    }
+                    request.answer(lane, &mut idle, now_s, &mut buffers.output).await;
+                    if buffers.output.len() >= WRITE_AT {
+                        write(&mut stream, &mut buffers.output, patience).await?;
+                    }
+                }
+                Head::Begun if at > 0 || read.len() < BUFFER => break true,
+                _ => break false,
+            }
+        };
+        write(&mut stream, &mut buffers.output, patience).await?;
+        if !stays {
+            return Ok(End::HandedOver(stream, read[at..].to_vec()));
+        }
+        // The time for a head begins with its first byte.
+        if at > 0 || begun.is_empty() {
+            idle.since = idle.now;
+        }
+        begun = read[at..].to_vec();
+        buffers.give_back();
+    }
+}
+
+/// What the next bytes of a connection are.
+enum Head<'a> {
+    /// A request of the hot lane, and its length.
+    Usual(usize, Asked<'a>),
+    /// The beginning of a request.
+    Begun,
+    /// Something else.
+    Other,
+}
+
+/// A request of the hot lane.
+struct Asked<'a> {
+    question: Question<'a>,
+    token: Token<'a>,
+    id: Option<&'a [u8]>,
+}
+
+impl<'a> Head<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, &mut headers) {
+            Ok(httparse::Status::Complete(length)) => {
+                Asked::of(&request).map_or(Self::Other, |asked| Self::Usual(length, asked))
+            }
+            Ok(httparse::Status::Partial) => Self::Begun,
+            Err(_) => Self::Other,
+        }
+    }
+}
+
+impl<'a> Asked<'a> {
+    /// `None` when anything about it is unusual.
+    fn of(request: &httparse::Request<'_, 'a>) -> Option<Self> {
+        if request.method != Some("GET") || request.version != Some(1) {
+            return None;
+        }
+        let question = Question::of_target(request.path?)?;
+        let (mut token, mut id, mut hosts) = (None, None, 0);
+        for header in request.headers.iter() {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            if is("authorization") {
+                token = Some(match token {
+                    None => bearer(Some(header.value)),
+                    Some(_) => Err(Refusal::RepeatedHeader),
+                });
+            } else if is("x-request-id") {
+                id = id.or(Some(header.value));
+            } else if is("host") {
+                hosts += 1;
+            } else if is("connection") {
+                if !header.value.eq_ignore_ascii_case(b"keep-alive") {
+                    return None;
+                }
+            } else if UNUSUAL.iter().any(|name| is(name)) {
+                return None;
+            }
+        }
+        let token = token.unwrap_or_else(|| bearer(None));
+        (hosts == 1).then_some(Self { question, token, id })
+    }
+
+    async fn answer(&self, lane: &Lane, idle: &mut Idle, now_s: u64, out: &mut Vec<u8>) {
+        // The next one in a row begins when the one before it is answered.
+        let began = idle.now;
+        let id = RequestId::of(self.id, &*lane.app.entropy);
+        let answered = lane.answer(&self.question, self.token, &id).await;
+        idle.now = self::began();
+        lane.note(&self.question, &answered, &id, began, idle.now);
+        answered.write(&id, &lane.extra, now_s, out);
+        // Others have their turn, too.
+        tokio::task::consume_budget().await;
+    }
+}
+
+async fn write(stream: &mut TcpStream, out: &mut Vec<u8>, patience: Duration) -> io::Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    // A timer is set only when the system does not take all of it at once.
+    let written = match stream.try_write(out) {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    if written < out.len() {
+        timeout(patience, stream.write_all(&out[written..])).await??;
+    }
+    out.clear();
+    Ok(())
+}
+
+/// What a connection needs while it has something to say.
+struct Buffers {
+    input: Vec<u8>,
+    /// How much of the input has been read.
+    filled: usize,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Buffers {
+    fn take() -> Self {
+        let spare = BUFFERS.with_borrow_mut(Vec::pop);
+        spare.unwrap_or_else(|| Self { input: vec![0; BUFFER], filled: 0, output: Vec::new() })
+    }
+
+    fn give_back(mut self) {
+        self.filled = 0;
+        self.output.clear();
+        BUFFERS.with_borrow_mut(|spare| {
+            if spare.len() < SPARE && self.output.capacity() <= 2 * WRITE_AT {
+                spare.push(self);
+            }
+        });
+    }
+}
+
+/// Waiting for a client: for its bytes, for so long, until it is told to stop.
+///
+/// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
+struct Idle {
+    patience: Duration,
+    /// When the bytes came that are being answered, or the last of them was.
+    now: Instant,
+    /// Since when it is waited for a request, or for the end of one.
+    since: Instant,
+    sleep: Pin<Box<Sleep>>,
+    stop: watch::Receiver<bool>,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Who is woken by the two of them.
+    waker: Option<Waker>,
+}
+
+impl Idle {
+    fn new(patience: Duration, stop: watch::Receiver<bool>) -> Self {
+        let mut waiting = stop.clone();
+        let stopped = Box::pin(async move {
+            let _ = waiting.wait_for(|stop| *stop).await;
+        });
+        let now = began();
+        Self { patience, now, since: now, sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
+    }
+
+    /// What comes next, after what has `begun`; `None` when there is nothing to wait for.
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Option<Buffers>> {
+        let mut polled = false;
+        let read = poll_fn(|cx| {
+            let mut buffers = Buffers::take();
+            buffers.input[..begun.len()].copy_from_slice(begun);
+            let mut free = ReadBuf::new(&mut buffers.input[begun.len()..]);
+            match Pin::new(&mut *stream).poll_read(cx, &mut free) {
+                Poll::Ready(Ok(())) => {
+                    let read = free.filled().len();
+                    buffers.filled = begun.len() + read;
+                    return Poll::Ready(Ok((read > 0).then_some(buffers)));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => buffers.give_back(),
+            }
+            let first = !std::mem::replace(&mut polled, true);
+            if self.is_over(cx, first) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+        });
+        let read = read.await?;
+        self.now = began();
+        Ok(read)
+    }
+
+    /// Whether there is no more waiting. In the first turn of a wait nothing has happened mostly, so it is
+    /// not asked in the dear way.
+    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> bool {
+        let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let happened = self.sleep.is_elapsed() || self.stop.has_changed().unwrap_or(true);
+        if first && known && !happened {
+            return false;
+        }
+        if !known {
+            self.waker = Some(cx.waker().clone());
+        }
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return true;
+        }
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let until = self.since + self.patience;
+            if until <= began() {
+                return true;
+            }
+            self.sleep.as_mut().reset(until.into());
+        }
+        false
+    }
+}

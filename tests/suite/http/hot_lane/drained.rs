@@ -1,0 +1,208 @@
+//! The end of a node under connections of the hot lane.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use testkit::{Client, Node, Raw, eventually, raw::Reply, within};
+
+use super::{ADMIT, Answered, Asked, Http2, SOON, VALIDATE, ask, check};
+
+async fn drains(node: &Node) {
+    node.ask_to_end();
+    eventually(SOON, "it drains", async || {
+        node.readiness().await.is_ok_and(|answer| answer.status == 503).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_open_connection_is_answered_told_to_go_and_closed() {
+    let node = Node::builder().setting("DRAIN_GRACE", "4s").start().await;
+    let ann = node.register("ann").await;
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    let mut asking = Vec::new();
+    for _ in 0..3 {
+        let mut raw = Raw::to(&node).await;
+        ask(&mut raw, &hot).await.is(200);
+        asking.push(raw);
+    }
+    let mut idle = Raw::to(&node).await;
+    ask(&mut idle, &hot).await.is(200);
+    let mut silent = Raw::to(&node).await;
+    let mut http2 = Http2::to(&node).await;
+    http2.ask(&hot).await.is(200);
+    let start = Instant::now();
+    drains(&node).await;
+    for (raw, (asked, status)) in asking.iter_mut().zip([
+        (hot.clone(), 200),
+        (Asked::of(ADMIT), 401),
+        (check("x").by(&ann.access), 200),
+    ]) {
+        let answered = ask(raw, &asked).await;
+        answered.is(status);
+        assert_eq!(answered.header("connection"), "close", "{answered:?}");
+        assert!(raw.is_closed_within(SOON).await, "it said close");
+    }
+    // Those who have just come are answered too.
+    let mut newcomer = Raw::to(&node).await;
+    let answered = ask(&mut newcomer, &hot).await;
+    assert_eq!((answered.status, answered.header("connection")), (200, "close"));
+    http2.ask(&hot).await.is(200);
+    assert!(start.elapsed() < Duration::from_secs(4), "too slow a machine for this test");
+    assert!(idle.is_closed_within(SOON).await, "an idle connection is held");
+    assert!(silent.is_closed_within(SOON).await, "a silent connection is held");
+    assert_eq!(node.ended(Duration::from_secs(20)).await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(12), "it took {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn many_at_once_on_a_draining_node_get_whole_answers_and_a_word() {
+    let node = Node::builder().setting("DRAIN_GRACE", "4s").start().await;
+    let ann = node.register("ann").await;
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    drains(&node).await;
+    let mut raw = Raw::to(&node).await;
+    raw.send(hot.bytes().repeat(20)).await.unwrap();
+    let mut closing = false;
+    loop {
+        match raw.reply(SOON).await {
+            reply @ Reply::Answer { .. } => {
+                assert!(!closing, "an answer after the last one");
+                let answered = Answered::of(reply);
+                answered.is(200);
+                closing = answered.headers.contains_key("connection");
+            }
+            Reply::Closed { part } => {
+                assert!(closing && part.is_empty(), "closed without a word: {part:?}");
+                break;
+            }
+            Reply::Silence => panic!("neither answered nor closed"),
+        }
+    }
+}
+
+/// Asks ten at a time until nobody listens. What was sent on a connection that was in use is answered, up
+/// to the answer that says `Connection: close`.
+async fn ask_ten_at_a_time(node: &Client, asked: &Asked, answered: &AtomicUsize, ending: &AtomicBool) {
+    let ten = asked.bytes().repeat(10);
+    'connect: loop {
+        let Ok(mut raw) = Raw::try_to(node).await else {
+            assert!(ending.load(Ordering::SeqCst), "refused before the end");
+            return;
+        };
+        let mut first = true;
+        loop {
+            if raw.send(&ten).await.is_err() {
+                assert!(ending.load(Ordering::SeqCst), "closed before the end");
+                continue 'connect;
+            }
+            for n in 0..10 {
+                match raw.reply(SOON).await {
+                    Reply::Answer { status, head, .. } => {
+                        assert_eq!(status, 200, "{head}");
+                        answered.fetch_add(1, Ordering::SeqCst);
+                        first = false;
+                        if head.to_ascii_lowercase().contains("connection: close") {
+                            continue 'connect;
+                        }
+                    }
+                    Reply::Closed { part } => {
+                        assert!(ending.load(Ordering::SeqCst), "closed before the end");
+                        let text = String::from_utf8_lossy(&part).into_owned();
+                        assert!(first && part.is_empty(), "after {n} of ten, without a word: {text:?}");
+                        continue 'connect;
+                    }
+                    Reply::Silence => panic!("no answer within {SOON:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_many_are_asked_at_once() {
+    let node = Node::builder().setting("DRAIN_GRACE", "1s").start().await;
+    let ann = node.register("ann").await;
+    let (answered, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let asked = [Asked::of(VALIDATE).by(&ann.access), check("x").by(&ann.access)];
+    let clients = (0..16).map(|n| ask_ten_at_a_time(&node, &asked[n % 2], &answered, &ending));
+    let end = async {
+        eventually(SOON, "load", async || (answered.load(Ordering::SeqCst) > 1_000).then_some(())).await;
+        ending.store(true, Ordering::SeqCst);
+        let before = answered.load(Ordering::SeqCst);
+        assert_eq!(node.terminate().await.code(), Some(0), "{}", node.logs());
+        assert!(answered.load(Ordering::SeqCst) > before, "it served during the grace");
+    };
+    tokio::join!(join_all(clients), end);
+}
+
+#[tokio::test]
+async fn half_a_question_does_not_hold_up_the_end() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    let mut half = Vec::new();
+    for begin in [&b"G"[..], b"\r\n", b"PRI * HTTP/2.0\r\n", &hot.bytes()[..100]] {
+        let mut raw = Raw::to(&node).await;
+        raw.send(begin).await.unwrap();
+        half.push(raw);
+    }
+    ask(&mut Raw::to(&node).await, &hot).await.is(200);
+    let start = Instant::now();
+    assert_eq!(node.terminate().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    for mut raw in half {
+        assert!(raw.is_closed_within(SOON).await);
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_operators_have_a_listener_of_their_own() {
+    let free = || {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.local_addr().unwrap()
+    };
+    let directory = tempfile::TempDir::new().unwrap();
+    let (public, operators) = (free(), free());
+    let call = testkit::Palisade::with(["serve"])
+        .setting("LISTEN", public.to_string())
+        .setting("OPERATOR_LISTEN", operators.to_string())
+        .setting("DATA_DIR", directory.path().join("data"))
+        .setting("DRAIN_GRACE", "1s");
+    let mut command = tokio::process::Command::from(call.into_command());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let client = |address: std::net::SocketAddr| Client::new(Arc::new(AtomicU16::new(address.port())));
+    let (operators, public) = (client(operators), client(public));
+    eventually(Duration::from_secs(60), "readiness", async || {
+        operators.get("/health/ready").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
+    })
+    .await;
+    // Each listener has its own questions.
+    let mut raw = Raw::to(&public).await;
+    for (asked, status) in [(VALIDATE, 401), (ADMIT, 401), ("/metrics", 404), (VALIDATE, 401)] {
+        ask(&mut raw, &Asked::of(asked)).await.is(status);
+    }
+    let mut operator = Raw::to(&operators).await;
+    for (asked, status) in [(VALIDATE, 404), (ADMIT, 404), ("/metrics", 200), (VALIDATE, 404)] {
+        ask(&mut operator, &Asked::of(asked)).await.is(status);
+    }
+    Http2::to(&operators).await.ask(&Asked::of(VALIDATE)).await.is(404);
+    // Both ends of it end with the node.
+    let mut hot = Raw::to(&public).await;
+    ask(&mut hot, &Asked::of(VALIDATE)).await.is(401);
+    let (mut silent, mut idle) = (Raw::to(&public).await, Raw::to(&operators).await);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = within(Duration::from_secs(20), "the end of the node", child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+    for raw in [&mut hot, &mut silent, &mut idle, &mut operator] {
+        assert!(raw.is_closed_within(SOON).await);
+    }
+}

@@ -1,0 +1,136 @@
+//! A flood of forged tokens beside good ones.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use testkit::{Node, Person, Raw, forge, fresh};
+
+use super::{Answered, Asked, Http2, SOON, VALIDATE, ask};
+
+/// For so long, at least.
+const FLOOD: Duration = Duration::from_secs(3);
+
+/// One that nobody has seen before: of the right form, under the right key, and not signed.
+fn forged(parts: &forge::Parts) -> Asked {
+    Asked::of(VALIDATE).by(&parts.with_claim("jti", json!(fresh("01890a5d-ac96-774b-bcce"))))
+}
+
+/// What a forged token may be told.
+fn is_told_right(answered: &Answered) -> bool {
+    match answered.status {
+        422 => {
+            assert_eq!(answered.msg(), "Signature verification failed");
+            true
+        }
+        503 => {
+            assert_eq!(answered.json()["code"], "busy", "{answered:?}");
+            assert!(answered.header("retry-after").parse::<u64>().is_ok(), "{answered:?}");
+            false
+        }
+        _ => panic!("{answered:?}"),
+    }
+}
+
+/// Good tokens: one that was seen before is valid always; a new one too, or may be shown again.
+async fn good_ones_stay_good(ann: Person, over: Arc<AtomicBool>) -> (Vec<Duration>, usize) {
+    let mut raw = Raw::to(ann.client()).await;
+    let (mut times, mut busy) = (Vec::new(), 0);
+    let mut next = ann.clone();
+    while !over.load(Ordering::SeqCst) {
+        let start = Instant::now();
+        ask(&mut raw, &Asked::of(VALIDATE).by(&ann.access)).await.is(200);
+        times.push(start.elapsed());
+        if times.len() % 50 == 0 {
+            next = next.refreshed().await;
+            let answered = ask(&mut raw, &Asked::of(VALIDATE).by(&next.access)).await;
+            match answered.status {
+                200 => {}
+                503 => {
+                    assert_eq!(answered.json()["code"], "busy", "{answered:?}");
+                    busy += 1;
+                }
+                _ => panic!("a good token: {answered:?}"),
+            }
+        }
+    }
+    times.sort();
+    (times, busy)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_many_connections() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    ann.is_in().await;
+    let parts = forge::parts(&ann.access);
+    let over = Arc::new(AtomicBool::new(false));
+    let good = tokio::spawn(good_ones_stay_good(ann.clone(), over.clone()));
+    let start = Instant::now();
+    let (mut checked, mut sent) = (0, 0);
+    while start.elapsed() < FLOOD {
+        let flood = (0..64).map(async |_| {
+            let mut raw = Raw::to(&node).await;
+            let mut checked = 0;
+            for _ in 0..5 {
+                let ten: Vec<_> = (0..10).flat_map(|_| forged(&parts).bytes()).collect();
+                raw.send(ten).await.unwrap();
+                for _ in 0..10 {
+                    checked += usize::from(is_told_right(&Answered::of(raw.reply(SOON).await)));
+                }
+            }
+            checked
+        });
+        checked += join_all(flood).await.into_iter().sum::<usize>();
+        sent += 64 * 50;
+    }
+    over.store(true, Ordering::SeqCst);
+    let (times, busy) = good.await.unwrap();
+    println!(
+        "of {sent} forged tokens {checked} were checked; {} good ones meanwhile, median {:?}, longest {:?}; {busy} new ones busy",
+        times.len(),
+        times.get(times.len() / 2),
+        times.last()
+    );
+    assert!(times.len() >= 20, "only {} good ones", times.len());
+    ann.is_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_more_streams_than_may_wait() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    ann.is_in().await;
+    let parts = forge::parts(&ann.access);
+    let over = Arc::new(AtomicBool::new(false));
+    let good = tokio::spawn(good_ones_stay_good(ann.clone(), over.clone()));
+    let start = Instant::now();
+    let (mut checked, mut sent) = (0, 0);
+    while start.elapsed() < FLOOD {
+        let mut connections = Vec::new();
+        for _ in 0..24 {
+            connections.push(Http2::to(&node).await);
+        }
+        let asked = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
+        let asked = asked.map(async |mut http2| is_told_right(&http2.ask(&forged(&parts)).await));
+        checked += join_all(asked).await.into_iter().filter(|checked| *checked).count();
+        sent += 24 * 200;
+    }
+    over.store(true, Ordering::SeqCst);
+    let (times, busy) = good.await.unwrap();
+    println!(
+        "of {sent} forged tokens {checked} were checked; {} good ones meanwhile, median {:?}, longest {:?}; {busy} new ones busy",
+        times.len(),
+        times.get(times.len() / 2),
+        times.last()
+    );
+    assert!(checked > 0, "none was checked");
+    ann.is_in().await;
+    node.register("bob").await.is_in().await;
+}

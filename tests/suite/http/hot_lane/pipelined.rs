@@ -1,0 +1,254 @@
+//! Many requests at once, and pieces of them.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testkit::{Node, Raw, fresh, raw::Reply};
+
+use super::{ADMIT, Answered, Asked, CHECK, SOON, VALIDATE, ask, check};
+
+/// So long it is silent where it has nothing to say.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Awaits the answers to these questions, in their order.
+async fn answers(raw: &mut Raw, expected: &[(Asked, u16)]) {
+    for (n, (_, status)) in expected.iter().enumerate() {
+        let answered = Answered::of(raw.reply(SOON).await);
+        assert_eq!(answered.header("x-request-id"), format!("n-{n}"), "{answered:?}");
+        answered.is(*status);
+    }
+}
+
+/// The same with their numbers as ids, in bytes.
+fn numbered(asked: &[(Asked, u16)]) -> Vec<u8> {
+    asked.iter().enumerate().flat_map(|(n, (asked, _))| asked.clone().id(&format!("n-{n}")).bytes()).collect()
+}
+
+fn a_mix(good: &str) -> Vec<(Asked, u16)> {
+    vec![
+        (Asked::of(VALIDATE).by(good), 200),
+        (Asked::of(VALIDATE), 401),
+        (check("nothing").by(good), 200),
+        (Asked::of(VALIDATE).by("a.b.c"), 422),
+        (Asked::of(ADMIT).by(good), 204),
+        (Asked::of(CHECK).by(good), 422),
+        (Asked::of(VALIDATE).by(good).by(good), 400),
+    ]
+}
+
+#[tokio::test]
+async fn fifty_at_once_are_answered_in_their_order() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let fifty: Vec<_> = a_mix(&ann.access).into_iter().cycle().take(50).collect();
+    let mut raw = Raw::to(&node).await;
+    for _ in 0..3 {
+        raw.send(numbered(&fifty)).await.unwrap();
+        answers(&mut raw, &fifty).await;
+    }
+    assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to nothing");
+}
+
+#[tokio::test]
+async fn more_than_any_buffer_holds_are_answered_in_their_order() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let mut raw = Raw::to(&node).await;
+    let many: Vec<_> = a_mix(&ann.access).into_iter().cycle().take(700).collect();
+    for _ in 0..3 {
+        raw.send(numbered(&many)).await.unwrap();
+        answers(&mut raw, &many).await;
+    }
+    assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to nothing");
+}
+
+#[tokio::test]
+async fn a_pair_that_is_cut_anywhere_is_answered_whole() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let pair = [(Asked::of(VALIDATE).by(&ann.access), 200), (check("nothing").by("a.b.c"), 422)];
+    let bytes = numbered(&pair);
+    let mut beat = Raw::to(&node).await;
+    let mut raw = Raw::to(&node).await;
+    for cut in 1..bytes.len() {
+        raw.send(&bytes[..cut]).await.unwrap();
+        // Something else is answered meanwhile, so the first part has been looked at by itself.
+        ask(&mut beat, &Asked::of(VALIDATE)).await.is(401);
+        raw.send(&bytes[cut..]).await.unwrap();
+        answers(&mut raw, &pair).await;
+        if cut < 200 || cut % 50 == 0 {
+            // The next cut is of the first bytes of a connection.
+            raw = Raw::to(&node).await;
+        }
+    }
+    assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to nothing");
+}
+
+#[tokio::test]
+async fn a_request_in_single_bytes_is_answered() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let (mut raw, mut beat) = (Raw::to(&node).await, Raw::to(&node).await);
+    for (n, byte) in Asked::of(VALIDATE).by(&ann.access).bytes().into_iter().enumerate() {
+        raw.send([byte]).await.unwrap();
+        if n % 8 == 0 {
+            ask(&mut beat, &Asked::of(VALIDATE)).await.is(401);
+        }
+    }
+    Answered::of(raw.reply(SOON).await).is(200);
+}
+
+#[tokio::test]
+async fn questions_among_other_requests_are_answered_in_their_order() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let body = json!({"email": format!("{}@example.org", fresh("mix")), "password": "a secret of the mix"});
+    let body = body.to_string();
+    let post = format!(
+        "POST /api/v1/users HTTP/1.1\r\nHost: x\r\nX-Request-Id: post\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let hot = |id: &str| Asked::of(VALIDATE).by(&ann.access).id(id).bytes();
+    let live = Asked::of("/health/live").id("live").bytes();
+    let mix =
+        [hot("one"), post.into_bytes(), hot("two"), live.clone(), hot("three"), live, hot("four")].concat();
+    let mut beat = Raw::to(&node).await;
+    // All at once, then cut in the middle of the body and around it.
+    let middle = hot("one").len() + 10;
+    for cut in [0, middle, hot("one").len(), hot("one").len() - 1, mix.len() - 1] {
+        let mut raw = Raw::to(&node).await;
+        raw.send(&mix[..cut]).await.unwrap();
+        ask(&mut beat, &Asked::of(VALIDATE)).await.is(401);
+        raw.send(&mix[cut..]).await.unwrap();
+        for id in ["one", "post", "two", "live", "three", "live", "four"] {
+            let answered = Answered::of(raw.reply(SOON).await);
+            assert_eq!(answered.header("x-request-id"), id, "cut at {cut}: {answered:?}");
+            // The first time somebody is registered, later there is somebody.
+            let expected = if id == "post" { &[201, 409][..] } else { &[200] };
+            assert!(expected.contains(&answered.status), "cut at {cut}: {answered:?}");
+        }
+        assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to nothing");
+    }
+}
+
+/// A whole request and half of the next; the connection has asked for this before.
+async fn is_answered_before_the_next_is_whole(before: Option<&Asked>, whole: &Asked, next: &Asked) {
+    let node = Node::shared().await;
+    let mut raw = Raw::to(&node).await;
+    if let Some(before) = before {
+        ask(&mut raw, before).await.is(200);
+    }
+    let next = next.bytes();
+    let (begin, rest) = next.split_at(next.len() / 2);
+    raw.send([&whole.bytes(), begin].concat()).await.unwrap();
+    let reply = raw.reply(Duration::from_secs(5)).await;
+    assert_eq!(reply.status(), Some(200), "{before:?}, then {whole:?} and half of another: {reply:?}");
+    assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to half a request");
+    raw.send(rest).await.unwrap();
+    Answered::of(raw.reply(SOON).await).is(200);
+}
+
+#[tokio::test]
+async fn what_is_whole_is_answered_before_what_is_not() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let (hot, live) = (Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live"));
+    for next in [&hot, &live] {
+        is_answered_before_the_next_is_whole(None, &hot, next).await;
+        is_answered_before_the_next_is_whole(Some(&hot), &hot, next).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_whole_is_answered_before_what_is_not_beside_other_requests_too() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let (hot, live) = (Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live"));
+    for next in [&hot, &live] {
+        is_answered_before_the_next_is_whole(Some(&live), &hot, next).await;
+        is_answered_before_the_next_is_whole(Some(&hot), &live, next).await;
+        is_answered_before_the_next_is_whole(None, &live, next).await;
+    }
+}
+
+/// `Connection: close` ends a connection after the answer, not before it (RFC 9112, section 9.6).
+#[tokio::test]
+async fn the_last_request_is_answered_whatever_follows_it() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    let live = Asked::of("/health/live");
+    for (before, last, after) in [
+        (&hot, hot.clone(), &b""[..]),
+        (&hot, hot.clone(), b"x"),
+        (&hot, hot.clone(), &hot.bytes()),
+        (&hot, live.clone(), &hot.bytes()),
+        (&live, hot.clone(), b"x"),
+        (&live, live.clone(), &live.bytes()),
+    ] {
+        for count in [0, 3] {
+            let last = last.clone().with("Connection", "close").bytes();
+            let mut raw = Raw::to(&node).await;
+            raw.send([&before.bytes().repeat(count), &last[..], after].concat()).await.unwrap();
+            for n in 0..=count {
+                let reply = raw.reply(SOON).await;
+                let what =
+                    format!("{n} of {count} times {before:?}, the last, and {} bytes more", after.len());
+                assert_eq!(reply.status(), Some(200), "{what}: {reply:?}");
+            }
+            assert!(matches!(raw.reply(SOON).await, Reply::Closed { part } if part.is_empty()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_before_a_broken_request_is_answered() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    for good in [Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live")] {
+        for broken in [&b"GET / HTTP/1.1\r\nHost x\r\n\r\n"[..], b"\0\0\0\0", b"nonsense\r\n\r\n"] {
+            let mut raw = Raw::to(&node).await;
+            raw.send([&good.bytes().repeat(3), broken].concat()).await.unwrap();
+            for n in 0..3 {
+                let reply = raw.reply(SOON).await;
+                assert_eq!(
+                    reply.status(),
+                    Some(200),
+                    "{n} of three times {good:?} before {broken:?}: {reply:?}"
+                );
+            }
+            assert!(raw.reply(SOON).await.is_clear_refusal());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_still_gets_its_answers() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let hot = || Asked::of(VALIDATE).by(&ann.access).bytes();
+    // A token that was not seen before, too: its signature is checked elsewhere.
+    let unseen = Asked::of(VALIDATE).by(&ann.refreshed().await.access).bytes();
+    let half = &hot()[..100];
+    for (bytes, count) in [
+        (hot(), 1),
+        (unseen, 1),
+        (hot().repeat(20), 20),
+        (hot().repeat(500), 500),
+        ([&hot(), half].concat(), 1),
+        ([&hot()[..], &Asked::of("/health/live").bytes()].concat(), 2),
+        (half.to_vec(), 0),
+        (Vec::new(), 0),
+    ] {
+        let mut raw = Raw::to(&node).await;
+        raw.send(bytes).await.unwrap();
+        raw.finish().await.unwrap();
+        for n in 0..count {
+            let reply = raw.reply(SOON).await;
+            assert_eq!(reply.status(), Some(200), "{n} of {count}: {reply:?}");
+        }
+        let end = raw.reply(SOON).await;
+        // Half a request may be told that it is one.
+        assert!(end.is_clear_refusal(), "after {count}: {end:?}");
+    }
+}
