@@ -90,7 +90,7 @@ fn count(question: &str) -> f64 {
         .arg(std::env::current_exe().unwrap())
         .arg(format!("--measure={question}"))
         .output()
-        .expect("valgrind is installed");
+        .expect("valgrind counts the instructions: install it");
     let said = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{said}");
     let counted = std::fs::read_to_string(out.path()).unwrap();

@@ -1,8 +1,8 @@
 //! A cache of what was computed from some bytes: a token's claims, a query's compiled form.
 //!
 //! Promises: [`ByteCache::with`] takes no lock and compares all of the bytes, so no hash that collides, and
-//! nobody who makes hashes collide, gets another one's value. Keys, values and what keeps them together take
-//! at most the bytes that it was made with.
+//! nobody who makes hashes collide, gets another one's value. Keys and values take about the bytes that it was
+//! made with at most.
 //!
 //! Never: it does not say whether a value is still true. Who reads asks.
 //!
@@ -76,9 +76,11 @@ impl<V> ByteCache<V> {
             return;
         }
         let ways = self.ways(key);
-        let free = ways.iter().find(|slot| {
-            slot.load().as_ref().is_none_or(|entry| *entry.key == *key || is_dead(&entry.value))
-        });
+        let is =
+            |slot: &&ArcSwapOption<Entry<V>>| slot.load().as_ref().is_some_and(|entry| *entry.key == *key);
+        let is_free =
+            |slot: &&ArcSwapOption<Entry<V>>| slot.load().as_ref().is_none_or(|entry| is_dead(&entry.value));
+        let free = ways.iter().find(is).or_else(|| ways.iter().find(is_free));
         let victim = || &ways[self.hand.fetch_add(1, Ordering::Relaxed) % WAYS];
         self.put(free.unwrap_or_else(victim), Some(Arc::new(entry)));
         while self.bytes.load(Ordering::Relaxed) > self.max_bytes {

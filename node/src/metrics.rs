@@ -120,15 +120,15 @@ impl Metrics {
         Self { places, routes, ..Self::default() }
     }
 
-    /// A request was answered.
-    pub fn answered(&self, route: RouteId, status: u16, took: Duration) {
+    /// So many requests were answered together.
+    pub fn answered(&self, route: RouteId, status: u16, count: u64, took: Duration) {
         let route = &self.routes[route.0];
         let place = STATUSES.iter().position(|s| *s == status).unwrap_or(STATUSES.len());
-        add(&route.statuses[place], 1);
+        add(&route.statuses[place], count);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|end| *end < took_us);
-        add(&route.buckets[bucket], 1);
-        add(&route.sum_us, took_us);
+        add(&route.buckets[bucket], count);
+        add(&route.sum_us, took_us.saturating_mul(count));
     }
 
     /// The route of this method and path; requests that have none are counted together.
@@ -142,6 +142,11 @@ impl Metrics {
     pub fn verdict(&self, refusal: Option<Refusal>) {
         let place = refusal.and_then(|refusal| Refusal::ALL.iter().position(|r| *r == refusal));
         add(&self.verdicts[place.map_or(0, |place| place + 1)], 1);
+    }
+
+    /// So many tokens were found good together.
+    pub fn valid(&self, count: u64) {
+        add(&self.verdicts[0], count);
     }
 
     /// Somebody tried to log in.
@@ -284,6 +289,16 @@ impl Snapshot {
                 "palisade_password_queue_length",
                 "Passwords that wait to be hashed",
                 one(count(app.passwords.waiting())),
+            ),
+            gauge(
+                "palisade_signature_queue_length",
+                "Tokens that wait for their signature to be checked",
+                one(count(app.tokens.waiting())),
+            ),
+            bytes(
+                "palisade_verified_tokens",
+                "Of the tokens whose signature is known to be good",
+                count(app.tokens.remembered_bytes()),
             ),
             gauge(
                 "palisade_denials",
@@ -572,10 +587,10 @@ mod tests {
         let route = ("GET".to_owned(), "/a/{id}".to_owned());
         let metrics = Metrics::new([route.clone()]);
         let (known, unknown) = (metrics.route("GET", "/a/{id}"), metrics.route("GET", "/b"));
-        metrics.answered(known, 200, Duration::from_micros(50));
-        metrics.answered(known, 299, Duration::from_secs(60));
-        metrics.answered(unknown, 404, Duration::from_micros(51));
-        metrics.answered(metrics.route("PUT", "/a/{id}"), 405, Duration::ZERO);
+        metrics.answered(known, 200, 1, Duration::from_micros(50));
+        metrics.answered(known, 299, 1, Duration::from_secs(60));
+        metrics.answered(unknown, 404, 1, Duration::from_micros(51));
+        metrics.answered(metrics.route("PUT", "/a/{id}"), 405, 1, Duration::ZERO);
         let counted = &metrics.routes[known.0];
         assert_eq!((read(&counted.statuses[0]), read(&counted.statuses[STATUSES.len()])), (1, 1));
         assert_eq!((read(&counted.buckets[0]), read(&counted.buckets[BUCKETS_US.len()])), (1, 1));

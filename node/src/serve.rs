@@ -197,15 +197,17 @@ impl Connections {
         let (watcher, stop) = (self.graceful.watcher(), self.stop.subscribe());
         tokio::spawn(async move {
             let served = async {
-                let (stream, begun) = match &service.lane {
-                    None => (stream, Vec::new()),
+                let (stream, begun, spoken) = match &service.lane {
+                    None => (stream, Vec::new(), false),
                     Some(lane) => {
                         match wire::serve(lane, stream, HEAD_TIMEOUT, stop, || first.is_here()).await? {
                             End::Closed => return Ok(()),
-                            End::HandedOver(stream, begun) => (stream, begun),
+                            End::HandedOver { stream, begun, spoken } => (stream, begun, spoken),
                         }
                     }
                 };
+                // A connection keeps its protocol, and only its first bytes say which.
+                let server = if spoken || !may_be_http2(&begun) { server.http1_only() } else { server };
                 // Rare on a connection of the hot lane, and large.
                 Box::pin(by_hyper(&server, service, watcher, stream, begun, peer, first)).await
             };
@@ -217,7 +219,7 @@ impl Connections {
     }
 
     /// Finishes what runs.
-    async fn finish(self, permits: &Semaphore) {
+    async fn finish(self) {
         // hyper closes a connection that has not asked anything; these are about to.
         let waited = tokio::time::timeout(LAST_REQUEST, async {
             while self.fresh.load(Ordering::Relaxed) > 0 {
@@ -226,11 +228,8 @@ impl Connections {
         });
         let _ = waited.await;
         self.stop.send_replace(true);
-        let all = async {
-            self.graceful.shutdown().await;
-            let _ = permits.acquire_many(u32::try_from(max_connections()).unwrap_or(u32::MAX)).await;
-        };
-        if tokio::time::timeout(FINISH, all).await.is_err() {
+        // Every connection holds a watcher, also in the hot lane.
+        if tokio::time::timeout(FINISH, self.graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests took too long to be finished");
         }
     }
@@ -255,6 +254,12 @@ impl Drop for First {
     fn drop(&mut self) {
         self.is_here();
     }
+}
+
+/// Whether a connection that begins so may speak HTTP/2 (RFC 9113, section 3.4).
+fn may_be_http2(begun: &[u8]) -> bool {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    begun.iter().zip(PREFACE).all(|(is, should)| is == should)
 }
 
 type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -339,7 +344,7 @@ async fn accept(listener: TcpListener, service: Service, mut stopped: watch::Rec
         }
         Err(error) => tracing::warn!(%error, "the listener did not stop well"),
     }
-    connections.finish(&permits).await;
+    connections.finish().await;
 }
 
 /// As many as the system's limit of open files allows beside our own files, which is raised first as

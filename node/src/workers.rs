@@ -66,6 +66,18 @@ impl<J: Send + 'static> Workers<J> {
     }
 }
 
+/// A thread that ends for a panic is one less for ever: somebody must know.
+struct Ending;
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            tracing::error!(thread = name, "a thread has ended by a defect; restart the node");
+        }
+    }
+}
+
 fn work<J>(
     niceness: i32,
     queue: &Mutex<mpsc::Receiver<J>>,
@@ -74,6 +86,7 @@ fn work<J>(
 ) {
     // On Linux this is about the calling thread. Without the right to it, all is as before.
     let _ = rustix::process::setpriority_process(None, niceness);
+    let _ending = Ending;
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };

@@ -23,8 +23,8 @@ pub fn bearer(value: Option<&[u8]>) -> Result<&[u8], Refusal> {
         return Err(Refusal::OtherScheme);
     }
     let token = rest.trim_ascii_start();
-    // All of it is looked at, so that it is done many bytes at a time.
-    let is_spaced = token.iter().fold(false, |spaced, byte| spaced | byte.is_ascii_whitespace());
+    // Nothing up to a space is in a token. All of it is looked at, so that it is done many bytes at a time.
+    let is_spaced = token.iter().fold(false, |spaced, byte| spaced | (*byte <= b' '));
     if token.is_empty() || is_spaced {
         return Err(Refusal::BadHeader);
     }

@@ -12,8 +12,9 @@ use schema::{Name, Query};
 
 use super::Snapshot;
 
-/// How many names get a number. Names that come later are compared by their text.
-const MAX_NAMES: u32 = 65_536;
+/// How many names get a number: a snapshot has a bit for each, half a kilobyte at most. Names that come later
+/// are compared by their text.
+const MAX_NAMES: u32 = 4_096;
 
 /// Names of permissions as small numbers.
 ///
@@ -95,7 +96,7 @@ impl Compiled {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Number(_) => 0,
-            Self::Name(name) => name.as_str().len(),
+            Self::Name(name) => name.as_str().len() + 2 * size_of::<usize>(),
             Self::Any(queries) | Self::All(queries) => {
                 queries.iter().map(|query| size_of::<Self>() + query.bytes()).sum()
             }

@@ -13,7 +13,7 @@ use schema::token::AccessClaims;
 use super::{
     authority::{self, Token},
     problem::{Problem, ProblemBody},
-    queries::{self, Asked},
+    queries::{self, Known},
 };
 use crate::app::App;
 
@@ -55,7 +55,7 @@ pub async fn admit(app: &App, token: Token<'_>, query: &str) -> Result<AccessCla
         if refusal.is_unknown() { problem } else { problem.with_status(StatusCode::UNAUTHORIZED) }
     })?;
     match queries::ask(app, claims.user, query).await {
-        Ok(None | Some(Asked { holds: true, .. })) => Ok(claims),
+        Ok(None | Some(Known { holds: true, .. })) => Ok(claims),
         Ok(Some(_)) => Err(Problem::forbidden()),
         // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
         Err(problem) if problem.status() == StatusCode::UNPROCESSABLE_ENTITY => {

@@ -9,7 +9,7 @@
 //! Promises: what it answers is what the router would answer, by the same functions, with the same request
 //! id, metrics and log lines. It takes a request only when nothing about it is unusual; everything else goes
 //! to hyper and the router, untouched: another method, a body, `Origin`, `Expect`, `Upgrade`, a connection to
-//! be closed, a node that drains, is stale or does not know enough yet.
+//! be closed, a node that is stale or does not know enough yet.
 //!
 //! It is entered from two sides: [`wire`] reads HTTP/1.1 from the connection itself, and gives the connection
 //! to hyper with the first request that is not for this lane; [`Lane::take`] looks at what hyper has read
@@ -23,7 +23,13 @@ mod answer;
 mod question;
 pub mod wire;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use axum::{
     body::Bytes,
@@ -31,6 +37,7 @@ use axum::{
 };
 use http_body_util::Full;
 use hyper::body::Body;
+use tracing::Instrument as _;
 
 use super::{
     authority::{self, Token},
@@ -74,13 +81,14 @@ impl Lane {
                 _ => false,
             }
             && !UNUSUAL.iter().any(|name| headers.contains_key(*name));
-        if !usual || !self.is_open() {
+        if !usual || !self.decides() || self.app.is_draining() {
             return None;
         }
         let began = began();
         let id = RequestId::of(given_id(headers), &*self.app.entropy);
-        let answered = self.answer(&question, authority::token(headers), &id).await;
-        self.note(&question, &answered, &id, began, request::began());
+        let answered = self.answer(question, authority::token(headers), &id).await;
+        self.log(question, &answered, &id, began);
+        self.count(question.route(), answered.status().as_u16(), 1, began.elapsed());
         let mut response = answered.into_response();
         let id = HeaderValue::from_bytes(id.as_bytes());
         response.headers_mut().insert(REQUEST_ID, id.unwrap_or(HeaderValue::from_static("-")));
@@ -88,31 +96,40 @@ impl Lane {
         Some(response)
     }
 
-    /// Whether answers need nothing that this lane does not do.
-    fn is_open(&self) -> bool {
-        self.app.is_informed() && !self.app.is_draining() && self.app.freshness.staleness().is_none()
+    /// Whether the node decides, and has nothing to say about how it knows.
+    fn decides(&self) -> bool {
+        self.app.is_informed() && self.app.freshness.staleness().is_none()
     }
 
-    async fn answer(&self, question: &Question<'_>, token: Token<'_>, id: &RequestId<'_>) -> Answered {
-        match question.ask(&self.app, token).await {
-            Ok(answer) => answer,
-            Err(problem) => Answered::Problem(Box::new(problem.into_answer(id.as_str()))),
-        }
+    /// Waits for a store, for keys or for a signature's turn only where nothing else is known, and not longer
+    /// than any request may take.
+    async fn answer(&self, question: Question<'_>, token: Token<'_>, id: &RequestId<'_>) -> Answered {
+        let mut asking = pin!(question.ask(&self.app, token));
+        let answer = match poll_once(asking.as_mut()).await {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let span = request::span(id.as_str(), "GET", Question::ROUTES[question.route()]);
+                request::in_time(asking).instrument(span).await.unwrap_or_else(Err)
+            }
+        };
+        answer.unwrap_or_else(|problem| Answered::Problem(Box::new(problem.into_answer(id.as_str()))))
     }
 
-    /// Counts and logs an answer.
-    fn note(
-        &self,
-        question: &Question<'_>,
-        answered: &Answered,
-        id: &RequestId<'_>,
-        began: Instant,
-        now: Instant,
-    ) {
-        let (status, took) = (answered.status().as_u16(), now.saturating_duration_since(began));
-        self.app.metrics.answered(self.routes[question.route()], status, took);
-        request::log(id.as_str(), "GET", Question::ROUTES[question.route()], status, took);
+    /// Logs an answer.
+    fn log(&self, question: Question<'_>, answered: &Answered, id: &RequestId<'_>, began: Instant) {
+        let route = Question::ROUTES[question.route()];
+        request::log(id.as_str(), "GET", route, answered.status().as_u16(), || began.elapsed());
     }
+
+    /// Counts answers to the same question that went the same way together.
+    fn count(&self, route: usize, status: u16, count: u64, took: Duration) {
+        self.app.metrics.answered(self.routes[route], status, count, took);
+    }
+}
+
+/// What a future says at once.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 fn given_id(headers: &HeaderMap) -> Option<&[u8]> {

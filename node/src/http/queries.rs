@@ -26,9 +26,9 @@ impl Default for Queries {
     }
 }
 
-/// What came of asking.
+/// What is known of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked {
+pub struct Known {
     /// Whether there is such a user at all.
     pub user_exists: bool,
     /// Whether the query holds for the user.
@@ -39,13 +39,13 @@ pub struct Asked {
 ///
 /// # Errors
 /// 422 that says where it cannot be read, or when the user's permissions cannot be read now.
-pub async fn ask(app: &App, user: UserId, query: &str) -> Result<Option<Asked>, Problem> {
+pub async fn ask(app: &App, user: UserId, query: &str) -> Result<Option<Known>, Problem> {
     if query.is_empty() {
         return Ok(None);
     }
     let permissions = &app.actors.permissions;
     let answered = app.queries.0.with(query.as_bytes(), |compiled| {
-        permissions.with_published(user, |snapshot| Asked {
+        permissions.with_published(user, |snapshot| Known {
             user_exists: snapshot.exists,
             holds: compiled.holds(snapshot),
         })
@@ -54,7 +54,7 @@ pub async fn ask(app: &App, user: UserId, query: &str) -> Result<Option<Asked>, 
         return Ok(Some(asked));
     }
     let Some(read) = read(query)? else { return Ok(None) };
-    let asked = permissions.with(user, |snapshot| Asked {
+    let asked = permissions.with(user, |snapshot| Known {
         user_exists: snapshot.exists,
         holds: read.holds(&|name| snapshot.has(name)),
     });

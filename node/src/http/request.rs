@@ -47,7 +47,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = path.as_ref().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", id = id.as_str(), %method, route);
+    let span = span(id.as_str(), method.as_str(), route);
     // RFC 9112, section 3.2: one Host, and without it it is no HTTP/1.1.
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let nameless = hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11);
@@ -57,10 +57,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     } else if nameless {
         Problem::new(StatusCode::BAD_REQUEST, "host_missing", "There must be one Host header").into_response()
     } else {
-        let answered = tokio::time::timeout(TIMEOUT, next.run(request)).instrument(span).await;
-        answered.unwrap_or_else(|_| {
-            Problem::unavailable("timeout", "This took too long; try again").into_response()
-        })
+        in_time(next.run(request)).instrument(span).await.unwrap_or_else(IntoResponse::into_response)
     };
     if let Some(problem) = problem_of(&mut response) {
         let (answer, body) = problem.into_answer(id.as_str()).into_parts();
@@ -82,19 +79,35 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let (status, took) = (response.status().as_u16(), began.elapsed());
-    app.metrics.answered(app.metrics.route(method.as_str(), route), status, took);
-    log(id.as_str(), method.as_str(), route, status, took);
+    app.metrics.answered(app.metrics.route(method.as_str(), route), status, 1, took);
+    log(id.as_str(), method.as_str(), route, status, || took);
     response
 }
 
+/// What an answer takes, unless it takes too long.
+///
+/// # Errors
+/// 503 then.
+pub async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Problem> {
+    let answer = tokio::time::timeout(TIMEOUT, answer).await;
+    answer.map_err(|_| Problem::unavailable("timeout", "This took too long; try again"))
+}
+
+/// What is logged about a request carries this.
+pub fn span(id: &str, method: &str, route: &str) -> tracing::Span {
+    tracing::info_span!("request", id, method, route)
+}
+
 /// The line about an answer.
-pub fn log(id: &str, method: &str, route: &str, status: u16, took: Duration) {
-    let took_us = || u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let span = || tracing::info_span!("request", id, method, route).entered();
-    if status >= 500 {
+pub fn log(id: &str, method: &str, route: &str, status: u16, took: impl Fn() -> Duration) {
+    let took_us = || u64::try_from(took().as_micros()).unwrap_or(u64::MAX);
+    let span = || span(id, method, route).entered();
+    let often = ASKED_ALL_THE_TIME.contains(&route);
+    // That it cannot be known now is in the metrics, and said once by what cannot be read.
+    if status >= 500 && !(often && status == 503) {
         let _in = span();
         tracing::warn!(status, took_us = took_us(), "answered");
-    } else if !ASKED_ALL_THE_TIME.contains(&route) {
+    } else if !often {
         let _in = span();
         tracing::info!(status, took_us = took_us(), "answered");
     } else if tracing::enabled!(tracing::Level::DEBUG) {

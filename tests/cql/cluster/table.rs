@@ -21,6 +21,8 @@ const ROWS: usize = 5;
 
 struct Scene {
     cluster: Cluster,
+    /// How many of the nodes are asked: the first of them.
+    asked: usize,
     /// By what the test asks: with connections of its own.
     casts: Mutex<Vec<Cast>>,
     films: String,
@@ -74,12 +76,13 @@ impl Scene {
         for _ in 0..ROWS {
             casts.push(Cast::of(cluster.nodes(), root, &films).await);
         }
-        Self { cluster, casts: Mutex::new(casts), films, _redis: redis }
+        Self { asked: cluster.nodes().len(), cluster, casts: Mutex::new(casts), films, _redis: redis }
     }
 
-    /// The nodes, and people who ask the first of them. The scene ends with its last holder.
+    /// The nodes that are asked, and people who ask the first of them. The scene ends with its last holder.
     fn play(&self) -> (Vec<Node>, Cast) {
-        let nodes = self.cluster.handles();
+        let mut nodes = self.cluster.handles();
+        nodes.truncate(self.asked);
         let cast = self.casts.lock().unwrap().pop().expect("there are no more tests than casts");
         let cast = cast.at(&nodes[0]);
         (nodes, cast)
@@ -135,6 +138,15 @@ async fn changes_as_ever(nodes: &[Node], cast: &Cast, root: &Person, films: &str
     }
 }
 
+/// At one and at the other, and both refuse it at once.
+async fn logs_out_as_ever(nodes: &[Node], cast: &Cast) {
+    for (person, node) in [(&cast.other, &nodes[0]), (&cast.cid, &nodes[1])] {
+        let answer = person.at(node).delete("auth_token").send().await;
+        answer.is_done().is_visible_at(1).is_visible_everywhere();
+        is_out_at_once(nodes, person).await;
+    }
+}
+
 async fn refreshes_as_ever(nodes: &[Node], cast: &Cast) {
     let mut ann = cast.other.clone();
     for node in nodes.iter().chain(nodes) {
@@ -152,28 +164,31 @@ async fn is_unavailable(request: Request) -> Answer {
     answer
 }
 
-async fn cannot_change(node: &Node, cast: &Cast, root: &Person, films: &str) {
-    let ann = cast.ann.at(node);
-    let new = json!({"email": format!("{}@example.org", fresh("new")), "password": fresh("a new secret")});
-    for request in [
-        node.post("auth_token").json(&json!({"email": ann.email, "password": ann.password})),
-        node.post("auth_token").json(&json!({"email": ann.email, "password": "a wrong password"})),
-        node.post("users").json(&new),
-        ann.patch("users/me").json(&json!({"first_name": "Anna"})),
-        ann.post("users/me/password")
-            .json(&json!({"old_password": ann.password, "new_password": fresh("another secret")})),
-        root.at(node).post(&ann.path("permissions")).json(&json!({"name": films})),
-        root.at(node).post("permissions").json(&json!({"name": fresh("p")})),
-    ] {
-        is_unavailable(request).await;
+async fn cannot_change(scene: &Scene, nodes: &[Node], cast: &Cast) {
+    for node in nodes {
+        let (ann, root) = (cast.ann.at(node), scene.root(node));
+        let new =
+            json!({"email": format!("{}@example.org", fresh("new")), "password": fresh("a new secret")});
+        for request in [
+            node.post("auth_token").json(&json!({"email": ann.email, "password": ann.password})),
+            node.post("auth_token").json(&json!({"email": ann.email, "password": "a wrong password"})),
+            node.post("users").json(&new),
+            ann.patch("users/me").json(&json!({"first_name": "Anna"})),
+            ann.post("users/me/password")
+                .json(&json!({"old_password": ann.password, "new_password": fresh("another secret")})),
+            root.post(&ann.path("permissions")).json(&json!({"name": scene.films})),
+            root.post("permissions").json(&json!({"name": fresh("p")})),
+        ] {
+            is_unavailable(request).await;
+        }
+        // Nobody was called inactive.
+        let answer = ann.validate().await;
+        assert!(matches!(answer.status, 200 | 503), "{answer}");
     }
-    // Nobody was called inactive.
-    let answer = ann.validate().await;
-    assert!(matches!(answer.status, 200 | 503), "{answer}");
 }
 
 /// Refused, and the store's row is as it was: the token is not spent.
-async fn cannot_refresh_and_spends_nothing(scene: &Scene, node: &Node, person: &Person) {
+async fn cannot_refresh_and_spends_nothing(scene: &Scene, nodes: &[Node], person: &Person) {
     let id = testkit::forge::parts(&person.access).claims["sid"].as_str().unwrap().to_owned();
     let live = async || {
         let keyspace = scene.cluster.keyspace().name();
@@ -184,7 +199,7 @@ async fn cannot_refresh_and_spends_nothing(scene: &Scene, node: &Node, person: &
         row.single_row::<(String,)>().unwrap().0
     };
     let before = live().await;
-    for _ in 0..3 {
+    for node in nodes.iter().cycle().take(3 * nodes.len()) {
         is_unavailable(node.post("auth_token/token_refresh").bearer(&person.refresh)).await;
     }
     assert_eq!(live().await, before, "the token is spent");
@@ -251,18 +266,14 @@ mod store_down {
     async fn log_in_registration_and_changes_are_503() {
         let scene = scene().await;
         let (nodes, cast) = scene.play();
-        for node in &nodes {
-            cannot_change(node, &cast, &scene.root(node), &scene.films).await;
-        }
+        cannot_change(&scene, &nodes, &cast).await;
     }
 
     #[tokio::test]
     async fn a_refresh_is_503_and_spends_nothing() {
         let scene = scene().await;
         let (nodes, cast) = scene.play();
-        for node in &nodes {
-            cannot_refresh_and_spends_nothing(&scene, node, &cast.other).await;
-        }
+        cannot_refresh_and_spends_nothing(&scene, &nodes, &cast.other).await;
     }
 }
 
@@ -304,11 +315,7 @@ mod redis_down {
     async fn a_logout_holds_on_all_nodes_at_once() {
         let scene = scene().await;
         let (nodes, cast) = scene.play();
-        for (person, node) in [(&cast.other, &nodes[0]), (&cast.cid, &nodes[1])] {
-            let answer = person.at(node).delete("auth_token").send().await;
-            answer.is_done().is_visible_at(1).is_visible_everywhere();
-            is_out_at_once(&nodes, person).await;
-        }
+        logs_out_as_ever(&nodes, &cast).await;
     }
 
     #[tokio::test]
@@ -344,53 +351,43 @@ mod some_peers_down {
                 scene.cluster[2].kill_dash_9();
                 scene.cluster.is_missed(&scene.cluster[0], "c").await;
                 scene.cluster.is_missed(&scene.cluster[1], "c").await;
-                scene
+                Scene { asked: 2, ..scene }
             })
             .await
-    }
-
-    fn play(scene: &Scene) -> (Vec<Node>, Cast) {
-        let (mut nodes, cast) = scene.play();
-        nodes.truncate(2);
-        (nodes, cast)
     }
 
     #[tokio::test]
     async fn validation_goes_on_as_ever() {
         let scene = scene().await;
-        let (nodes, cast) = play(&scene);
+        let (nodes, cast) = scene.play();
         decides_as_ever(&nodes, &cast).await;
     }
 
     #[tokio::test]
     async fn permission_checks_go_on_as_ever() {
         let scene = scene().await;
-        let (nodes, cast) = play(&scene);
+        let (nodes, cast) = scene.play();
         checks_as_ever(&nodes, &cast, &scene.films).await;
     }
 
     #[tokio::test]
     async fn a_logout_holds_on_all_that_live_at_once() {
         let scene = scene().await;
-        let (nodes, cast) = play(&scene);
-        for (person, node) in [(&cast.other, &nodes[0]), (&cast.cid, &nodes[1])] {
-            let answer = person.at(node).delete("auth_token").send().await;
-            answer.is_done().is_visible_at(1).is_visible_everywhere();
-            is_out_at_once(&nodes, person).await;
-        }
+        let (nodes, cast) = scene.play();
+        logs_out_as_ever(&nodes, &cast).await;
     }
 
     #[tokio::test]
     async fn log_in_registration_and_changes_go_on_as_ever() {
         let scene = scene().await;
-        let (nodes, cast) = play(&scene);
+        let (nodes, cast) = scene.play();
         changes_as_ever(&nodes, &cast, &scene.root(&nodes[0]), &scene.films).await;
     }
 
     #[tokio::test]
     async fn refreshes_go_on_as_ever() {
         let scene = scene().await;
-        let (nodes, cast) = play(&scene);
+        let (nodes, cast) = scene.play();
         refreshes_as_ever(&nodes, &cast).await;
     }
 }
@@ -492,7 +489,7 @@ mod cut_off_from_peers_and_store {
                     .await;
                     becomes(node, "palisade_store_up", 0.0).await;
                 }
-                scene
+                Scene { asked: 2, ..scene }
             })
             .await
     }
@@ -522,7 +519,7 @@ mod cut_off_from_peers_and_store {
         assert!(stale_ms(&answer).is_some(), "{answer}");
         let closed = check(&cast.ann.at(&nodes[1]), &scene.films).send().await;
         closed.is_error(503, "Revocation state is too old to decide");
-        for node in &nodes[..2] {
+        for node in &nodes {
             is_unavailable(check(&cast.cid.at(node), &scene.films)).await;
         }
     }
@@ -546,17 +543,13 @@ mod cut_off_from_peers_and_store {
     async fn log_in_registration_and_changes_are_503() {
         let scene = scene().await;
         let (nodes, cast) = scene.play();
-        for node in &nodes[..2] {
-            cannot_change(node, &cast, &scene.root(node), &scene.films).await;
-        }
+        cannot_change(&scene, &nodes, &cast).await;
     }
 
     #[tokio::test]
     async fn a_refresh_is_503_and_spends_nothing() {
         let scene = scene().await;
         let (nodes, cast) = scene.play();
-        for node in &nodes[..2] {
-            cannot_refresh_and_spends_nothing(&scene, node, &cast.other).await;
-        }
+        cannot_refresh_and_spends_nothing(&scene, &nodes, &cast.other).await;
     }
 }

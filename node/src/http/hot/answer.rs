@@ -10,10 +10,8 @@ use http_body_util::Full;
 use schema::token::AccessClaims;
 
 use crate::http::{
-    auth_token::validate,
     gateway,
     request::{REQUEST_ID, RequestId},
-    users::combined,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -21,8 +19,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// An answer of the hot lane.
 #[derive(Debug)]
 pub(super) enum Answered {
-    Valid,
-    Holds(bool),
+    /// 200 with this body.
+    Json(&'static str),
     Admitted(AccessClaims),
     /// An error, complete but for the request id's header.
     Problem(Box<Response<Bytes>>),
@@ -31,50 +29,39 @@ pub(super) enum Answered {
 impl Answered {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Valid | Self::Holds(_) => StatusCode::OK,
+            Self::Json(_) => StatusCode::OK,
             Self::Admitted(_) => StatusCode::NO_CONTENT,
             Self::Problem(response) => response.status(),
         }
     }
 
-    /// The body of the answers that have nothing else.
-    const fn json(&self) -> Option<&'static str> {
-        match self {
-            Self::Valid => Some(validate::VALID),
-            Self::Holds(true) => Some(combined::HOLDS),
-            Self::Holds(false) => Some(combined::HOLDS_NOT),
-            Self::Admitted(_) | Self::Problem(_) => None,
-        }
-    }
-
     /// For hyper, but for the request id's header.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        if let Some(json) = self.json() {
-            let mut response = Response::new(Full::new(Bytes::from_static(json.as_bytes())));
-            response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-            return response;
-        }
         match self {
+            Self::Json(json) => {
+                let mut response = Response::new(Full::new(Bytes::from_static(json.as_bytes())));
+                response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+                response
+            }
             Self::Problem(response) => response.map(Full::new),
             Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Full::default()),
-            Self::Valid | Self::Holds(_) => Response::default(),
         }
     }
 
     /// As HTTP/1.1 (RFC 9112), to the end of `out`.
-    pub(super) fn write(self, id: &RequestId<'_>, extra: &HeaderMap, now_s: u64, out: &mut Vec<u8>) {
-        if let Some(json) = self.json() {
-            out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ");
-            number(json.len(), out);
-            out.extend_from_slice(b"\r\n");
-            common(id, extra, now_s, out);
-            out.extend_from_slice(json.as_bytes());
-            return;
-        }
+    pub(super) fn write(self, common: &Common<'_>, out: &mut Vec<u8>) {
         let (head, body) = match self {
+            Self::Json(json) => {
+                out.extend_from_slice(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ",
+                );
+                number(json.len(), out);
+                out.extend_from_slice(b"\r\n");
+                common.write(out);
+                return out.extend_from_slice(json.as_bytes());
+            }
             Self::Problem(response) => response.into_parts(),
             Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
-            Self::Valid | Self::Holds(_) => return,
         };
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(head.status.as_str().as_bytes());
@@ -84,20 +71,34 @@ impl Answered {
         for (name, value) in &head.headers {
             field(name.as_str(), value.as_bytes(), out);
         }
-        common(id, extra, now_s, out);
+        common.write(out);
         out.extend_from_slice(&body);
     }
 }
 
-/// The fields of every answer, and the end of its head.
-fn common(id: &RequestId<'_>, extra: &HeaderMap, now_s: u64, out: &mut Vec<u8>) {
-    for (name, value) in extra {
-        field(name.as_str(), value.as_bytes(), out);
+/// What every answer carries.
+pub(super) struct Common<'a> {
+    pub(super) id: &'a RequestId<'a>,
+    pub(super) extra: &'a HeaderMap,
+    /// Whether it is the last on its connection.
+    pub(super) closing: bool,
+    pub(super) now_s: u64,
+}
+
+impl Common<'_> {
+    /// Its fields, and the end of the head.
+    fn write(&self, out: &mut Vec<u8>) {
+        for (name, value) in self.extra {
+            field(name.as_str(), value.as_bytes(), out);
+        }
+        if self.closing {
+            field("connection", b"close", out);
+        }
+        field(REQUEST_ID.as_str(), self.id.as_bytes(), out);
+        out.extend_from_slice(b"date: ");
+        date(self.now_s, out);
+        out.extend_from_slice(b"\r\n\r\n");
     }
-    field(REQUEST_ID.as_str(), id.as_bytes(), out);
-    out.extend_from_slice(b"date: ");
-    date(now_s, out);
-    out.extend_from_slice(b"\r\n\r\n");
 }
 
 fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {

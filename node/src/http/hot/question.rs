@@ -66,8 +66,11 @@ impl<'a> Question<'a> {
     /// The answer.
     pub(super) async fn ask(self, app: &App, token: Token<'_>) -> Result<Answered, Problem> {
         match self {
-            Self::Validate => validate::verdict(app, token).await.map(|_| Answered::Valid),
-            Self::Check { id, query } => combined::holds(app, token, id, query).await.map(Answered::Holds),
+            Self::Validate => validate::verdict(app, token).await.map(|_| Answered::Json(validate::VALID)),
+            Self::Check { id, query } => {
+                let holds = combined::holds(app, token, id, query).await?;
+                Ok(Answered::Json(if holds { combined::HOLDS } else { combined::HOLDS_NOT }))
+            }
             Self::Admit { query } => gateway::admit(app, token, query).await.map(Answered::Admitted),
         }
     }

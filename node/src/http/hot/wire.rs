@@ -7,27 +7,28 @@
 //! header) is never interpreted here, so there is nothing that two parsers could understand differently.
 //!
 //! Bounds: a head has to fit into [`BUFFER`] and [`MAX_HEADERS`], and to be there in time; an answer has to be
-//! taken in time. A connection that waits holds no buffer.
+//! taken in time. A connection that waits for its client holds no buffer.
 
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use schema::{Refusal, authorization::bearer};
 use tokio::{
-    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
     sync::watch,
+    task::unconstrained,
     time::{Sleep, sleep, timeout},
 };
 
-use super::{Lane, UNUSUAL, question::Question};
+use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
     authority::Token,
     request::{RequestId, began},
@@ -46,8 +47,15 @@ const SPARE: usize = 64;
 pub enum End {
     /// It is over.
     Closed,
-    /// It has asked for something else, which begins with these bytes.
-    HandedOver(TcpStream, Vec<u8>),
+    /// It has asked for something else.
+    HandedOver {
+        /// The connection.
+        stream: TcpStream,
+        /// What it asks for begins with these bytes.
+        begun: Vec<u8>,
+        /// Whether something was answered before, so that it speaks HTTP/1.1.
+        spoken: bool,
+    },
 }
 
 /// Serves a connection until it ends, asks for something else, is idle for so long, or `stop` says so.
@@ -68,32 +76,40 @@ pub async fn serve(
     let mut begun = Vec::new();
     loop {
         let Some(mut buffers) = idle.read(&mut stream, &begun).await? else { return Ok(End::Closed) };
-        let read = &buffers.input[..buffers.filled];
-        let now_s = lane.app.clock.now().as_secs();
+        let Buffers { input, filled, output } = &mut buffers;
+        let read = &input[..*filled];
+        let mut now = Now { began: began(), second: lane.app.clock.now().as_secs() };
         let mut at = 0;
         let stays = loop {
             match Head::read(&read[at..]) {
-                Head::Usual(length, request) if lane.is_open() => {
+                Head::Usual(length, request) if lane.decides() => {
                     at += length;
+                    // On a node that drains, the last of those that came together says that it is the last.
+                    let closing = lane.app.is_draining() && !Head::read(&read[at..]).is_usual();
                     if let Some(asked) = asked.take() {
                         asked();
                     }
-                    request.answer(lane, &mut idle, now_s, &mut buffers.output).await;
-                    if buffers.output.len() >= WRITE_AT {
-                        write(&mut stream, &mut buffers.output, patience).await?;
+                    request.answer(lane, &stream, now, closing, output).await?;
+                    if closing {
+                        output.write(lane, now, &mut stream, patience).await?;
+                        stream.shutdown().await?;
+                        return Ok(End::Closed);
+                    }
+                    if output.bytes.len() >= WRITE_AT {
+                        now = output.write(lane, now, &mut stream, patience).await?;
                     }
                 }
                 Head::Begun if at > 0 || read.len() < BUFFER => break true,
                 _ => break false,
             }
         };
-        write(&mut stream, &mut buffers.output, patience).await?;
+        now = output.write(lane, now, &mut stream, patience).await?;
         if !stays {
-            return Ok(End::HandedOver(stream, read[at..].to_vec()));
+            return Ok(End::HandedOver { stream, begun: read[at..].to_vec(), spoken: asked.is_none() });
         }
         // The time for a head begins with its first byte.
         if at > 0 || begun.is_empty() {
-            idle.since = idle.now;
+            idle.since = now.began;
         }
         begun = read[at..].to_vec();
         buffers.give_back();
@@ -129,6 +145,10 @@ impl<'a> Head<'a> {
             Err(_) => Self::Other,
         }
     }
+
+    const fn is_usual(&self) -> bool {
+        matches!(self, Self::Usual(..))
+    }
 }
 
 impl<'a> Asked<'a> {
@@ -162,34 +182,109 @@ impl<'a> Asked<'a> {
         (hosts == 1).then_some(Self { question, token, id })
     }
 
-    async fn answer(&self, lane: &Lane, idle: &mut Idle, now_s: u64, out: &mut Vec<u8>) {
-        // The next one in a row begins when the one before it is answered.
-        let began = idle.now;
+    async fn answer(
+        &self,
+        lane: &Lane,
+        stream: &TcpStream,
+        now: Now,
+        closing: bool,
+        out: &mut Output,
+    ) -> io::Result<()> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
-        let answered = lane.answer(&self.question, self.token, &id).await;
-        idle.now = self::began();
-        lane.note(&self.question, &answered, &id, began, idle.now);
-        answered.write(&id, &lane.extra, now_s, out);
+        let mut answering = pin!(lane.answer(self.question, self.token, &id));
+        let answered = match poll_once(answering.as_mut()).await {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => tokio::select! {
+                answered = answering => answered,
+                gone = is_gone(stream) => return Err(gone),
+            },
+        };
+        lane.log(self.question, &answered, &id, now.began);
+        out.tally.add(self.question.route(), answered.status().as_u16());
+        let common = Common { id: &id, extra: &lane.extra, closing, now_s: now.second };
+        answered.write(&common, &mut out.bytes);
         // Others have their turn, too.
         tokio::task::consume_budget().await;
+        Ok(())
     }
 }
 
-async fn write(stream: &mut TcpStream, out: &mut Vec<u8>, patience: Duration) -> io::Result<()> {
-    if out.is_empty() {
-        return Ok(());
+/// Until the client has gone. Bytes of its next requests may wait to be read, so it is looked for now and then.
+async fn is_gone(stream: &TcpStream) -> io::Error {
+    const LOOK: Duration = Duration::from_millis(100);
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => sleep(LOOK).await,
+            Err(error) => return error,
+        }
     }
-    // A timer is set only when the system does not take all of it at once.
-    let written = match stream.try_write(out) {
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    if written < out.len() {
-        timeout(patience, stream.write_all(&out[written..])).await??;
+}
+
+/// When requests were read, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    began: Instant,
+    /// Since the epoch.
+    second: u64,
+}
+
+/// Answers that are written together, and counted together: a request takes from its being read to its
+/// answer's being written, with those before it.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    tally: Tally,
+}
+
+impl Output {
+    /// Gives the time after it.
+    async fn write(
+        &mut self,
+        lane: &Lane,
+        now: Now,
+        stream: &mut TcpStream,
+        patience: Duration,
+    ) -> io::Result<Now> {
+        if self.bytes.is_empty() {
+            return Ok(now);
+        }
+        let mut after = began();
+        self.tally.count(lane, after.saturating_duration_since(now.began));
+        // A timer is set only when the system does not take all of it at once.
+        let written = match stream.try_write(&self.bytes) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if written < self.bytes.len() {
+            timeout(patience, stream.write_all(&self.bytes[written..])).await??;
+            after = began();
+        }
+        self.bytes.clear();
+        Ok(Now { began: after, ..now })
     }
-    out.clear();
-    Ok(())
+}
+
+/// How many answers there are of each question and status; mostly of one.
+#[derive(Default)]
+struct Tally(Vec<(usize, u16, u64)>);
+
+impl Tally {
+    fn add(&mut self, route: usize, status: u16) {
+        match self.0.last_mut() {
+            Some((last_route, last_status, count)) if (*last_route, *last_status) == (route, status) => {
+                *count += 1;
+            }
+            _ => self.0.push((route, status, 1)),
+        }
+    }
+
+    fn count(&mut self, lane: &Lane, took: Duration) {
+        for (route, status, count) in self.0.drain(..) {
+            lane.count(route, status, count, took);
+        }
+    }
 }
 
 /// What a connection needs while it has something to say.
@@ -197,7 +292,7 @@ struct Buffers {
     input: Vec<u8>,
     /// How much of the input has been read.
     filled: usize,
-    output: Vec<u8>,
+    output: Output,
 }
 
 thread_local! {
@@ -207,14 +302,15 @@ thread_local! {
 impl Buffers {
     fn take() -> Self {
         let spare = BUFFERS.with_borrow_mut(Vec::pop);
-        spare.unwrap_or_else(|| Self { input: vec![0; BUFFER], filled: 0, output: Vec::new() })
+        spare.unwrap_or_else(|| Self { input: vec![0; BUFFER], filled: 0, output: Output::default() })
     }
 
     fn give_back(mut self) {
         self.filled = 0;
-        self.output.clear();
+        self.output.bytes.clear();
+        self.output.tally.0.clear();
         BUFFERS.with_borrow_mut(|spare| {
-            if spare.len() < SPARE && self.output.capacity() <= 2 * WRITE_AT {
+            if spare.len() < SPARE && self.output.bytes.capacity() <= 2 * WRITE_AT {
                 spare.push(self);
             }
         });
@@ -226,8 +322,6 @@ impl Buffers {
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
     patience: Duration,
-    /// When the bytes came that are being answered, or the last of them was.
-    now: Instant,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -243,14 +337,13 @@ impl Idle {
         let stopped = Box::pin(async move {
             let _ = waiting.wait_for(|stop| *stop).await;
         });
-        let now = began();
-        Self { patience, now, since: now, sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
+        Self { patience, since: began(), sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
     }
 
     /// What comes next, after what has `begun`; `None` when there is nothing to wait for.
     async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Option<Buffers>> {
         let mut polled = false;
-        let read = poll_fn(|cx| {
+        poll_fn(|cx| {
             let mut buffers = Buffers::take();
             buffers.input[..begun.len()].copy_from_slice(begun);
             let mut free = ReadBuf::new(&mut buffers.input[begun.len()..]);
@@ -265,10 +358,8 @@ impl Idle {
             }
             let first = !std::mem::replace(&mut polled, true);
             if self.is_over(cx, first) { Poll::Ready(Ok(None)) } else { Poll::Pending }
-        });
-        let read = read.await?;
-        self.now = began();
-        Ok(read)
+        })
+        .await
     }
 
     /// Whether there is no more waiting. In the first turn of a wait nothing has happened mostly, so it is
@@ -282,6 +373,12 @@ impl Idle {
         if !known {
             self.waker = Some(cx.waker().clone());
         }
+        // With a task's budget spent, the two would say that nothing happened, and wake nobody.
+        let ask = poll_fn(|cx| Poll::Ready(self.ask(cx)));
+        pin!(unconstrained(ask)).poll(cx) == Poll::Ready(true)
+    }
+
+    fn ask(&mut self, cx: &mut Context<'_>) -> bool {
         if self.stopped.as_mut().poll(cx).is_ready() {
             return true;
         }

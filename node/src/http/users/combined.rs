@@ -22,7 +22,7 @@ use crate::{
     http::{
         authority::{self, OnUser, Token, require_any, segment, user_named},
         problem::{Problem, ProblemBody},
-        queries::{self, Asked},
+        queries::{self, Known},
     },
 };
 
@@ -108,7 +108,7 @@ pub async fn holds(app: &App, token: Token<'_>, id: &str, query: &str) -> Result
         require_any(app, caller, &ASKERS).await?;
     }
     match queries::ask(app, user, query).await? {
-        Some(Asked { user_exists: true, holds }) => Ok(holds),
+        Some(Known { user_exists: true, holds }) => Ok(holds),
         Some(_) => Err(Problem::not_found()),
         None => Err(queries::unreadable("permissions is missing: give a query in the URL")),
     }
