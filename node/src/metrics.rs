@@ -585,7 +585,7 @@ mod tests {
     #[test]
     fn an_answer_is_counted_under_its_route_and_bucket() {
         let route = ("GET".to_owned(), "/a/{id}".to_owned());
-        let metrics = Metrics::new([route.clone()]);
+        let metrics = Metrics::new([route]);
         let (known, unknown) = (metrics.route("GET", "/a/{id}"), metrics.route("GET", "/b"));
         metrics.answered(known, 200, 1, Duration::from_micros(50));
         metrics.answered(known, 299, 1, Duration::from_secs(60));

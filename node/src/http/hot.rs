@@ -2,9 +2,9 @@
 //!
 //! | question | answered by |
 //! |---|---|
-//! | `GET /api/v1/auth_token/validation` | [`validate::verdict`] |
-//! | `GET /api/v1/users/{id}/combined_permissions/validation` | [`combined::holds`] |
-//! | `GET /auth_request` | [`gateway::admit`] |
+//! | `GET /api/v1/auth_token/validation` | `auth_token::validate::verdict` |
+//! | `GET /api/v1/users/{id}/combined_permissions/validation` | `users::combined::holds` |
+//! | `GET /auth_request` | `gateway::admit` |
 //!
 //! Promises: what it answers is what the router would answer, by the same functions, with the same request
 //! id, metrics and log lines. It takes a request only when nothing about it is unusual; everything else goes
@@ -14,10 +14,6 @@
 //! It is entered from two sides: [`wire`] reads HTTP/1.1 from the connection itself, and gives the connection
 //! to hyper with the first request that is not for this lane; [`Lane::take`] looks at what hyper has read
 //! (HTTP/2, and connections that were given to it).
-//!
-//! [`validate::verdict`]: super::auth_token::validate::verdict
-//! [`combined::holds`]: super::users::combined::holds
-//! [`gateway::admit`]: super::gateway::admit
 
 mod answer;
 mod question;

@@ -170,12 +170,12 @@ async fn in_turns(node: &Node, with: &Load, without: &Load, names: [&str; 2]) ->
 /// Runs `beside` in a thread of its own while `load` runs.
 async fn while_running(load: &Load, node: &Node, beside: Load, core: Option<usize>) -> (Served, Served) {
     let (address, pid) = (node.address(), node.pid());
-    let requests = Rc::unwrap_or_clone(beside.requests);
-    let connections = beside.connections;
+    let (requests, connections) = (Rc::unwrap_or_clone(beside.requests), beside.connections);
+    let patience = beside.patience;
     let other = std::thread::spawn(move || {
         pin(core);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let load = Load::new(requests, connections);
+        let load = Load::new(requests, connections).patient(patience);
         let run = async { load.run(address, pid, TURN + Duration::from_millis(300)).await };
         runtime.block_on(tokio::task::LocalSet::new().run_until(run))
     });
@@ -200,14 +200,17 @@ fn without_limits() -> testkit::node::Builder {
         .fold(Node::builder(), |builder, name| builder.setting(name, "off"))
 }
 
+/// 32 clients that log in all the time, and try again a tenth of a second after a 503.
 pub async fn flood() {
+    const PATIENCE: Duration = Duration::from_millis(100);
     let node = started(without_limits(), None).await;
     let ann = node.register("ann").await;
     let load = Load::new(vec![validate(&ann.access)], CONNECTIONS);
     let (mut rates, mut tails) = (Vec::new(), Vec::new());
     for turn in 0..=TURNS {
         let calm = load.run(node.address(), node.pid(), TURN).await.all(200);
-        let (flooded, logins) = while_running(&load, &node, Load::new(vec![login(&ann)], 32), None).await;
+        let (flooded, logins) =
+            while_running(&load, &node, Load::new(vec![login(&ann)], 32).patient(PATIENCE), None).await;
         let flooded = flooded.all(200);
         if turn > 0 {
             calm.show("calm");

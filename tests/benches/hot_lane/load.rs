@@ -22,6 +22,8 @@ pub struct Load {
     pub connections: usize,
     /// How many are sent before the first is answered.
     pub pipelined: usize,
+    /// After a 503 a connection waits so long. The node asks for a second.
+    pub patience: Duration,
 }
 
 /// What came of it.
@@ -51,11 +53,15 @@ impl Served {
 
 impl Load {
     pub fn new(requests: Vec<Vec<u8>>, connections: usize) -> Self {
-        Self { requests: Rc::new(requests), connections, pipelined: 1 }
+        Self { requests: Rc::new(requests), connections, pipelined: 1, patience: Duration::ZERO }
     }
 
     pub fn pipelined(self, pipelined: usize) -> Self {
         Self { pipelined, ..self }
+    }
+
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Sends for so long, to the server that is this process.
@@ -129,6 +135,9 @@ impl Load {
             }
             let took = u64::try_from(began.elapsed().as_micros()).unwrap();
             histogram.record_n(took, self.pipelined as u64).unwrap();
+            if last == 503 && !self.patience.is_zero() {
+                tokio::time::sleep(self.patience).await;
+            }
         }
         *statuses.entry(last).or_default() += counted;
         statuses.retain(|_, count| *count > 0);

@@ -73,7 +73,8 @@ pub fn pin(core: Option<usize>) {
     match core {
         Some(core) => cores.set(core),
         None => {
-            (0..std::thread::available_parallelism().map_or(2, usize::from).max(2)).for_each(|n| cores.set(n))
+            (0..std::thread::available_parallelism().map_or(2, usize::from).max(2))
+                .for_each(|n| cores.set(n));
         }
     }
     rustix::thread::sched_setaffinity(None, &cores).expect("the core is there: this needs two");

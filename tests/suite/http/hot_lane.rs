@@ -1,6 +1,8 @@
 //! The questions that services ask all the time: answered alike by whichever way they come, in their order,
 //! each of them once, and never by what was true a moment ago.
 
+#![allow(clippy::print_stdout, reason = "how long it took, and how large it was, is shown with --nocapture")]
+
 mod at_once;
 mod bounds;
 mod counted;

@@ -6,7 +6,7 @@
 //! not come back. What one byte more or less would make mean something else (a body, a length, a folded
 //! header) is never interpreted here, so there is nothing that two parsers could understand differently.
 //!
-//! Bounds: a head has to fit into [`BUFFER`] and [`MAX_HEADERS`], and to be there in time; an answer has to be
+//! Bounds: a head has to fit into `BUFFER` and `MAX_HEADERS`, and to be there in time; an answer has to be
 //! taken in time. A connection that waits for its client holds no buffer.
 
 use std::{

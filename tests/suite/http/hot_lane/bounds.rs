@@ -32,14 +32,16 @@ async fn is_let_go(mut raw: Raw, bytes: &[u8]) -> bool {
     false
 }
 
+/// Its name, what it sends at first, and what follows byte by byte.
+type Slow<'a> = (&'a str, &'a [&'a [u8]], &'a [u8]);
+
 #[tokio::test]
 async fn who_says_nothing_or_goes_on_slowly_is_let_go() {
     let node = BESIEGED.node().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access).bytes();
     let head = [&hot[..hot.len() - 2], b"X-Slow: "].concat();
-    // What is sent at first, and what follows byte by byte.
-    let cases: [(&str, &[&[u8]], &[u8]); 13] = [
+    let cases: [Slow<'_>; 13] = [
         ("nothing", &[], b""),
         ("empty lines", &[], b"\r\n"),
         ("a byte of a question", &[b"G"], b""),
