@@ -12,36 +12,36 @@
 
 use std::{
     hash::BuildHasher as _,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwapAny;
 use foldhash::fast::RandomState;
+use triomphe::ThinArc;
 
 /// In how many slots a key may lie.
 pub const WAYS: usize = 4;
 /// What the allocator and the counters of an entry take beside its bytes.
-const OVERHEAD: usize = 64;
+const OVERHEAD: usize = 32;
 
-struct Entry<V> {
-    key: Box<[u8]>,
+/// What lies before the bytes of a key, in one piece of memory with them: a cache of many tokens costs its
+/// readers mostly the times that they have to wait for memory.
+struct Head<V> {
     value: V,
     /// What the value holds beside itself.
     beside: usize,
 }
 
-impl<V> Entry<V> {
-    fn bytes(&self) -> usize {
-        size_of::<Self>() + self.key.len() + self.beside + OVERHEAD
-    }
+type Entry<V> = ThinArc<Head<V>, u8>;
+type Slot<V> = ArcSwapAny<Option<Entry<V>>>;
+
+fn bytes<V>(entry: &Entry<V>) -> usize {
+    size_of::<Head<V>>() + entry.slice.len() + entry.header.header.beside + OVERHEAD
 }
 
 /// What was computed from some bytes.
 pub struct ByteCache<V> {
-    slots: Box<[ArcSwapOption<Entry<V>>]>,
+    slots: Box<[Slot<V>]>,
     hasher: RandomState,
     bytes: AtomicUsize,
     max_bytes: usize,
@@ -53,7 +53,7 @@ impl<V> ByteCache<V> {
     /// For at most so many keys, a multiple of [`WAYS`], and bytes.
     #[must_use]
     pub fn new(slots: usize, max_bytes: usize) -> Self {
-        let slots = std::iter::repeat_with(ArcSwapOption::empty).take(slots.max(WAYS)).collect();
+        let slots = std::iter::repeat_with(|| Slot::new(None)).take(slots.max(WAYS)).collect();
         let (bytes, hand) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { slots, hasher: RandomState::default(), bytes, max_bytes, hand }
     }
@@ -63,26 +63,25 @@ impl<V> ByteCache<V> {
         let mut read = Some(read);
         self.ways(key).iter().find_map(|slot| {
             let entry = slot.load();
-            let entry = entry.as_ref().filter(|entry| *entry.key == *key)?;
-            read.take().map(|read| read(&entry.value))
+            let entry = entry.as_ref().filter(|entry| entry.slice == *key)?;
+            read.take().map(|read| read(&entry.header.header.value))
         })
     }
 
     /// Keeps the value of these bytes, in the place of one that is dead rather than of one that is not. It
     /// holds so many bytes `beside` itself.
     pub fn insert(&self, key: &[u8], value: V, beside: usize, is_dead: impl Fn(&V) -> bool) {
-        let entry = Entry { key: key.into(), value, beside };
-        if entry.bytes() > self.max_bytes {
+        let entry = Entry::from_header_and_slice(Head { value, beside }, key);
+        if bytes(&entry) > self.max_bytes {
             return;
         }
         let ways = self.ways(key);
-        let is =
-            |slot: &&ArcSwapOption<Entry<V>>| slot.load().as_ref().is_some_and(|entry| *entry.key == *key);
+        let is = |slot: &&Slot<V>| slot.load().as_ref().is_some_and(|entry| entry.slice == *key);
         let is_free =
-            |slot: &&ArcSwapOption<Entry<V>>| slot.load().as_ref().is_none_or(|entry| is_dead(&entry.value));
+            |slot: &&Slot<V>| slot.load().as_ref().is_none_or(|entry| is_dead(&entry.header.header.value));
         let free = ways.iter().find(is).or_else(|| ways.iter().find(is_free));
         let victim = || &ways[self.hand.fetch_add(1, Ordering::Relaxed) % WAYS];
-        self.put(free.unwrap_or_else(victim), Some(Arc::new(entry)));
+        self.put(free.unwrap_or_else(victim), Some(entry));
         while self.bytes.load(Ordering::Relaxed) > self.max_bytes {
             let turn = self.hand.fetch_add(1, Ordering::Relaxed) % self.slots.len();
             self.put(&self.slots[turn], None);
@@ -95,13 +94,13 @@ impl<V> ByteCache<V> {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn put(&self, slot: &ArcSwapOption<Entry<V>>, entry: Option<Arc<Entry<V>>>) {
-        self.bytes.fetch_add(entry.as_ref().map_or(0, |entry| entry.bytes()), Ordering::Relaxed);
+    fn put(&self, slot: &Slot<V>, entry: Option<Entry<V>>) {
+        self.bytes.fetch_add(entry.as_ref().map_or(0, bytes), Ordering::Relaxed);
         let before = slot.swap(entry);
-        self.bytes.fetch_sub(before.map_or(0, |entry| entry.bytes()), Ordering::Relaxed);
+        self.bytes.fetch_sub(before.as_ref().map_or(0, bytes), Ordering::Relaxed);
     }
 
-    fn ways(&self, key: &[u8]) -> &[ArcSwapOption<Entry<V>>] {
+    fn ways(&self, key: &[u8]) -> &[Slot<V>] {
         #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash are as good")]
         let first = (self.hasher.hash_one(key) as usize % (self.slots.len() / WAYS)) * WAYS;
         &self.slots[first..first + WAYS]
@@ -151,7 +150,7 @@ mod tests {
                 });
             }
         });
-        let held: usize = cache.slots.iter().filter_map(ArcSwapOption::load_full).map(|e| e.bytes()).sum();
+        let held: usize = cache.slots.iter().filter_map(ArcSwapAny::load_full).map(|e| bytes(&e)).sum();
         assert_eq!(cache.bytes(), held);
         assert!((max / 2..=max).contains(&held), "{held}");
         cache.insert(&vec![0; 2 * max], (), 0, |()| false);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::{Node, eventually};
+use testkit::{Node, eventually, forge};
 
 #[tokio::test]
 async fn a_node_that_runs_is_live_and_ready() {
@@ -32,6 +32,25 @@ async fn metrics_are_in_the_form_of_prometheus() {
     if kind.starts_with("application/openmetrics-text") {
         assert!(text.ends_with("# EOF\n"), "OpenMetrics ends with EOF");
     }
+}
+
+#[tokio::test]
+async fn metrics_say_what_the_process_takes() {
+    let node = Node::start().await;
+    let text = node.get("/metrics").send().await.is(200).text();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}: {text}")).parse::<f64>().unwrap()
+    };
+    let resident = node.memory_bytes();
+    let said: u64 = value("process_resident_memory_bytes").to_string().parse().unwrap();
+    assert!((resident / 2..resident * 2).contains(&said), "{said} of {resident}");
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    assert!(value("process_open_fds") > 3.0 && value("process_max_fds") > value("process_open_fds"));
+    assert!(value("process_threads") > 1.0 && value("process_cpu_seconds_total") > 0.0);
+    let ann = node.register("ann").await;
+    let issued_at = forge::parts(&ann.access).claims["iat"].as_f64().unwrap();
+    assert!((0.0..60.0).contains(&(issued_at - value("process_start_time_seconds"))), "{issued_at}: {text}");
 }
 
 #[tokio::test]
