@@ -4,7 +4,6 @@
 mod browsers;
 mod form;
 mod hostile;
-mod hot_lane;
 mod injection;
 mod operators;
 mod routes;

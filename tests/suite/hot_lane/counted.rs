@@ -177,6 +177,8 @@ async fn at_info_there_is_none() {
             way.ask(&node, &asked.id(&quiet)).await;
         }
     }
+    let batch = ann.post("auth_token/validation/batch").header("x-request-id", &quiet);
+    batch.json(&json!({ "tokens": [ann.access] })).send().await.is(200);
     Way::Fresh.ask(&node, &Asked::of("/api/v1/users/me").id(&loud)).await.is(401);
     eventually(Duration::from_secs(5), "the line about the last of them", async || {
         node.logs().contains(&loud).then_some(())

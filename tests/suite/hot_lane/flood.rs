@@ -64,18 +64,40 @@ async fn good_ones_stay_good(ann: Person, over: Arc<AtomicBool>) -> (Vec<Duratio
     (times, busy)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_many_connections() {
-    let node = Node::start().await;
-    let ann = node.register("ann").await;
+/// Sends forged tokens for a while, and good ones beside them. `wave` sends some and says how many were
+/// checked, of how many.
+async fn flooded(node: &Node, ann: &Person, wave: impl AsyncFn() -> (usize, usize)) {
     ann.is_in().await;
-    let parts = forge::parts(&ann.access);
     let over = Arc::new(AtomicBool::new(false));
     let good = tokio::spawn(good_ones_stay_good(ann.clone(), over.clone()));
     let start = Instant::now();
     let (mut checked, mut sent) = (0, 0);
     while start.elapsed() < FLOOD {
-        let flood = (0..64).map(async |_| {
+        let (some, of) = wave().await;
+        checked += some;
+        sent += of;
+    }
+    over.store(true, Ordering::SeqCst);
+    let (times, busy) = good.await.unwrap();
+    println!(
+        "of {sent} forged tokens {checked} were checked; {} good ones meanwhile, median {:?}, longest {:?}; {busy} new ones busy",
+        times.len(),
+        times.get(times.len() / 2),
+        times.last()
+    );
+    assert!(checked > 0, "none was checked");
+    assert!(times.len() >= 20, "only {} good ones", times.len());
+    ann.is_in().await;
+    node.register("bob").await.is_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_many_connections() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    let parts = forge::parts(&ann.access);
+    flooded(&node, &ann, async || {
+        let connections = (0..64).map(async |_| {
             let mut raw = Raw::to(&node).await;
             let mut checked = 0;
             for _ in 0..5 {
@@ -87,50 +109,21 @@ async fn by_many_connections() {
             }
             checked
         });
-        checked += join_all(flood).await.into_iter().sum::<usize>();
-        sent += 64 * 50;
-    }
-    over.store(true, Ordering::SeqCst);
-    let (times, busy) = good.await.unwrap();
-    println!(
-        "of {sent} forged tokens {checked} were checked; {} good ones meanwhile, median {:?}, longest {:?}; {busy} new ones busy",
-        times.len(),
-        times.get(times.len() / 2),
-        times.last()
-    );
-    assert!(times.len() >= 20, "only {} good ones", times.len());
-    ann.is_in().await;
+        (join_all(connections).await.into_iter().sum(), 64 * 50)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_more_streams_than_may_wait() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
-    ann.is_in().await;
     let parts = forge::parts(&ann.access);
-    let over = Arc::new(AtomicBool::new(false));
-    let good = tokio::spawn(good_ones_stay_good(ann.clone(), over.clone()));
-    let start = Instant::now();
-    let (mut checked, mut sent) = (0, 0);
-    while start.elapsed() < FLOOD {
-        let mut connections = Vec::new();
-        for _ in 0..24 {
-            connections.push(Http2::to(&node).await);
-        }
+    flooded(&node, &ann, async || {
+        let connections = join_all((0..24).map(|_| Http2::to(&node))).await;
         let asked = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
         let asked = asked.map(async |mut http2| is_told_right(&http2.ask(&forged(&parts)).await));
-        checked += join_all(asked).await.into_iter().filter(|checked| *checked).count();
-        sent += 24 * 200;
-    }
-    over.store(true, Ordering::SeqCst);
-    let (times, busy) = good.await.unwrap();
-    println!(
-        "of {sent} forged tokens {checked} were checked; {} good ones meanwhile, median {:?}, longest {:?}; {busy} new ones busy",
-        times.len(),
-        times.get(times.len() / 2),
-        times.last()
-    );
-    assert!(checked > 0, "none was checked");
-    ann.is_in().await;
-    node.register("bob").await.is_in().await;
+        (join_all(asked).await.into_iter().filter(|checked| *checked).count(), 24 * 200)
+    })
+    .await;
 }

@@ -1,15 +1,12 @@
 //! The end of a node under connections of the hot lane.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU16},
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use testkit::{Client, Node, Raw, eventually, raw::Reply, within};
+use testkit::{Client, Drain, Node, Raw, eventually, raw::Reply, within};
 
 use super::{ADMIT, Answered, Asked, Http2, SOON, VALIDATE, ask, check};
 
@@ -87,59 +84,14 @@ async fn many_at_once_on_a_draining_node_get_whole_answers_and_a_word() {
     }
 }
 
-/// Asks ten at a time until nobody listens. What was sent on a connection that was in use is answered, up
-/// to the answer that says `Connection: close`.
-async fn ask_ten_at_a_time(node: &Client, asked: &Asked, answered: &AtomicUsize, ending: &AtomicBool) {
-    let ten = asked.bytes().repeat(10);
-    'connect: loop {
-        let Ok(mut raw) = Raw::try_to(node).await else {
-            assert!(ending.load(Ordering::SeqCst), "refused before the end");
-            return;
-        };
-        let mut first = true;
-        loop {
-            if raw.send(&ten).await.is_err() {
-                assert!(ending.load(Ordering::SeqCst), "closed before the end");
-                continue 'connect;
-            }
-            for n in 0..10 {
-                match raw.reply(SOON).await {
-                    Reply::Answer { status, head, .. } => {
-                        assert_eq!(status, 200, "{head}");
-                        answered.fetch_add(1, Ordering::SeqCst);
-                        first = false;
-                        if head.to_ascii_lowercase().contains("connection: close") {
-                            continue 'connect;
-                        }
-                    }
-                    Reply::Closed { part } => {
-                        assert!(ending.load(Ordering::SeqCst), "closed before the end");
-                        let text = String::from_utf8_lossy(&part).into_owned();
-                        assert!(first && part.is_empty(), "after {n} of ten, without a word: {text:?}");
-                        continue 'connect;
-                    }
-                    Reply::Silence => panic!("no answer within {SOON:?}"),
-                }
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_many_are_asked_at_once() {
     let node = Node::builder().setting("DRAIN_GRACE", "1s").start().await;
     let ann = node.register("ann").await;
-    let (answered, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let asked = [Asked::of(VALIDATE).by(&ann.access), check("x").by(&ann.access)];
-    let clients = (0..16).map(|n| ask_ten_at_a_time(&node, &asked[n % 2], &answered, &ending));
-    let end = async {
-        eventually(SOON, "load", async || (answered.load(Ordering::SeqCst) > 1_000).then_some(())).await;
-        ending.store(true, Ordering::SeqCst);
-        let before = answered.load(Ordering::SeqCst);
-        assert_eq!(node.terminate().await.code(), Some(0), "{}", node.logs());
-        assert!(answered.load(Ordering::SeqCst) > before, "it served during the grace");
-    };
-    tokio::join!(join_all(clients), end);
+    let drain = Drain::default();
+    let tens = [Asked::of(VALIDATE), check("x")].map(|asked| asked.by(&ann.access).bytes().repeat(10));
+    let clients = (0..16).map(|n| drain.ask(&node, &tens[n % 2], 10));
+    tokio::join!(join_all(clients), drain.end(&node, 1_000));
 }
 
 #[tokio::test]
