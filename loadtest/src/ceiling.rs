@@ -14,13 +14,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
 pub use server::serve;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
     answer::Answer,
-    clock::{Clock, MILLI, Nanos, SECOND},
+    clock::{Clock, MILLI, Nanos, SECOND, seconds, thread_cpu},
     record::Kind,
     run::threads::pin,
     scenario::{Note, Scenario, Spot, Verdict},
@@ -130,9 +129,9 @@ fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
         let begin = settings.clock.now() + 100 * MILLI;
         let end = begin + settings.seconds * SECOND;
         worker.begin(Phase { begin, end, curves: vec![None], measured: true });
-        let before = cpu_time();
+        let before = thread_cpu();
         wire.drive(&mut worker)?;
-        let used = cpu_time() - before;
+        let used = seconds(thread_cpu() - before);
         drop(worker);
         let (mut requests, mut failed) = (0, 0);
         while let Some(said) = heard.blocking_recv() {
@@ -150,11 +149,6 @@ fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
     };
     let thread = std::thread::Builder::new().name("ceiling".into()).spawn(work)?;
     thread.join().map_err(|_| io::Error::other("the driver failed"))?
-}
-
-fn cpu_time() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn token() -> String {

@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! Exit status: 0 done and all objectives held; 1 an objective did not hold, an answer was wrong, or it could
-//! not be done; 2 wrong usage.
+//! Exit status: 0 done and all objectives held; 1 an objective did not hold, an answer was wrong, no request was
+//! served, or it could not be done; 2 wrong usage.
 
 mod args;
 mod read;
@@ -97,9 +97,11 @@ fn drive(job: Job) -> Result<ExitCode, Failure> {
     Ok(status(result))
 }
 
-/// 1 when something did not hold: an objective, an answer, or the run itself was ended before its time.
+/// 1 when something did not hold: an objective, an answer, or the run itself, which was ended before its time
+/// or served nobody.
 fn status(result: &RunResult) -> ExitCode {
-    let held = result.objectives.iter().all(|objective| objective.held)
+    let held = result.total.errors < result.total.requests
+        && result.objectives.iter().all(|objective| objective.held)
         && result.wrong.is_empty()
         && result.stopped.is_none()
         && (result.search.is_empty() || result.search.iter().any(|step| step.held));

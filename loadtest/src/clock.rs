@@ -1,8 +1,11 @@
 //! The one clock of a run: nanoseconds since the tool started, monotonic.
 //!
-//! Promises: threads that share a [`Clock`] agree on the time. Never the wall clock.
+//! Promises: threads that share a [`Clock`] agree on the time. Never the wall clock. Beside it, the CPU time of a
+//! thread.
 
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds since the clock was made: 584 years fit.
 pub type Nanos = u64;
@@ -28,6 +31,14 @@ impl Clock {
     pub fn now(self) -> Nanos {
         nanos(self.0.elapsed())
     }
+}
+
+/// What the calling thread has used of the CPU until now.
+#[must_use]
+pub fn thread_cpu() -> Nanos {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |n: i64| Nanos::try_from(n).unwrap_or(0);
+    part(used.tv_sec) * SECOND + part(used.tv_nsec)
 }
 
 /// A span as nanoseconds.

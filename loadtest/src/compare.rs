@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::report::words::{count, micros, node, percent, rate, span};
+use crate::report::words::{bottleneck, count, micros, node, percent, rate, span};
 use crate::result::{Pair, Percentiles, RunResult, Summary};
 use noise::{Estimate, Judged, ln_ratio, rank_variance, student, typical};
 use say::relative;
@@ -281,6 +281,9 @@ fn warnings(a: &RunResult, b: &RunResult, judged_a: &Judged, judged_b: &Judged) 
         }
         if let Some(why) = &run.stopped {
             out.push(format!("{name} ended before its time: {why}"));
+        }
+        if let Some(note) = bottleneck(run) {
+            out.push(format!("{name}: {note}"));
         }
         if !run.search.is_empty() {
             let highest = run.search.iter().filter(|s| s.held).map(|s| s.offered).reduce(f64::max);

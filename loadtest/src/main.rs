@@ -9,7 +9,7 @@
 //! | `scenario`, `scenario/shapes` | what each scenario asks; `propagation` is one of its own |
 //! | `crowd` | users, sessions, tokens: what is asked about them, and which answers are wrong |
 //! | `people`, `client` | making users before a run and deleting them after it |
-//! | `worker`, `pace`, `record` | due times, judging, counting: the same over any wire |
+//! | `worker`, `pace`, `record`, `busy` | due times, judging, counting: the same over any wire |
 //! | `wire/http1`, `wire/h2c`, `answer` | sockets |
 //! | `objective`, `search` | what must hold, and the highest rate at which it does |
 //! | `faults` | schedules of faults |
@@ -20,6 +20,7 @@
 //! [`crowd::Deed`] and a file in `crowd/`.
 
 mod answer;
+mod busy;
 mod ceiling;
 mod cli;
 mod client;

@@ -50,6 +50,9 @@ pub fn html(run: &RunResult) -> String {
     if run.wrong.is_empty() {
         out.push_str(&tables::wrong(run));
     }
+    if let Some(note) = words::bottleneck(run) {
+        let _ = write!(out, "<p class=\"stopped\">Beware: {}.</p>", text(&note));
+    }
     if run.total.requests == 0 {
         out.push_str(
             "<p class=\"stopped\">Nothing was measured: there was no request in the measured part.</p>",

@@ -152,6 +152,9 @@ pub struct RunResult {
     pub started_at: String,
     /// Where the tool ran.
     pub machine: Machine,
+    /// How busy the tool itself was; older versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Tool>,
     /// Base URLs of the nodes; their places are the `target` of what follows.
     pub targets: Vec<String>,
     /// What was to be driven.
@@ -188,8 +191,15 @@ pub struct Machine {
     pub cores: usize,
     pub cpu: String,
     pub os: String,
-    /// Requests a second that the tool itself drives on one core against its own empty server, when measured.
-    pub ceiling_per_core: Option<f64>,
+}
+
+/// How busy the tool itself was in the measured part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tool {
+    /// Threads that drove.
+    pub threads: usize,
+    /// Of them, the most that one took of a core, by its CPU time: 1 is all of it.
+    pub busiest_thread: f64,
 }
 
 /// What was to be driven.
@@ -324,6 +334,9 @@ pub struct SearchStep {
     pub p99_us: u64,
     #[serde(deserialize_with = "number")]
     pub error_ratio: f64,
+    /// As in [`Tool`].
+    #[serde(default)]
+    pub busiest_thread: f64,
     pub held: bool,
 }
 
@@ -398,10 +411,10 @@ mod tests {
     #[test]
     fn a_file_without_the_fields_that_may_be_left_out_is_read() {
         let mut json = serde_json::to_value(sample::whole()).unwrap();
-        for field in ["pairs", "faults", "search"] {
+        for field in ["pairs", "faults", "search", "tool"] {
             json.as_object_mut().unwrap().remove(field);
         }
         let run: RunResult = serde_json::from_value(json).unwrap();
-        assert!(run.pairs.is_empty() && run.faults.is_empty() && run.search.is_empty());
+        assert!(run.pairs.is_empty() && run.faults.is_empty() && run.search.is_empty() && run.tool.is_none());
     }
 }

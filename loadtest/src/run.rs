@@ -28,7 +28,7 @@ use crate::{
     job::{Job, Protocol, Writes},
     pace::{Curve, RAMP_FROM},
     people::{People, Wanted},
-    result::{FORMAT, Machine, Objective, Pair, Plan, RunResult, SearchStep},
+    result::{FORMAT, Machine, Objective, Pair, Plan, RunResult, SearchStep, Tool},
     scenario::{Scenario, propagation::Propagation, shapes},
     screen::Screen,
     search::Search,
@@ -82,7 +82,7 @@ async fn with_nodes(
 ) -> Result<Outcome, RunError> {
     control.start().map_err(RunError::Fault)?;
     if control.has_started() {
-        until_ready(job, clock, interrupted).await?;
+        until_ready(job, clock, interrupted, control.failed()).await?;
     }
     let people = Arc::new(People::new(clock, job.targets.clone(), Arc::clone(interrupted))?);
     let result = with_people(job, clock, interrupted, control, &people).await;
@@ -108,7 +108,12 @@ async fn with_nodes(
     }
 }
 
-async fn until_ready(job: &Job, clock: Clock, interrupted: &Arc<AtomicBool>) -> Result<(), RunError> {
+async fn until_ready(
+    job: &Job,
+    clock: Clock,
+    interrupted: &Arc<AtomicBool>,
+    failed: impl Fn() -> Option<String> + Send + 'static,
+) -> Result<(), RunError> {
     let (targets, interrupted) = (job.targets.clone(), Arc::clone(interrupted));
     let end = clock.now() + crate::clock::nanos(READY);
     blocking(move || {
@@ -117,6 +122,9 @@ async fn until_ready(job: &Job, clock: Clock, interrupted: &Arc<AtomicBool>) -> 
             while !client.call("GET", "/health/ready", None, None).is_ok_and(|reply| reply.status == 200) {
                 if interrupted.load(Relaxed) {
                     return Err(RunError::Interrupted);
+                }
+                if let Some(why) = failed() {
+                    return Err(RunError::Fault(why));
                 }
                 if clock.now() > end {
                     return Err(RunError::Fault(format!("{} was not ready within {READY:?}", target.url)));
@@ -202,6 +210,7 @@ async fn with_people(
         command: job.command.clone(),
         started_at,
         machine: machine(),
+        tool: Some(Tool { threads: job.threads, busiest_thread: phased.busiest }),
         targets: urls,
         plan: Plan { rate: rate.or(plan.rate), ..plan },
         seconds: phased.seconds,
@@ -317,6 +326,7 @@ async fn search(
             served,
             p99_us: all.quantile(0.99),
             error_ratio: failed as f64 / all.requests.max(1) as f64,
+            busiest_thread: phased.busiest,
             held,
         });
         let verdict = if held { "held" } else { "not held" };
@@ -384,7 +394,6 @@ pub fn machine() -> Machine {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         cpu: cpu.unwrap_or(std::env::consts::ARCH).to_owned(),
         os: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
-        ceiling_per_core: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    report::words::{count, micros, percent, rate},
+    report::words::{bottleneck, count, micros, percent, rate},
     result::{Objective, RunResult, Summary},
 };
 
@@ -29,6 +29,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
     }
     for (kind, n) in &result.total.errors_by_kind {
         let _ = writeln!(text, "error `{kind}`: {}", count(*n));
+    }
+    if result.total.errors == result.total.requests {
+        text.push_str("no request was served\n");
     }
     for pair in &result.pairs {
         let latency = &pair.refused.latency;
@@ -67,6 +70,17 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
         let verdict = if objective.held { "held" } else { "NOT HELD" };
         let measured = measured(objective);
         let _ = writeln!(text, "objective {}: {measured}, {verdict}", objective.text);
+    }
+    if let Some(tool) = &result.tool {
+        let _ = writeln!(
+            text,
+            "tool: the busiest of {} threads took {} of a core",
+            count(tool.threads as u64),
+            percent(tool.busiest_thread)
+        );
+    }
+    if let Some(note) = bottleneck(result) {
+        let _ = writeln!(text, "note: {note}");
     }
     for note in notes {
         let _ = writeln!(text, "note: {note}");

@@ -13,7 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     answer::Answer,
-    clock::{Clock, MILLI, Nanos},
+    busy::Busy,
+    clock::{Clock, MILLI, Nanos, thread_cpu},
     pace::{Curve, Pacer},
     record::{Cell, Fault, Recorder, ThreadSecond},
     scenario::{Note, Scenario, Spot, Verdict},
@@ -55,10 +56,12 @@ pub enum Said {
         /// Which.
         what: String,
     },
-    /// The phase is over for this thread: how late it was itself in sending what was due.
+    /// The phase is over for this thread: how late it was itself in sending what was due, and how busy.
     Over {
         /// From due time to sending, where a connection was free.
         late: Cell,
+        /// The share of a core that it took.
+        busy: f64,
     },
     /// The thread cannot go on.
     Broken(String),
@@ -100,6 +103,7 @@ pub struct Worker {
     pacers: Vec<Option<Pacer>>,
     recorder: Recorder,
     late: Cell,
+    busy: Busy,
     told: u64,
     /// When the scenario had nothing to ask last: being late is not the tool's fault then.
     starved_until: Nanos,
@@ -128,6 +132,7 @@ impl Worker {
             pacers: Vec::new(),
             recorder: Recorder::new(targets, 0, 0),
             late: Cell::default(),
+            busy: Busy::default(),
             told: 0,
             starved_until: 0,
         }
@@ -137,6 +142,7 @@ impl Worker {
     pub fn begin(&mut self, phase: Phase) {
         self.recorder = Recorder::new(self.targets, phase.begin, phase.end);
         self.late = Cell::default();
+        self.busy = Busy::default();
         let share = 1.0 / (self.targets * self.threads) as f64;
         let pacer = |curve: &Option<Curve>, target: usize| {
             let offset = (target * self.threads + self.thread) as f64 * share;
@@ -248,6 +254,10 @@ impl Worker {
 
     /// Hands over the seconds that are over.
     pub fn tick(&mut self, now: Nanos) {
+        if now >= self.phase.begin {
+            let is_over = self.is_over(now);
+            self.busy.look(now, is_over, thread_cpu);
+        }
         self.recorder.roll(now);
         for second in self.recorder.take() {
             let _ = self.said.send(Said::Second(second));
@@ -277,6 +287,6 @@ impl Worker {
         self.tick(now);
         let recorder = std::mem::replace(&mut self.recorder, Recorder::new(self.targets, 0, 0));
         let _ = self.said.send(Said::Second(recorder.finish()));
-        let _ = self.said.send(Said::Over { late: std::mem::take(&mut self.late) });
+        let _ = self.said.send(Said::Over { late: std::mem::take(&mut self.late), busy: self.busy.share() });
     }
 }

@@ -1,6 +1,6 @@
-//! The binary under test: built once a run, in the profile that the tests themselves have.
+//! The binaries under test: built once a run, in the profile that the tests themselves have.
 //!
-//! `PALISADE_TEST_BINARY` names another one (a release build, one in a container image).
+//! `PALISADE_TEST_BINARY` names another node's (a release build, one in a container image).
 
 use std::{
     env,
@@ -9,16 +9,26 @@ use std::{
     sync::OnceLock,
 };
 
-/// Names another binary to test.
+/// Names another binary of the node.
 pub const BINARY_VARIABLE: &str = "PALISADE_TEST_BINARY";
 
-/// The path of the binary.
+/// The path of the node's binary.
 ///
 /// # Panics
 /// When it cannot be built.
 pub fn palisade() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| env::var_os(BINARY_VARIABLE).map_or_else(build, PathBuf::from))
+    BINARY
+        .get_or_init(|| env::var_os(BINARY_VARIABLE).map_or_else(|| build("node", "palisade"), PathBuf::from))
+}
+
+/// The path of the load tester's binary.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn loadtest() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("loadtest", "palisade-loadtest"))
 }
 
 /// The root of the workspace.
@@ -27,7 +37,7 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above this crate")
 }
 
-fn build() -> PathBuf {
+fn build(package: &str, binary: &str) -> PathBuf {
     // <target>/<profile>/deps/suite-<hash>
     let this = env::current_exe().expect("a test knows its own path");
     let profile_dir = this.parent().and_then(Path::parent).expect("tests run in <target>/<profile>/deps");
@@ -36,11 +46,11 @@ fn build() -> PathBuf {
         Some(other) => other,
     };
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "-p", "node", "--bin", "palisade", "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "-p", package, "--bin", binary, "--profile", profile, "--target-dir"])
         .arg(profile_dir.parent().expect("a profile is in a target directory"))
         .current_dir(workspace())
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "palisade does not build");
-    profile_dir.join("palisade")
+    assert!(status.success(), "{binary} does not build");
+    profile_dir.join(binary)
 }

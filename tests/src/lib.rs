@@ -17,6 +17,7 @@
 //! | bytes on a socket, for requests that no client library sends | [`raw`] |
 //! | somebody with an account, and what they may do | [`person`] |
 //! | tokens that nobody issued | [`forge`] |
+//! | the load tester: a call, its end, its result | [`loadtest`] |
 //! | several nodes that know each other, and what hurts the way between them | [`cluster`] |
 //! | Redis, Cassandra, and a proxy that hurts the way to them | [`servers`] |
 //! | which store the nodes of a run have | [`store`] |
@@ -35,7 +36,9 @@ pub mod binary;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod drain;
 pub mod forge;
+pub mod loadtest;
 pub mod node;
 pub mod patience;
 pub mod person;
@@ -46,6 +49,8 @@ pub mod store;
 pub use client::{Answer, Client, Request};
 pub use cluster::Cluster;
 pub use command::{Palisade, Run};
+pub use drain::Drain;
+pub use loadtest::LoadTest;
 pub use node::{Node, Shared};
 pub use patience::{eventually, within};
 pub use person::Person;

@@ -1,7 +1,8 @@
 //! What Palisade promises, checked from outside: one module a noun, one test a behaviour.
 //!
 //! The tests of [`any_store`] ask a [`testkit::Node`] and do not know what store it has; those of
-//! [`process`] are about one process and its directory, and the embedded store in it.
+//! [`process`] are about one process and its directory, and the embedded store in it. [`hot_lane`] is about
+//! connections, and [`loadtest`] about the tool that measures nodes.
 
 #![allow(missing_docs, reason = "a test is documented by its name")]
 #![allow(
@@ -15,5 +16,7 @@
 #[path = "any_store.rs"]
 mod any_store;
 
+mod hot_lane;
+mod loadtest;
 mod openapi;
 mod process;

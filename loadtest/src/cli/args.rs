@@ -19,8 +19,8 @@ Examples:
 It makes users of its own and deletes them when it ends, also after Ctrl-C. Nodes limit registrations and \
 failed log-ins: set PALISADE_REGISTRATION_RATE=off on them.
 
-Exit status: 0 all held; 1 an objective did not hold, an answer was wrong, the run ended before its time, or \
-could not be made; 2 wrong usage.";
+Exit status: 0 all held; 1 an objective did not hold, an answer was wrong, no request was served, the run \
+ended before its time, or could not be made; 2 wrong usage.";
 
 /// All of it.
 #[must_use]

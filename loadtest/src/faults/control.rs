@@ -84,6 +84,21 @@ impl Control {
         self.0.as_ref().is_some_and(|inner| !lock(inner).started.is_empty())
     }
 
+    /// Tells, whenever it is asked, which of those has failed. One that ends well may have left a node behind.
+    pub fn failed(&self) -> impl Fn() -> Option<String> + Send + use<> {
+        let inner = self.0.clone();
+        move || {
+            let mut inner = lock(inner.as_ref()?);
+            let Inner { nodes, started, .. } = &mut *inner;
+            started.iter_mut().find_map(|(name, child)| {
+                let status = child.try_wait().ok()?.filter(|status| !status.success())?;
+                let log = nodes.nodes.get(name).and_then(|node| node.log.as_ref());
+                let log = log.map(|log| format!("; its log is {}", log.display())).unwrap_or_default();
+                Some(format!("node {name} has ended already: {status}{log}"))
+            })
+        }
+    }
+
     /// Does what the schedule says, from `begin` on, in a thread of its own.
     #[must_use]
     pub fn run(&self, schedule: Option<&Schedule>, clock: Clock, begin: Nanos) -> Running {

@@ -69,8 +69,18 @@ fn points(buckets: &[Bucket], of: impl Fn(&Bucket) -> Option<f64>) -> Vec<(f64, 
     buckets.iter().map(|b| (b.at_s, of(b))).collect()
 }
 
-fn of_target(run: &RunResult, target: usize) -> Vec<Bucket> {
-    buckets(run, |i| run.seconds[i].by_target.get(target))
+/// A line for each node that is drawn.
+fn by_node(run: &RunResult, of: fn(&Bucket) -> Option<f64>) -> impl Iterator<Item = Series> {
+    (0..run.targets.len().min(MAX_SERIES - 1)).map(move |target| {
+        let buckets = buckets(run, |i| run.seconds[i].by_target.get(target));
+        Series::line(words::node(&run.targets, target), target + 1, points(&buckets, of))
+    })
+}
+
+/// A line for all, and where there are several nodes one for each.
+fn all_and_by_node(run: &RunResult, all: &[Bucket], of: fn(&Bucket) -> Option<f64>) -> Vec<Series> {
+    let nodes = by_node(run, of).filter(|_| run.targets.len() > 1);
+    std::iter::once(Series::line("all", 0, points(all, of))).chain(nodes).collect()
 }
 
 fn time() -> Axis {
@@ -118,7 +128,6 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
     }
     let all = buckets(run, |i| Some(&run.seconds[i].all));
     let marks = marks(&run.faults);
-    let drawn = run.targets.len().min(MAX_SERIES - 1);
     let mut out = vec![Figure {
         plot: Plot {
             id: "latency",
@@ -142,12 +151,6 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
         caption: format!("All requests of each second. {}{}", measured_from(run), thinned(run, false)),
     }];
 
-    let mut series = vec![Series::line("all", 0, points(&all, |b| Some(b.rate)))];
-    if run.targets.len() > 1 {
-        series.extend((0..drawn).map(|t| {
-            Series::line(words::node(&run.targets, t), t + 1, points(&of_target(run, t), |b| Some(b.rate)))
-        }));
-    }
     out.push(Figure {
         plot: Plot {
             id: "rate",
@@ -155,7 +158,7 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
             description: format!("Over the whole run {} requests a second.", words::rate(run.total.rate)),
             x: time(),
             y: Axis { label: "requests a second", unit: Unit::Rate, scale: Scale::Linear },
-            series,
+            series: all_and_by_node(run, &all, |b| Some(b.rate)),
             marks: marks.clone(),
         },
         caption: match run.plan.rate {
@@ -167,16 +170,6 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
     });
 
     if run.seconds.iter().any(|s| s.all.errors > 0) {
-        let mut series = vec![Series::line("all", 0, points(&all, |b| Some(b.errors)))];
-        if run.targets.len() > 1 {
-            series.extend((0..drawn).map(|t| {
-                Series::line(
-                    words::node(&run.targets, t),
-                    t + 1,
-                    points(&of_target(run, t), |b| Some(b.errors)),
-                )
-            }));
-        }
         out.push(Figure {
             plot: Plot {
                 id: "errors",
@@ -184,7 +177,7 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
                 description: format!("{} errors in all.", words::count(run.total.errors)),
                 x: time(),
                 y: Axis { label: "errors a second", unit: Unit::Rate, scale: Scale::Linear },
-                series,
+                series: all_and_by_node(run, &all, |b| Some(b.errors)),
                 marks: marks.clone(),
             },
             caption: format!(
@@ -203,15 +196,7 @@ pub fn over_time(run: &RunResult) -> Vec<Figure> {
                     .into(),
                 x: time(),
                 y: latency(),
-                series: (0..drawn)
-                    .map(|t| {
-                        Series::line(
-                            words::node(&run.targets, t),
-                            t + 1,
-                            points(&of_target(run, t), |b| b.p99_us),
-                        )
-                    })
-                    .collect(),
+                series: by_node(run, |b| b.p99_us).collect(),
                 marks,
             },
             caption: format!("A gap: no answer came from that node.{}", thinned(run, true)),

@@ -336,12 +336,13 @@ pub fn search(run: &RunResult) -> String {
     for (i, step) in run.search.iter().enumerate().take(MAX_ROWS) {
         let _ = write!(
             rows,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{}</tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{}</tr>",
             i + 1,
             rate(step.offered),
             rate(step.served),
             micros(step.p99_us as f64),
             percent(step.error_ratio),
+            percent(step.busiest_thread),
             if step.held {
                 "<td class=\"t held\">✓ held</td>"
             } else {
@@ -351,7 +352,8 @@ pub fn search(run: &RunResult) -> String {
     }
     let mut out = table(
         "narrow",
-        "<th>step</th><th>offered</th><th>served</th><th>p99</th><th>errors</th><th class=\"t\"></th>",
+        "<th>step</th><th>offered</th><th>served</th><th>p99</th><th>errors</th>\
+         <th>busiest thread of the tool</th><th class=\"t\"></th>",
         &rows,
     );
     left_out(&mut out, run.search.len());
@@ -365,9 +367,12 @@ pub fn circumstances(run: &RunResult) -> String {
         Some(at) => format!("{}, {} requests a second", plan.model, rate(at)),
         None => plan.model.clone(),
     };
-    let ceiling = run.machine.ceiling_per_core.map_or_else(
+    let busy = run.tool.as_ref().map_or_else(
         || "not measured".to_owned(),
-        |r| format!("{} requests a second on one core, against its own empty server", rate(r)),
+        |tool| {
+            let threads = count(tool.threads as u64);
+            format!("the busiest of {threads} threads took {} of a core", percent(tool.busiest_thread))
+        },
     );
     let facts = [
         ("scenario", run.scenario.clone()),
@@ -385,7 +390,7 @@ pub fn circumstances(run: &RunResult) -> String {
             "machine of the tool",
             format!("{}, {} cores, {}", run.machine.cpu, run.machine.cores, run.machine.os),
         ),
-        ("what the tool can drive", ceiling),
+        ("how busy the tool was", busy),
     ];
     let mut out = String::from("<table><tbody>");
     for (name, value) in facts {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::{busy::BUSY, result::RunResult};
+
 /// Text from elsewhere, for HTML text and quoted attributes. Control characters and those that turn the
 /// direction of writing are shown as U+FFFD: a name cannot rearrange what stands beside it.
 pub fn text(foreign: &str) -> String {
@@ -121,6 +123,20 @@ pub fn span(seconds: f64) -> String {
     out
 }
 
+/// A word when the tool itself may be what was slow: in what is shown, or in a step of a search.
+pub fn bottleneck(run: &RunResult) -> Option<String> {
+    let shown = run.tool.as_ref().map_or(0.0, |tool| tool.busiest_thread);
+    let busiest = run.search.iter().map(|step| step.busiest_thread).fold(shown, f64::max);
+    let at = if run.search.is_empty() { "" } else { " in a step of the search" };
+    (busiest >= BUSY).then(|| {
+        format!(
+            "the tool itself may be the bottleneck: its busiest thread took {} of a core{at}. Give it more --threads \
+             and cores, or another machine",
+            percent(busiest)
+        )
+    })
+}
+
 /// So many significant digits, without zeros at the end of a fraction.
 pub fn digits(value: f64, significant: i32) -> String {
     if value == 0.0 || !value.is_finite() {
@@ -169,6 +185,20 @@ mod tests {
         for f in [micros, rate, percent, moment] {
             assert_eq!(f(f64::NAN), "–");
         }
+    }
+
+    #[test]
+    fn a_tool_that_may_be_the_bottleneck_is_named() {
+        let mut run = crate::result::sample::run(1, 10, 1, 1.0);
+        assert_eq!(bottleneck(&run), None);
+        run.tool.as_mut().unwrap().busiest_thread = 0.97;
+        assert!(bottleneck(&run).unwrap().contains("took 97 % of a core."));
+        let mut searched = crate::result::sample::whole();
+        assert_eq!(bottleneck(&searched), None);
+        searched.search[3].busiest_thread = 0.9;
+        assert!(bottleneck(&searched).unwrap().contains("took 90 % of a core in a step of the search."));
+        searched.tool = None;
+        assert!(bottleneck(&searched).is_some());
     }
 
     #[test]

@@ -116,12 +116,8 @@ pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
             "50000".into(),
         ],
         started_at: "2026-11-21T21:00:00Z".into(),
-        machine: Machine {
-            cores: 2,
-            cpu: "Some CPU @ 2.50GHz".into(),
-            os: "Linux 6.8".into(),
-            ceiling_per_core: Some(240_000.0),
-        },
+        machine: Machine { cores: 2, cpu: "Some CPU @ 2.50GHz".into(), os: "Linux 6.8".into() },
+        tool: Some(Tool { threads: 2, busiest_thread: 0.42 }),
         targets: (0..targets).map(|t| format!("http://10.0.0.{}:8080", t + 1)).collect(),
         plan: Plan {
             model: "open".into(),
@@ -227,6 +223,7 @@ pub fn whole() -> RunResult {
         served,
         p99_us,
         error_ratio: 0.0,
+        busiest_thread: offered / 100e3,
         held: p99_us < 5_000,
     })
     .to_vec();

@@ -70,6 +70,8 @@ pub struct Phased {
     pub drift: Vec<Objective>,
     /// What is to be said beside it.
     pub notes: Vec<String>,
+    /// The share of a core that the busiest thread of the tool took.
+    pub busiest: f64,
     late: Cell,
 }
 
@@ -195,6 +197,7 @@ impl Driver {
             stopped: state.stopped,
             drift,
             notes,
+            busiest: state.busiest,
             late: state.late,
         })
     }
@@ -235,8 +238,9 @@ impl Driver {
                     self.stop(state, "a wrong answer");
                 }
             }
-            Said::Over { late } => {
+            Said::Over { late, busy } => {
                 state.over += 1;
+                state.busiest = state.busiest.max(busy);
                 state.late.merge(&late);
             }
             Said::Broken(why) => state.broken = Some(why),
@@ -253,6 +257,7 @@ struct State {
     ended: Option<Nanos>,
     broken: Option<String>,
     late: Cell,
+    busiest: f64,
     /// For each limit: how many seconds in a row it has been passed.
     in_a_row: Vec<u32>,
 }
@@ -268,6 +273,7 @@ impl State {
             ended: None,
             broken: None,
             late: Cell::default(),
+            busiest: 0.0,
             in_a_row: Vec::new(),
         }
     }

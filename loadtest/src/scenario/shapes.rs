@@ -28,6 +28,36 @@ pub struct Shape {
 
 const VALID: &[(Deed, f64)] = &[(Deed::Valid, 1.0)];
 
+/// What a scenario is where it does not say otherwise.
+const PLAIN: Shape = Shape {
+    name: "",
+    about: "",
+    long: "",
+    lanes: &[],
+    rate: None,
+    writes: 0.0,
+    day: false,
+    zipf: 0.0,
+    people: (20, 2),
+};
+
+const MIXED: Shape = Shape {
+    name: "mixed",
+    about: "A day: mostly validations and checks, some refreshes, few log-ins and logouts",
+    long: "70 % validations, 30 % checks; beside them (--writes) refreshes, log-ins and logouts on connections \
+           of their own. The rate follows the hours of a day, compressed into the duration; --rate is that of \
+           the busiest hour.",
+    lanes: &[
+        &[(Deed::Valid, 70.0), (Deed::Check, 30.0)],
+        &[(Deed::Refresh, 60.0), (Deed::Login, 20.0), (Deed::Logout, 20.0)],
+    ],
+    rate: Some(1_000.0),
+    writes: 0.01,
+    day: true,
+    zipf: 0.8,
+    people: (50, 2),
+};
+
 /// The scenario that is not made of a mix.
 pub const PROPAGATION: &str = "revoke-propagation";
 
@@ -40,11 +70,7 @@ pub const ALL: [Shape; 9] = [
                60 s) expired tokens. --batch N asks for N tokens in one POST; --pipeline N keeps N requests under \
                way on each connection.",
         lanes: &[VALID],
-        rate: None,
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
-        people: (20, 2),
+        ..PLAIN
     },
     Shape {
         name: "check",
@@ -53,11 +79,9 @@ pub const ALL: [Shape; 9] = [
                --admin-email (password in PALISADE_LOADTEST_ADMIN_PASSWORD) it makes permissions and gives about \
                half of them to each user; without, the queries are about names that nobody has.",
         lanes: &[&[(Deed::Check, 1.0)]],
-        rate: None,
-        writes: 0.0,
-        day: false,
         zipf: 1.0,
         people: (50, 1),
+        ..PLAIN
     },
     Shape {
         name: "login",
@@ -65,11 +89,8 @@ pub const ALL: [Shape; 9] = [
         long: "Each hashes a password (argon2id), so tens a second and core are what a node does. A node that is \
                asked for more answers 503, which counts as an error.",
         lanes: &[&[(Deed::Login, 1.0)]],
-        rate: None,
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
         people: (20, 1),
+        ..PLAIN
     },
     Shape {
         name: "refresh",
@@ -77,40 +98,18 @@ pub const ALL: [Shape; 9] = [
         long: "A session refreshes one at a time, so --users times --sessions bounds what is under way. A refresh \
                whose answer was lost is never repeated: its session logs in anew.",
         lanes: &[&[(Deed::Refresh, 1.0)]],
-        rate: None,
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
         people: (50, 2),
+        ..PLAIN
     },
-    Shape {
-        name: "mixed",
-        about: "A day: mostly validations and checks, some refreshes, few log-ins and logouts",
-        long: "70 % validations, 30 % checks; beside them (--writes) refreshes, log-ins and logouts on connections \
-               of their own. The rate follows the hours of a day, compressed into the duration; --rate is that of \
-               the busiest hour.",
-        lanes: &[
-            &[(Deed::Valid, 70.0), (Deed::Check, 30.0)],
-            &[(Deed::Refresh, 60.0), (Deed::Login, 20.0), (Deed::Logout, 20.0)],
-        ],
-        rate: Some(1_000.0),
-        writes: 0.01,
-        day: true,
-        zipf: 0.8,
-        people: (50, 2),
-    },
+    MIXED,
     Shape {
         name: PROPAGATION,
         about: "Logs out on one node and asks all of them until they refuse",
         long: "Needs a target for each node. Again and again: log in, see that every node takes the token, log out \
                on one of them (in turn) while all are asked without a pause. The result has a distribution for \
                each pair of nodes (`pairs`): from sending the logout to sending the first request that was refused.",
-        lanes: &[],
-        rate: None,
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
         people: (4, 1),
+        ..PLAIN
     },
     Shape {
         name: "flood",
@@ -119,22 +118,14 @@ pub const ALL: [Shape; 9] = [
                them apart by kind.",
         lanes: &[VALID, &[(Deed::Login, 1.0)]],
         rate: Some(1_000.0),
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
-        people: (20, 2),
+        ..PLAIN
     },
     Shape {
         name: "faults",
         about: "Any scenario (--scenario) under a schedule of faults (--faults FILE)",
         long: "The same as naming the scenario itself with --faults: a TOML file says which nodes there are and \
                when each is killed, paused, resumed, cut off, healed or restarted. See --faults.",
-        lanes: &[],
-        rate: None,
-        writes: 0.0,
-        day: false,
-        zipf: 0.0,
-        people: (20, 2),
+        ..PLAIN
     },
     Shape {
         name: "soak",
@@ -142,15 +133,9 @@ pub const ALL: [Shape; 9] = [
         long: "As mixed, without the hours. Every 10 s it reads process_resident_memory_bytes from /metrics of \
                each target, and compares the p99 of the first tenth with that of the last: --max-drift says how \
                much either may grow.",
-        lanes: &[
-            &[(Deed::Valid, 70.0), (Deed::Check, 30.0)],
-            &[(Deed::Refresh, 60.0), (Deed::Login, 20.0), (Deed::Logout, 20.0)],
-        ],
         rate: Some(500.0),
-        writes: 0.01,
         day: false,
-        zipf: 0.8,
-        people: (50, 2),
+        ..MIXED
     },
 ];
 

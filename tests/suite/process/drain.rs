@@ -1,78 +1,24 @@
 //! The end of a node: nothing that was begun is lost.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use testkit::{Node, Raw, eventually, raw::Reply};
+use testkit::{Drain, Node, Raw, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
-
-/// One client that asks, on connections that it keeps, until nobody listens any more. Panics when
-/// a request that was sent on an open connection gets no whole answer.
-async fn ask_until_nobody_listens(
-    node: &Node,
-    path: &str,
-    token: &str,
-    answered: &AtomicUsize,
-    ending: &AtomicBool,
-) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
-    'connect: loop {
-        let Ok(mut raw) = Raw::try_to(node).await else {
-            assert!(ending.load(Ordering::SeqCst), "refused before the end");
-            return;
-        };
-        let mut first = true;
-        loop {
-            if raw.send(&request).await.is_err() {
-                // Closed before it was sent: the node said so with `Connection: close`, or it
-                // never took this connection from the queue of the listener.
-                assert!(ending.load(Ordering::SeqCst), "closed before the end");
-                continue 'connect;
-            }
-            match raw.reply(SOON).await {
-                Reply::Answer { status, head, .. } => {
-                    assert_eq!(status, 200, "{head}");
-                    answered.fetch_add(1, Ordering::SeqCst);
-                    first = false;
-                    if head.to_ascii_lowercase().contains("connection: close") {
-                        continue 'connect;
-                    }
-                }
-                Reply::Closed { part } => {
-                    assert!(ending.load(Ordering::SeqCst), "closed before the end");
-                    assert!(part.is_empty(), "half an answer");
-                    // A connection that waited in the listener's queue when it was closed was
-                    // never accepted, and none of ours: the client may try elsewhere. One that
-                    // was in use must have been told.
-                    assert!(first, "a kept connection was closed under a request, without a word");
-                    continue 'connect;
-                }
-                Reply::Silence => panic!("no answer within {SOON:?}"),
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_under_load() {
     let node = Node::builder().setting("DRAIN_GRACE", "1s").start().await;
     let ann = node.register("ann").await;
-    let (answered, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let paths = ["/api/v1/auth_token/validation", "/api/v1/users/me", "/api/v1/users/me/sessions"];
-    let clients =
-        (0..24).map(|n| ask_until_nobody_listens(&node, paths[n % 3], &ann.access, &answered, &ending));
-    let end = async {
-        eventually(SOON, "load", async || (answered.load(Ordering::SeqCst) > 500).then_some(())).await;
-        ending.store(true, Ordering::SeqCst);
-        let before = answered.load(Ordering::SeqCst);
-        let status = node.terminate().await;
-        assert_eq!(status.code(), Some(0), "{}", node.logs());
-        assert!(answered.load(Ordering::SeqCst) > before, "it served during the grace");
-    };
-    tokio::join!(futures_util::future::join_all(clients), end);
+    let drain = Drain::default();
+    let requests = ["auth_token/validation", "users/me", "users/me/sessions"].map(|path| {
+        format!("GET /api/v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", ann.access)
+    });
+    let clients = (0..24).map(|n| drain.ask(&node, requests[n % 3].as_bytes(), 1));
+    tokio::join!(futures_util::future::join_all(clients), drain.end(&node, 500));
     node.restart().await;
     ann.is_in().await;
 }
