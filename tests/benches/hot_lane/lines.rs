@@ -14,10 +14,11 @@ use schema::{
 use testkit::{Node, Person};
 
 use crate::{
-    LOAD, SERVER, TURN, TURNS,
+    LOAD, SERVER, TURN,
     empty::Empty,
     load::{Load, Served},
     median, pin,
+    turns::{Side, compare, turns},
 };
 
 const CONNECTIONS: usize = 64;
@@ -45,28 +46,19 @@ fn validate(token: &str) -> Vec<u8> {
     get("/api/v1/auth_token/validation", token)
 }
 
+fn of<'a>(node: &Node, name: &'static str, load: &'a Load) -> Side<'a> {
+    Side { name, load, server: (node.address(), node.pid()), status: 200 }
+}
+
 /// Takes turns with the empty handler.
 async fn beside_nothing(node: &Node, request: Vec<u8>, status: u16) {
     pin(Some(SERVER));
     let empty = Empty::start();
     pin(Some(LOAD));
-    let load = Load::new(vec![request], CONNECTIONS);
-    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-    for turn in 0..=TURNS {
-        let nothing = load.run(empty.address, empty.pid(), TURN).await.all(200);
-        let ours = load.run(node.address(), node.pid(), TURN).await.all(status);
-        if turn > 0 {
-            nothing.show("empty handler");
-            ours.show("palisade");
-            rates.push(ours.per_second / nothing.per_second);
-            cpus.push(nothing.cpu_us / ours.cpu_us);
-        }
-    }
-    println!(
-        "  → {:.2} by rate, {:.2} by CPU time (above 1: less than the empty handler)",
-        median(rates),
-        median(cpus)
-    );
+    let load = &Load::new(vec![request], CONNECTIONS);
+    let nothing = Side { name: "empty handler", load, server: (empty.address, empty.pid()), status: 200 };
+    let ratios = compare(nothing, Side { status, ..of(node, "palisade", load) }).await;
+    println!("  → {ratios} (above 1: less than the empty handler)");
 }
 
 pub async fn validation() {
@@ -119,52 +111,19 @@ pub async fn batch() {
         body.len()
     )
     .unwrap();
-    let load = Load::new(vec![request.into_bytes()], 16);
-    let mut by_cpu = Vec::new();
-    for turn in 0..=TURNS {
-        let served = load.run(node.address(), node.pid(), TURN).await.all(200);
-        if turn > 0 {
-            served.show("batches");
-            by_cpu.push(TOKENS as f64 / served.cpu_us);
-        }
-    }
-    println!("  → {:.2} M tokens a second of the server's CPU time", median(by_cpu));
+    let (one, many) =
+        (Load::new(vec![validate(&tokens[0])], CONNECTIONS), Load::new(vec![request.into_bytes()], 16));
+    let ratios = compare(of(&node, "one by one", &one), of(&node, "batches", &many)).await;
+    println!("  → {:.2} M tokens a second of the server's CPU time", TOKENS as f64 / ratios.cpu_us);
 }
 
 pub async fn pipelined() {
     const DEPTH: usize = 16;
     let node = node().await;
     let ann = node.register("ann").await;
-    let single = Load::new(vec![validate(&ann.access)], CONNECTIONS);
-    let many = single.clone().pipelined(DEPTH);
-    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-    for turn in 0..=TURNS {
-        let one = single.run(node.address(), node.pid(), TURN).await.all(200);
-        let more = many.run(node.address(), node.pid(), TURN).await.all(200);
-        if turn > 0 {
-            one.show("one by one");
-            more.show("× 16");
-            rates.push(more.per_second / one.per_second);
-            cpus.push(one.cpu_us / more.cpu_us);
-        }
-    }
-    println!("  → {:.1} by rate, {:.1} by CPU time", median(rates), median(cpus));
-}
-
-/// Takes turns between two loads on one node.
-async fn in_turns(node: &Node, with: &Load, without: &Load, names: [&str; 2]) -> (f64, f64) {
-    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-    for turn in 0..=TURNS {
-        let plain = without.run(node.address(), node.pid(), TURN).await.all(200);
-        let ours = with.run(node.address(), node.pid(), TURN).await.all(200);
-        if turn > 0 {
-            plain.show(names[0]);
-            ours.show(names[1]);
-            rates.push(ours.per_second / plain.per_second);
-            cpus.push(plain.cpu_us / ours.cpu_us);
-        }
-    }
-    (median(rates), median(cpus))
+    let one = Load::new(vec![validate(&ann.access)], CONNECTIONS);
+    let many = one.clone().pipelined(DEPTH);
+    println!("  → {}", compare(of(&node, "one by one", &one), of(&node, "× 16", &many)).await);
 }
 
 /// Runs `beside` in a thread of its own while `load` runs.
@@ -175,7 +134,7 @@ async fn while_running(load: &Load, node: &Node, beside: Load, core: Option<usiz
     let other = std::thread::spawn(move || {
         pin(core);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let load = Load::new(requests, connections).patient(patience);
+        let load = Load::new(requests, connections).patient(patience).sharing();
         let run = async { load.run(address, pid, TURN + Duration::from_millis(300)).await };
         runtime.block_on(tokio::task::LocalSet::new().run_until(run))
     });
@@ -205,29 +164,22 @@ pub async fn flood() {
     const PATIENCE: Duration = Duration::from_millis(100);
     let node = started(without_limits(), None).await;
     let ann = node.register("ann").await;
-    let load = Load::new(vec![validate(&ann.access)], CONNECTIONS);
-    let (mut rates, mut tails) = (Vec::new(), Vec::new());
-    for turn in 0..=TURNS {
-        let calm = load.run(node.address(), node.pid(), TURN).await.all(200);
-        let (flooded, logins) =
-            while_running(&load, &node, Load::new(vec![login(&ann)], 32).patient(PATIENCE), None).await;
-        let flooded = flooded.all(200);
-        if turn > 0 {
-            calm.show("calm");
-            flooded.show("flooded");
-            logins.show("logins");
-            rates.push(flooded.per_second / calm.per_second);
-            let p99 = |served: &Served| served.took_us.value_at_quantile(0.99) as f64;
-            tails.push(p99(&flooded) / p99(&calm));
-        }
-    }
-    println!("  → {:.2} by rate, p99 × {:.2}", median(rates), median(tails));
+    let load = Load::new(vec![validate(&ann.access)], CONNECTIONS).sharing();
+    let ratios = turns(["calm", "flooded"], async || {
+        let calm = of(&node, "calm", &load).turn().await;
+        let logins = Load::new(vec![login(&ann)], 32).patient(PATIENCE);
+        let (flooded, logins) = while_running(&load, &node, logins, None).await;
+        logins.show("logins");
+        [calm, flooded.all(200)]
+    })
+    .await;
+    println!("  → {:.2} by rate, p99 × {:.2}", ratios.rate, ratios.p99);
 }
 
 pub async fn forged() {
     let node = node().await;
     let ann = node.register("ann").await;
-    let good = Load::new(vec![validate(&ann.access)], CONNECTIONS);
+    let good = Load::new(vec![validate(&ann.access)], CONNECTIONS).sharing();
     // Each with a signature of its own, which looks as good as any.
     let (message, signature) = ann.access.rsplit_once('.').unwrap();
     let forged = (0..10_000_u32).map(|n| {
@@ -238,21 +190,16 @@ pub async fn forged() {
         validate(&format!("{message}.{}", String::from_utf8(signature).unwrap()))
     });
     let forged: Vec<_> = forged.collect();
-    let mut rates = Vec::new();
-    for turn in 0..=TURNS {
-        let alone = good.run(node.address(), node.pid(), TURN).await.all(200);
-        let (beside, bad) =
-            while_running(&good, &node, Load::new(forged.clone(), CONNECTIONS), Some(LOAD)).await;
-        let beside = beside.all(200);
+    let ratios = turns(["good alone", "good beside"], async || {
+        let alone = of(&node, "good alone", &good).turn().await;
+        let bad = Load::new(forged.clone(), CONNECTIONS);
+        let (beside, bad) = while_running(&good, &node, bad, Some(LOAD)).await;
         assert!(!bad.statuses.contains_key(&200), "a forged token is good");
-        if turn > 0 {
-            alone.show("good alone");
-            beside.show("good beside");
-            bad.show("forged");
-            rates.push(beside.per_second / alone.per_second);
-        }
-    }
-    println!("  → {:.2} by rate (both loads share a core)", median(rates));
+        bad.show("forged");
+        [alone, beside.all(200)]
+    })
+    .await;
+    println!("  → {:.2} by rate (both loads share a core)", ratios.rate);
 }
 
 pub async fn million() {
@@ -278,42 +225,37 @@ pub async fn million() {
     );
     let one = Load::new(vec![validate(&ann.access)], CONNECTIONS);
     let many = Load::new(tokens, CONNECTIONS);
-    // Each is seen once before.
-    many.run(node.address(), node.pid(), Duration::from_secs(8)).await.all(200).show("first seen");
-    let (rate, cpu) = in_turns(&node, &many, &one, ["one token", "100,000"]).await;
-    println!("  → {rate:.2} by rate, {cpu:.2} by CPU time: 100,000 tokens, no denial");
+    each_once(&node, &many).await;
+    let ratios = compare(of(&node, "one token", &one), of(&node, "100,000", &many)).await;
+    println!("  → {ratios}: 100,000 tokens, no denial");
     node.terminate().await;
-    let memory = deny(&node, DENIALS).await;
-    node.restart().await;
-    println!("  {DENIALS} denials in the ledger, written in {memory:.1?}");
-    many.run(node.address(), node.pid(), Duration::from_secs(8)).await.all(200).show("first seen");
-    let (rate, cpu) = in_turns(&node, &many, &one, ["one token", "100,000"]).await;
-    println!(
-        "  → {rate:.2} by rate, {cpu:.2} by CPU time: 100,000 tokens among the denials, beside one among them"
-    );
-    node.terminate().await;
-    // Denied and not, in one run.
+    let took = deny(&node, DENIALS).await;
     pin(Some(SERVER));
-    let plain = Node::builder().default_setting("JOURNAL_SIZE").setting("LOG", "info").start().await;
     node.restart().await;
+    let plain = Node::builder().default_setting("JOURNAL_SIZE").setting("LOG", "info").start().await;
     pin(Some(LOAD));
+    println!("  {DENIALS} denials in the ledger, written in {took:.1?}");
+    each_once(&node, &many).await;
+    let ratios = compare(of(&node, "one token", &one), of(&node, "100,000", &many)).await;
+    println!("  → {ratios}: 100,000 tokens among the denials, beside one among them");
     let bob = plain.register("bob").await;
     let warm = Load::new(vec![validate(&bob.access)], CONNECTIONS);
-    many.run(node.address(), node.pid(), Duration::from_secs(8)).await.all(200);
-    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        let single = warm.run(plain.address(), plain.pid(), TURN).await.all(200);
-        let ours = many.run(node.address(), node.pid(), TURN).await.all(200);
-        single.show("one, no denial");
-        ours.show("100,000 and 1 M");
-        rates.push(ours.per_second / single.per_second);
-        cpus.push(single.cpu_us / ours.cpu_us);
+    let ratios = compare(of(&plain, "one, no denial", &warm), of(&node, "100,000 and 1 M", &many)).await;
+    println!("  → {ratios}: both, beside a node with one token and no denial");
+}
+
+/// Lets the node see each token before it is measured.
+async fn each_once(node: &Node, many: &Load) {
+    let mut during = 2 * TURN;
+    loop {
+        let served = many.run(node.address(), node.pid(), during).await.all(200);
+        served.show("first seen");
+        // Its connections begin at places of their own, and are not quite even.
+        if served.took_us.len() > many.requests.len() as u64 * 3 / 2 {
+            return;
+        }
+        during *= 2;
     }
-    println!(
-        "  → {:.2} by rate, {:.2} by CPU time: both beside a node with one token and no denial",
-        median(rates),
-        median(cpus)
-    );
 }
 
 /// Writes denials into the ledger of a node that is down, as another one's.
@@ -349,7 +291,7 @@ fn now_ms() -> u64 {
 pub async fn logins() {
     let node = started(without_limits(), None).await;
     let ann = node.register("ann").await;
-    let load = Load::new(vec![login(&ann)], 8);
+    let load = Load::new(vec![login(&ann)], 8).sharing();
     let mut ratios = Vec::new();
     for turn in 0..3 {
         let hashes = hashes_a_second().await;

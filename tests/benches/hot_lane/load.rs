@@ -24,6 +24,9 @@ pub struct Load {
     pub pipelined: usize,
     /// After a 503 a connection waits so long. The node asks for a second.
     pub patience: Duration,
+    /// It never sleeps while it waits: in a virtual machine it is the server who pays for waking another
+    /// core, and more than for an answer. Not where others need the load's core.
+    pub awake: bool,
 }
 
 /// What came of it.
@@ -53,7 +56,7 @@ impl Served {
 
 impl Load {
     pub fn new(requests: Vec<Vec<u8>>, connections: usize) -> Self {
-        Self { requests: Rc::new(requests), connections, pipelined: 1, patience: Duration::ZERO }
+        Self { requests: Rc::new(requests), connections, pipelined: 1, patience: Duration::ZERO, awake: true }
     }
 
     pub fn pipelined(self, pipelined: usize) -> Self {
@@ -62,6 +65,11 @@ impl Load {
 
     pub fn patient(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Others need its core too.
+    pub fn sharing(self) -> Self {
+        Self { awake: false, ..self }
     }
 
     /// Sends for so long, to the server that is this process.
@@ -79,7 +87,11 @@ impl Load {
             .enumerate()
             .map(|(n, stream)| spawn_local(self.clone().drive(stream, n, stop.clone())))
             .collect();
-        tokio::time::sleep(during).await;
+        let end = began + during;
+        while self.awake && Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep_until(end.into()).await;
         stop.set(true);
         let (took, cpu) = (began.elapsed(), cpu_us(pid) - cpu);
         let (mut statuses, mut took_us) = (BTreeMap::new(), histogram());
@@ -163,7 +175,7 @@ fn answer(bytes: &[u8]) -> Option<(u16, usize)> {
 }
 
 /// The unit of CPU times in /proc (proc_pid_stat(5)): the same on all Linux of today.
-const USER_HZ: u32 = 100;
+pub const USER_HZ: u32 = 100;
 
 /// The CPU time of a process, user and system.
 pub fn cpu_us(pid: u32) -> f64 {
