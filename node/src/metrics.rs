@@ -1,8 +1,7 @@
 //! Metrics: names and units by Prometheus' conventions, counted without a lock.
 //!
-//! Everything is an atomic number; labels exist before the first request, so that a rate can be
-//! computed from the first scrape on. What can be read where it is (denials, queues, the store) is
-//! read at the scrape.
+//! Everything is an atomic number, and there before the first request; a route is shown from its first
+//! request on. What can be read where it is (denials, queues, the store) is read at the scrape.
 
 mod exposition;
 mod process;
@@ -25,7 +24,7 @@ use process::Process;
 /// Upper ends of the buckets of request durations, in microseconds.
 const BUCKETS_US: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
-/// The statuses that are counted by themselves; any other counts in its class' last place.
+/// The statuses that are counted by themselves; any others count together.
 const STATUSES: [u16; 19] =
     [200, 201, 204, 302, 303, 307, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
 

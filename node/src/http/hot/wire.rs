@@ -89,7 +89,7 @@ pub async fn serve(
                     if let Some(asked) = asked.take() {
                         asked();
                     }
-                    request.answer(lane, &stream, now, closing, output).await?;
+                    now = request.answer(lane, &mut stream, now, patience, closing, output).await?;
                     if closing {
                         output.write(lane, now, &mut stream, patience).await?;
                         stream.shutdown().await?;
@@ -182,22 +182,28 @@ impl<'a> Asked<'a> {
         (hosts == 1).then_some(Self { question, token, id })
     }
 
+    /// Gives the time after it.
     async fn answer(
         &self,
         lane: &Lane,
-        stream: &TcpStream,
-        now: Now,
+        stream: &mut TcpStream,
+        mut now: Now,
+        patience: Duration,
         closing: bool,
         out: &mut Output,
-    ) -> io::Result<()> {
+    ) -> io::Result<Now> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
         let mut answering = pin!(lane.answer(self.question, self.token, &id));
         let answered = match poll_once(answering.as_mut()).await {
             Poll::Ready(answered) => answered,
-            Poll::Pending => tokio::select! {
-                answered = answering => answered,
-                gone = is_gone(stream) => return Err(gone),
-            },
+            Poll::Pending => {
+                // Those before it are ready.
+                now = out.write(lane, now, stream, patience).await?;
+                tokio::select! {
+                    answered = answering => answered,
+                    gone = is_gone(stream) => return Err(gone),
+                }
+            }
         };
         lane.log(self.question, &answered, &id, now.began);
         out.tally.add(self.question.route(), answered.status().as_u16());
@@ -205,7 +211,7 @@ impl<'a> Asked<'a> {
         answered.write(&common, &mut out.bytes);
         // Others have their turn, too.
         tokio::task::consume_budget().await;
-        Ok(())
+        Ok(now)
     }
 }
 
