@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Exit status: 0 done and all objectives held; 1 an objective did not hold, an answer was wrong, no request was
-//! served, or it could not be done; 2 wrong usage.
+//! served, a revocation was given up, users are left, or it could not be done; 2 wrong usage.
 
 mod args;
 mod read;
@@ -85,6 +85,9 @@ fn drive(job: Job) -> Result<ExitCode, Failure> {
     let outcome = outcome.map_err(|error| Failure::Failed(error.to_string()))?;
     let result = &outcome.result;
     say(&crate::summary::text(result, &outcome.notes));
+    if let Some(left) = &outcome.left {
+        say(&format!("NOT CLEANED UP: {left}"));
+    }
     if let Some(file) = out {
         result::write(&file, result)
             .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
@@ -94,7 +97,7 @@ fn drive(job: Job) -> Result<ExitCode, Failure> {
         result::write_text(&file, &html)
             .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     }
-    Ok(status(result))
+    Ok(if outcome.left.is_some() { ExitCode::FAILURE } else { status(result) })
 }
 
 /// 1 when something did not hold: an objective, an answer, or the run itself, which was ended before its time
@@ -102,20 +105,30 @@ fn drive(job: Job) -> Result<ExitCode, Failure> {
 fn status(result: &RunResult) -> ExitCode {
     let held = result.total.errors < result.total.requests
         && result.objectives.iter().all(|objective| objective.held)
-        && result.wrong.is_empty()
+        && result.wrong_answers() == 0
         && result.stopped.is_none()
+        && result.pairs.iter().all(|pair| pair.refused.errors == 0)
         && (result.search.is_empty() || result.search.iter().any(|step| step.held));
     ExitCode::from(u8::from(!held))
 }
 
-/// The first Ctrl-C or SIGTERM ends the run and cleans up, the second one ends at once.
+/// The first Ctrl-C, SIGTERM or SIGHUP ends the run and cleans up, the second one ends at once.
 async fn listen(interrupted: Arc<AtomicBool>) {
-    let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let Ok(mut terminated) = terminated else { return };
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
+    // Who is started by nohup outlives the terminal.
+    let mut hung_up = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
     loop {
+        let hangup = async {
+            match &mut hung_up {
+                Some(hung_up) => hung_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminated.recv() => {}
+            _ = hangup => {}
         }
         if interrupted.swap(true, Relaxed) {
             crate::faults::abandon();
@@ -124,6 +137,12 @@ async fn listen(interrupted: Arc<AtomicBool>) {
         }
         run::say("ending: users are deleted (once more ends at once and leaves them)");
     }
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn comparison(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
@@ -147,4 +166,25 @@ fn again(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
     result::write_text(file.as_ref(), &report::html(&run))
         .map_err(|error| Failure::Failed(format!("{file}: {error}")))?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::{Pair, Summary, sample};
+
+    #[test]
+    fn what_was_wrong_or_given_up_is_status_1() {
+        let is_good = |change: &dyn Fn(&mut RunResult)| {
+            let mut run = sample::run(1, 10, 2, 1.0);
+            change(&mut run);
+            format!("{:?}", status(&run)) == format!("{:?}", ExitCode::SUCCESS)
+        };
+        assert!(is_good(&|_| {}));
+        // Of the wrong answers only the first ones are told.
+        assert!(!is_good(&|run| *run.total.errors_by_kind.entry("wrong".into()).or_default() += 1));
+        let pair = |errors| Pair { from: 0, to: 1, refused: Summary { errors, ..Summary::default() } };
+        assert!(is_good(&|run| run.pairs = vec![pair(0)]));
+        assert!(!is_good(&|run| run.pairs = vec![pair(0), pair(1)]));
+    }
 }

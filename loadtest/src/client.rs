@@ -86,7 +86,7 @@ impl Client {
                 Ok(reply) if reply.status == 503 && began.elapsed() < PATIENCE => pause(),
                 Ok(reply) => {
                     let said = reply.body.get("msg").and_then(Value::as_str).unwrap_or_default();
-                    let said = format!("{} {said}", reply.status);
+                    let said = crate::crowd::said_of(reply.status, said);
                     return Err(CallError::Refused { what, status: reply.status, said });
                 }
                 Err(error) => return Err(error),

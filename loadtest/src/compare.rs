@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::report::words::{bottleneck, count, micros, node, percent, rate, span};
-use crate::result::{Pair, Percentiles, RunResult, Summary};
+use crate::result::{Detail, Pair, Percentiles, RunResult, Summary};
 use noise::{Estimate, Judged, ln_ratio, rank_variance, student, typical};
 use say::relative;
 
@@ -69,7 +69,7 @@ pub struct Side {
     /// Seconds that were judged: without a ramp and a second that was cut.
     pub seconds: usize,
     pub requests: u64,
-    pub wrong: usize,
+    pub wrong: u64,
 }
 
 /// Something that is not the same.
@@ -216,7 +216,7 @@ pub fn compare(a: &RunResult, b: &RunResult) -> Comparison {
         targets: run.targets.len(),
         seconds: judged.seconds.len(),
         requests: run.total.requests,
-        wrong: run.wrong.len(),
+        wrong: run.wrong_answers(),
     };
     let mut out = Comparison {
         a: side(a, &judged.0),
@@ -262,12 +262,32 @@ fn differences(a: &RunResult, b: &RunResult) -> Vec<Difference> {
             ("tool", run.version.clone()),
         ]
     };
+    // What an older version did not say is no difference.
+    let details = match (&a.plan.detail, &b.plan.detail) {
+        (Some(a), Some(b)) => facts_of(a).into_iter().zip(facts_of(b)).collect(),
+        _ => Vec::new(),
+    };
     facts(a)
         .into_iter()
         .zip(facts(b))
+        .chain(details)
         .filter(|((_, a), (_, b))| a != b)
         .map(|((what, a), (_, b))| Difference { what, a, b })
         .collect()
+}
+
+fn facts_of(detail: &Detail) -> [(&'static str, String); 8] {
+    let Detail { revoked, forged, expired, .. } = detail;
+    [
+        ("requests at a time on a connection", detail.depth.to_string()),
+        ("tokens a batch", detail.batch.map_or_else(|| "no batches".to_owned(), |n| n.to_string())),
+        ("bad tokens", format!("{revoked} % revoked, {forged} % forged, {expired} % expired")),
+        ("writes", detail.writes.clone()),
+        ("zipf", detail.zipf.to_string()),
+        ("sessions a user", detail.sessions.to_string()),
+        ("tokens a session", detail.tokens.to_string()),
+        ("time-out", span(detail.timeout_s)),
+    ]
 }
 
 fn warnings(a: &RunResult, b: &RunResult, judged_a: &Judged, judged_b: &Judged) -> Vec<String> {
@@ -680,6 +700,30 @@ mod tests {
         b.scenario = a.scenario.clone();
         b.plan.model = "closed".into();
         assert!(compare(&a, &b).refused.is_some());
+    }
+
+    #[test]
+    fn a_wrong_answer_that_is_only_counted_is_one() {
+        let a = sample::run(1, 60, 3, 1.0);
+        let mut b = a.clone();
+        b.total.errors_by_kind.insert("wrong".into(), 1_000);
+        let found = compare(&a, &b);
+        assert!(found.b.wrong == 1_000 && found.is_worse());
+    }
+
+    #[test]
+    fn a_detail_that_differs_is_listed_when_both_say_it() {
+        let a = sample::run(1, 60, 3, 1.0);
+        let mut b = a.clone();
+        if let Some(detail) = &mut b.plan.detail {
+            (detail.zipf, detail.batch) = (1.0, Some(20));
+        }
+        let listed = |a: &RunResult, b: &RunResult| -> Vec<&str> {
+            compare(a, b).differences.iter().map(|difference| difference.what).collect()
+        };
+        assert_eq!(listed(&a, &b), ["tokens a batch", "zipf"]);
+        b.plan.detail = None;
+        assert!(listed(&a, &b).is_empty());
     }
 
     #[test]

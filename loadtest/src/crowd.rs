@@ -4,8 +4,8 @@
 //! Promises: an answer is called wrong only when nothing that was under way could excuse it. A token is
 //! "good" from the log-in's answer until its logout is *sent*; it is "revoked" once the logout was
 //! *answered* and, at a node that was not the one which was told, only when all live nodes knew
-//! (`Palisade-Visible: k/n`, k = n). In between every answer is right. What a lost answer would have said
-//! is not known and not guessed. Never shares a session with another thread.
+//! (`Palisade-Visible: k/n`, k = n) and never more of them were live in this run. In between every answer is
+//! right. What a lost answer would have said is not known and not guessed. What was never sent is undone. Never shares a session with another thread.
 
 mod batch;
 mod check;
@@ -14,8 +14,11 @@ mod validate;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    sync::Arc,
+    collections::{BinaryHeap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 pub use check::Permissions;
@@ -35,6 +38,8 @@ pub const MARGIN: Nanos = 2 * SECOND;
 const SKEW: Nanos = 60 * SECOND;
 /// So many ended tokens are asked about; older ones are forgotten.
 const DEAD: usize = 10_000;
+/// Between two tries to renew what a session has.
+const RENEWAL: Nanos = SECOND;
 /// How often another session is tried when one is busy.
 const TRIES: usize = 8;
 /// And then so many in order.
@@ -53,6 +58,23 @@ pub enum Deed {
     Login,
     Refresh,
     Logout,
+}
+
+impl Deed {
+    /// As what it is counted.
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Valid => Kind::Validate,
+            Self::Revoked => Kind::ValidateRevoked,
+            Self::Forged => Kind::ValidateForged,
+            Self::Expired => Kind::ValidateExpired,
+            Self::Batch => Kind::Batch,
+            Self::Check => Kind::Check,
+            Self::Login => Kind::Login,
+            Self::Refresh => Kind::Refresh,
+            Self::Logout => Kind::Logout,
+        }
+    }
 }
 
 /// Things to do, each with its share; by lane.
@@ -115,13 +137,14 @@ pub enum Refused {
 
 impl Refused {
     /// By what the revoking call answered at `target`, one of so many. With one target it may be a proxy
-    /// before several nodes; with several, each is a node.
+    /// before several nodes; with several, each is a node. `largest`: the largest n of the run so far.
     #[must_use]
-    pub fn by(visible: Option<(u32, u32)>, target: usize, targets: usize) -> Self {
+    pub fn by(visible: Option<(u32, u32)>, target: usize, targets: usize, largest: &AtomicU32) -> Self {
+        let largest = visible.map_or(0, |(_, n)| largest.fetch_max(n, Relaxed));
         let others = u32::try_from(targets).unwrap_or(u32::MAX) - 1;
         match visible {
             // A node that was not counted as live when it was said promises nothing.
-            Some((k, n)) if k == n && n >= others => Self::Everywhere,
+            Some((k, n)) if k == n && n >= others.max(largest) => Self::Everywhere,
             _ if targets > 1 => Self::At(target),
             _ => Self::Unknown,
         }
@@ -161,6 +184,8 @@ pub struct Common {
     pub mix: Mix,
     /// Zipf's exponent in the choice of sessions.
     pub zipf: f64,
+    /// The largest n of `Palisade-Visible: k/n` until now.
+    pub largest: AtomicU32,
     /// Requests that all targets understand: the beginning up to the token, by target.
     heads: Vec<Heads>,
 }
@@ -194,13 +219,16 @@ impl Common {
             }
         });
         let heads = heads.collect();
-        Self { targets, password, permissions, batch, mix, zipf, heads }
+        let largest = AtomicU32::new(0);
+        Self { targets, password, permissions, batch, mix, zipf, largest, heads }
     }
 }
 
 /// What one thread begins with.
 #[derive(Default)]
 pub struct Seeds {
+    /// Which thread of how many.
+    pub place: (usize, usize),
     /// Users.
     pub users: Vec<User>,
     /// Sessions.
@@ -224,6 +252,8 @@ pub struct Crowd {
     expired: Vec<Box<str>>,
     /// When which session needs a newer token than the one that ends then.
     renewals: BinaryHeap<Reverse<(Nanos, u32, Nanos)>>,
+    /// Who is among them: once.
+    pending: HashSet<u32>,
     batches: HashMap<u32, batch::Asked>,
     batch_next: u32,
 }
@@ -232,7 +262,7 @@ impl Crowd {
     /// With what it begins.
     #[must_use]
     pub fn new(common: Arc<Common>, seeds: Seeds, seed: u64, now: Nanos) -> Self {
-        let zipf = Zipf::new(seeds.sessions.len(), common.zipf);
+        let zipf = Zipf::new(seeds.sessions.len(), common.zipf, seeds.place);
         let count = u32::try_from(seeds.sessions.len()).unwrap_or(u32::MAX);
         let mut crowd = Self {
             common,
@@ -245,6 +275,7 @@ impl Crowd {
             dead_next: 0,
             expired: seeds.expired,
             renewals: BinaryHeap::new(),
+            pending: HashSet::new(),
             batches: HashMap::new(),
             batch_next: 0,
         };
@@ -254,8 +285,10 @@ impl Crowd {
 
     /// When three quarters of its newest token's life are over, it needs a new one.
     fn schedule(&mut self, subject: u32, now: Nanos) {
-        if let Some(newest) = self.sessions[subject as usize].tokens.last() {
-            let at = now + newest.until.saturating_sub(now) / 4 * 3;
+        if let Some(newest) = self.sessions[subject as usize].tokens.last()
+            && self.pending.insert(subject)
+        {
+            let at = now + (newest.until.saturating_sub(now) / 4 * 3).max(RENEWAL);
             self.renewals.push(Reverse((at, subject, newest.until)));
         }
     }
@@ -298,6 +331,12 @@ impl Crowd {
             }
         }
         None
+    }
+
+    /// Where what was revoked at `target` must be refused, by what was answered.
+    #[must_use]
+    pub fn refused_by(&self, answer: &Answer<'_>, target: usize) -> Refused {
+        Refused::by(answer.visible(), target, self.common.targets.len(), &self.common.largest)
     }
 
     fn note(&self, kind: Kind, spot: Spot, subject: u32, extra: u32) -> Note {
@@ -354,10 +393,14 @@ impl Crowd {
             && at <= now
         {
             self.renewals.pop();
+            self.pending.remove(&subject);
             let session = &self.sessions[subject as usize];
-            // What was changed since has an entry of its own.
-            let newest = session.tokens.last().map(|token| token.until);
-            if newest != Some(until) || session.state != State::Alive {
+            if session.state != State::Alive {
+                // Who ends what is under way sees to it.
+                continue;
+            }
+            if session.tokens.last().is_some_and(|newest| newest.until != until) {
+                self.schedule(subject, now);
                 continue;
             }
             if session.refresh.is_some() {
@@ -408,14 +451,31 @@ impl Scenario for Crowd {
             _ => {}
         }
     }
+
+    fn unsent(&mut self, note: &Note, now: Nanos) {
+        match note.kind {
+            Kind::Refresh | Kind::Logout => self.takes_back(note, now),
+            _ => self.lost(note, now),
+        }
+    }
+
+    fn first(&self, lane: usize) -> Kind {
+        let deed = self.common.mix.get(lane).and_then(|deeds| deeds.first()).map(|(deed, _)| *deed);
+        deed.map_or(Kind::Validate, Deed::kind)
+    }
 }
 
 /// What an answer said, for people: no token is in it.
 pub fn said(answer: &Answer<'_>) -> String {
     let msg = answer.json().and_then(|json| json.get("msg")?.as_str().map(str::to_owned)).unwrap_or_default();
+    said_of(answer.status, &msg)
+}
+
+/// The same, of the status and the `msg`.
+pub fn said_of(status: u16, msg: &str) -> String {
     let is_secret = msg.contains("eyJ") || msg.contains("prt_");
     let msg: String = msg.chars().filter(|c| !c.is_control()).take(100).collect();
-    if is_secret || msg.is_empty() { answer.status.to_string() } else { format!("{} `{msg}`", answer.status) }
+    if is_secret || msg.is_empty() { status.to_string() } else { format!("{status} `{msg}`") }
 }
 
 fn find(text: &[u8], part: &[u8]) -> bool {

@@ -36,6 +36,7 @@ pub const HELP: &str = r#"A TOML file that says which nodes there are and what h
   [[at]]
   s = 20
   action = "run"
+  name = "no store"              # in the result; else the command's first word
   command = "systemctl stop scylla""#;
 
 /// Hours of a day are enough.
@@ -106,6 +107,8 @@ pub struct Event {
     pub action: Action,
     /// The node, or the command of `run`.
     pub on: String,
+    /// What is said of that: a command may hold what nobody is to see.
+    pub name: String,
 }
 
 /// All of it.
@@ -147,6 +150,7 @@ struct At {
     action: Spanned<Action>,
     node: Option<Spanned<String>>,
     command: Option<Spanned<String>>,
+    name: Option<Spanned<String>>,
 }
 
 impl Schedule {
@@ -183,7 +187,13 @@ impl Schedule {
                 (_, Some(_), Some(command)) => return wrong(command.span(), "`command` is for run".into()),
                 (_, None, _) => return wrong(span, format!("{} takes `node`", action.name())),
             };
-            events.push(Event { at: Duration::from_secs_f64(s), action, on });
+            let name = match (action, &at.name) {
+                (Action::Run, Some(name)) => name.get_ref().clone(),
+                (Action::Run, None) => first_word(&on).to_owned(),
+                (_, Some(name)) => return wrong(name.span(), "`name` is for run".into()),
+                (_, None) => on.clone(),
+            };
+            events.push(Event { at: Duration::from_secs_f64(s), action, on, name });
         }
         if events.is_empty() {
             return Err(ScheduleError::Toml("there is no [[at]]: nothing would happen".into()));
@@ -191,6 +201,11 @@ impl Schedule {
         events.sort_by_key(|event| event.at);
         Ok(Self { nodes, events })
     }
+}
+
+/// Of a command, what is run: neither its arguments nor the environment that it is given.
+fn first_word(command: &str) -> &str {
+    command.split_whitespace().find(|word| !word.contains('=')).unwrap_or("a command")
 }
 
 fn check_node(name: &str, node: &Node) -> Result<(), ScheduleError> {
@@ -276,6 +291,20 @@ mod tests {
         let schedule = Schedule::parse(text, RUN).unwrap();
         let order: Vec<_> = schedule.events.iter().map(|event| (event.action, event.on.as_str())).collect();
         assert_eq!(order, [(Action::Cut, "a"), (Action::Run, "true"), (Action::Restart, "b")]);
+    }
+
+    #[test]
+    fn a_command_is_called_by_its_name_or_its_first_word() {
+        let named = |more: &str| {
+            let text = format!("[[at]]\ns = 1\naction = \"run\"\n{more}");
+            let event = Schedule::parse(&text, RUN).unwrap().events.remove(0);
+            (event.on, event.name)
+        };
+        let (command, name) = named("command = \"KEY=hidden curl -u me:hidden http://a\"");
+        assert!(command.ends_with("http://a") && name == "curl", "{command} {name}");
+        assert_eq!(named("command = \"curl hidden\"\nname = \"no store\"").1, "no store");
+        let text = "[nodes.a]\npid = 7\n[[at]]\ns = 1\naction = \"kill\"\nnode = \"a\"\nname = \"x\"";
+        assert!(why(text).contains("line 7: `name` is for run"), "{}", why(text));
     }
 
     #[test]

@@ -23,8 +23,6 @@ pub struct Live {
     pub wrong: u64,
     /// What there is to be said about this second: `node a: kill`, `warming up`, `search: 4000/s`.
     pub note: Option<String>,
-    /// Base URLs; their places are those in `second.by_target`.
-    pub targets: Vec<String>,
 }
 
 /// A small summary.
@@ -40,8 +38,6 @@ pub struct Total {
     pub p99_us: u64,
     pub p999_us: u64,
     pub max_us: u64,
-    /// By kind of request: its name, how many, how many of them failed.
-    pub by_kind: Vec<(String, u64, u64)>,
     /// By kind of error: `timeout`, `status 503`, …
     pub by_error: Vec<(String, u64)>,
 }

@@ -1,5 +1,8 @@
 //! What must hold: `p99<5ms`, `errors<0.1%`, `check:p999<=20ms`, `rate>50000`.
 //!
+//! A percentile is two digits and then decimals (`p50`, `p999` is 99.9), or with a point what it says (`p99.9`,
+//! `p5.0`); `p100` is the maximum.
+//!
 //! Promises: an objective without a sample does not hold. Percentiles are of all answers, time-outs among
 //! them as "at least so long". Never rounds in favour of what is tested.
 
@@ -73,13 +76,7 @@ fn read(text: &str) -> Option<Goal> {
         "max" => Metric::Max,
         "errors" => Metric::Errors,
         "rate" => Metric::Rate,
-        _ => {
-            let digits = name.strip_prefix('p')?.replace('.', "");
-            if digits.len() < 2 || digits.len() > 4 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
-            }
-            Metric::Quantile(format!("{digits:0<4}").parse().ok()?)
-        }
+        _ => percentile(name.strip_prefix('p')?)?,
     };
     let bound = match metric {
         Metric::Errors => number(value.strip_suffix('%')?)? / 100.0,
@@ -92,6 +89,27 @@ fn read(text: &str) -> Option<Goal> {
         }
     };
     Some(Goal { text: text.to_owned(), kind, metric, comparison, bound })
+}
+
+/// Reads `99`, `999`, `99.9` or `100`.
+fn percentile(text: &str) -> Option<Metric> {
+    let (whole, decimals) = match text.split_once('.') {
+        Some((whole, decimals)) => (whole, decimals),
+        None if text == "100" => (text, "00"),
+        // Would it be all, or a tenth of it?
+        None if text.starts_with("100") => return None,
+        None => text.split_at_checked(2)?,
+    };
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let are_few = (1..=3).contains(&whole.len()) && decimals.len() <= 2;
+    if !are_few || !are_digits(whole) || !are_digits(decimals) || text.ends_with('.') {
+        return None;
+    }
+    match format!("{whole}{decimals:0<2}").parse().ok()? {
+        10_000 => Some(Metric::Max),
+        of_all @ 1..10_000 => Some(Metric::Quantile(of_all)),
+        _ => None,
+    }
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -151,7 +169,18 @@ mod tests {
             (Metric::Quantile(9900), Comparison::Less, 5000.0)
         );
         assert_eq!(parse("p99.9 <= 20us").unwrap().metric, Metric::Quantile(9990));
-        assert_eq!(parse("p9999<1s").unwrap().metric, Metric::Quantile(9999));
+        for (text, metric) in [
+            ("p50", Metric::Quantile(5000)),
+            ("p999", Metric::Quantile(9990)),
+            ("p9999", Metric::Quantile(9999)),
+            ("p1.0", Metric::Quantile(100)),
+            ("p9.99", Metric::Quantile(999)),
+            ("p99.99", Metric::Quantile(9999)),
+            ("p100", Metric::Max),
+            ("p100.0", Metric::Max),
+        ] {
+            assert_eq!(parse(&format!("{text}<1s")).unwrap().metric, metric, "{text}");
+        }
         let goal = parse("errors<0.1%").unwrap();
         assert!((goal.bound - 0.001).abs() < 1e-12);
         let goal = parse("check:rate>=2k").unwrap();
@@ -173,6 +202,13 @@ mod tests {
             "rate>nan",
             "p99<infms",
             "p99999<1ms",
+            "p5<1ms",
+            "p101.0<1ms",
+            "p1000<1ms",
+            "p100.1<1ms",
+            "p99.<1ms",
+            "p99.9.9<1ms",
+            "p00<1ms",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

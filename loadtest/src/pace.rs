@@ -2,7 +2,7 @@
 //!
 //! Promises: in the open model a due time depends on nothing but the plan: a server that is slow does not
 //! make the next request late (no coordinated omission). A stall leaves arrivals due in the past, one by
-//! one. Never looks at a clock.
+//! one. A rate of nothing makes none. Never looks at a clock.
 
 use crate::clock::{Nanos, SECOND};
 
@@ -67,12 +67,15 @@ impl Pacer {
     #[must_use]
     pub fn new(curve: Curve, share: f64, offset: f64, begin: Nanos, end: Nanos) -> Self {
         let mut pacer = Self { curve, share, begin, end, next: 0.0 };
-        pacer.next = offset * pacer.gap();
+        let gap = pacer.gap();
+        // No share of an endless gap is a number.
+        pacer.next = if gap.is_finite() { offset * gap } else { gap };
         pacer
     }
 
     fn gap(&self) -> f64 {
-        1.0 / (self.curve.rate_at(self.next) * self.share)
+        let rate = self.curve.rate_at(self.next) * self.share;
+        if rate > 0.0 { 1.0 / rate } else { f64::INFINITY }
     }
 
     /// When the next request is due; `None` when none is any more.
@@ -112,6 +115,18 @@ mod tests {
         let due = arrivals(Curve { rate: 1000.0, ramp_s: 0.0, day_s: None }, 3);
         assert!((2999..=3001).contains(&due.len()), "{}", due.len());
         assert!(due.windows(2).all(|pair| (999_990..=1_000_010).contains(&(pair[1] - pair[0]))));
+    }
+
+    #[test]
+    fn a_rate_of_nothing_has_no_arrivals() {
+        for (rate, ramp_s, day_s) in [(0.0, 0.0, None), (-1.0, 0.0, None), (0.0, 2.0, Some(3.0))] {
+            for offset in [0.0, 0.5, 1.0] {
+                let mut pacer = Pacer::new(Curve { rate, ramp_s, day_s }, 0.25, offset, 5, 5 + 3 * SECOND);
+                assert_eq!(pacer.due(), None);
+                pacer.advance();
+                assert_eq!(pacer.due(), None);
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     io::Read as _,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -63,6 +63,8 @@ pub struct People {
     made: Mutex<Vec<Made>>,
     permissions: Mutex<Vec<String>>,
     admin: Mutex<Option<(String, String)>>,
+    /// The most nodes that a revocation was visible to.
+    largest: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -83,6 +85,8 @@ pub struct Ready {
     pub permissions: Permissions,
     /// What is to be said about it.
     pub notes: Vec<String>,
+    /// How many other nodes there were, as far as revocations told.
+    pub largest: u32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -108,6 +112,7 @@ impl People {
             made: Mutex::new(Vec::new()),
             permissions: Mutex::new(Vec::new()),
             admin: Mutex::new(None),
+            largest: AtomicU32::new(0),
         })
     }
 
@@ -163,7 +168,7 @@ impl People {
             let session = self.log_in(client, n % wanted.users.max(1), wanted.tokens)?;
             let Some(token) = session.tokens.last() else { return Ok(Vec::new()) };
             let reply = client.api(("DELETE", "auth_token"), Some(&token.text), None, &[204])?;
-            let refused = Refused::by(reply.visible, target, self.targets.len());
+            let refused = Refused::by(reply.visible, target, self.targets.len(), &self.largest);
             Ok(session.tokens.into_iter().map(|token| Dead { text: token.text, refused }).collect())
         })?;
         let life = *lock(&life);
@@ -201,6 +206,7 @@ impl People {
             expired: expired.into_iter().map(|token| token.text).collect(),
             permissions,
             notes,
+            largest: self.largest.load(Relaxed),
         })
     }
 
@@ -429,7 +435,8 @@ impl Ready {
                 next = (next + 1) % threads;
             }
         }
-        for seed in &mut seeds {
+        for (thread, seed) in seeds.iter_mut().enumerate() {
+            seed.place = (thread, threads);
             seed.dead.clone_from(&self.dead);
             seed.expired.clone_from(&self.expired);
         }

@@ -39,12 +39,14 @@ impl Random {
 pub struct Zipf(Vec<f64>);
 
 impl Zipf {
-    /// Over `count` places; `s` = 0 is uniform.
+    /// Over `count` places; `s` = 0 is uniform. They are those that fall to one of so many parts when all are
+    /// dealt in turn: by their places among all.
     #[must_use]
-    pub fn new(count: usize, s: f64) -> Self {
+    pub fn new(count: usize, s: f64, (part, parts): (usize, usize)) -> Self {
         let mut sum = 0.0;
-        let mut table: Vec<f64> = (1..=count)
-            .map(|rank| {
+        let mut table: Vec<f64> = (0..count)
+            .map(|place| {
+                let rank = place * parts + part + 1;
                 sum += (rank as f64).powf(-s);
                 sum
             })
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_first_of_zipf_is_asked_in_proportion() {
-        let (zipf, mut random) = (Zipf::new(100, 1.0), Random::new(1));
+        let (zipf, mut random) = (Zipf::new(100, 1.0, (0, 1)), Random::new(1));
         let mut seen = [0_u32; 100];
         (0..200_000).for_each(|_| seen[zipf.pick(&mut random)] += 1);
         let harmonic: f64 = (1..=100).map(|k| 1.0 / f64::from(k)).sum();
@@ -86,8 +88,16 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_the_ranks_of_the_whole() {
+        // The second of two has ranks 2, 4 and 6.
+        let Zipf(table) = Zipf::new(3, 1.0, (1, 2));
+        let whole = 1.0 / 2.0 + 1.0 / 4.0 + 1.0 / 6.0;
+        assert!((table[0] - 0.5 / whole).abs() < 1e-9 && (table[1] - 0.75 / whole).abs() < 1e-9, "{table:?}");
+    }
+
+    #[test]
     fn an_exponent_of_zero_is_uniform() {
-        let (zipf, mut random) = (Zipf::new(4, 0.0), Random::new(1));
+        let (zipf, mut random) = (Zipf::new(4, 0.0, (0, 1)), Random::new(1));
         let mut seen = [0_u32; 4];
         (0..40_000).for_each(|_| seen[zipf.pick(&mut random)] += 1);
         assert!(seen.iter().all(|&n| (9_500..10_500).contains(&n)), "{seen:?}");

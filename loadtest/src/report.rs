@@ -32,7 +32,7 @@ pub fn html(run: &RunResult) -> String {
         text(&run.scenario),
         headline(run)
     );
-    if !run.wrong.is_empty() {
+    if run.wrong_answers() > 0 {
         out.push_str(&tables::wrong(run));
     }
     if let Some(why) = &run.stopped {
@@ -47,7 +47,7 @@ pub fn html(run: &RunResult) -> String {
     }
     out.push_str(&tables::objectives(run));
     out.push_str(&tables::cards(run));
-    if run.wrong.is_empty() {
+    if run.wrong_answers() == 0 {
         out.push_str(&tables::wrong(run));
     }
     if let Some(note) = words::bottleneck(run) {

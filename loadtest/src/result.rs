@@ -184,6 +184,16 @@ pub struct RunResult {
     pub stopped: Option<String>,
 }
 
+impl RunResult {
+    /// How many answers were wrong: those that are told are only the first ones of each thread.
+    #[must_use]
+    pub fn wrong_answers(&self) -> u64 {
+        let counted = self.total.errors_by_kind.get("wrong").copied().unwrap_or(0);
+        // Some are told from outside of what was counted: of a warm-up.
+        counted.max(self.wrong.len() as u64)
+    }
+}
+
 /// Where the tool ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -218,6 +228,31 @@ pub struct Plan {
     pub ramp_s: f64,
     pub users: usize,
     pub seed: u64,
+    /// Older versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
+}
+
+/// What else is to be the same for two runs to be of the same thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Detail {
+    /// Requests at a time on a connection: the pipeline, or the streams.
+    pub depth: usize,
+    /// Tokens in one request, when they are asked about in batches.
+    pub batch: Option<usize>,
+    /// Percentages of the validations.
+    pub revoked: f64,
+    pub forged: f64,
+    pub expired: f64,
+    /// Of the second lane: `1 %` of the rate, `8/s`, `as answers come`, or `none`.
+    pub writes: String,
+    pub zipf: f64,
+    /// Of each user.
+    pub sessions: usize,
+    /// Of each session.
+    pub tokens: usize,
+    pub timeout_s: f64,
 }
 
 /// What happened in one second.

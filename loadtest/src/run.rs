@@ -28,7 +28,8 @@ use crate::{
     job::{Job, Protocol, Writes},
     pace::{Curve, RAMP_FROM},
     people::{People, Wanted},
-    result::{FORMAT, Machine, Objective, Pair, Plan, RunResult, SearchStep, Tool},
+    record::{Fault, Kind},
+    result::{Detail, FORMAT, Machine, Objective, Pair, Plan, RunResult, SearchStep, Tool},
     scenario::{Scenario, propagation::Propagation, shapes},
     screen::Screen,
     search::Search,
@@ -60,6 +61,8 @@ pub struct Outcome {
     pub result: RunResult,
     /// What is to be said beside it.
     pub notes: Vec<String>,
+    /// What is left of the run on the deployment.
+    pub left: Option<String>,
 }
 
 /// Runs it. `interrupted`: somebody wants it to end.
@@ -68,7 +71,7 @@ pub async fn run(job: Job, interrupted: Arc<AtomicBool>) -> Result<Outcome, RunE
     let mut control = faults::Control::new(job.faults.as_ref().map(|schedule| schedule.nodes.clone()));
     let result = with_nodes(&job, clock, &interrupted, &mut control).await;
     // Those that were started by the tool.
-    for left in control.end() {
+    for left in blocking(move || control.end()).await.unwrap_or_else(|error| vec![error.to_string()]) {
         say(&left);
     }
     result
@@ -87,7 +90,8 @@ async fn with_nodes(
     let people = Arc::new(People::new(clock, job.targets.clone(), Arc::clone(interrupted))?);
     let result = with_people(job, clock, interrupted, control, &people).await;
     // Not before nodes that were paused or cut off are what they were.
-    for problem in control.mend() {
+    let mended = blocking(control.mending()).await;
+    for problem in mended.unwrap_or_else(|error| vec![error.to_string()]) {
         say(&problem);
     }
     let removed = blocking(move || people.remove()).await?;
@@ -95,7 +99,7 @@ async fn with_nodes(
         (Ok(mut outcome), removed) => {
             match removed {
                 Ok(count) => outcome.notes.push(format!("{count} users were deleted again")),
-                Err(left) => outcome.notes.push(left),
+                Err(left) => outcome.left = Some(left),
             }
             Ok(outcome)
         }
@@ -184,7 +188,7 @@ async fn with_people(
     let screen = Screen::start(&job.scenario, &plan, &urls);
     let mut driver = Driver::start(job, clock, scenarios, Arc::clone(interrupted), screen)?;
     let driven = drive(job, &mut driver, control).await;
-    let (pairs, screen) = driver.end();
+    let (pairs, screen) = blocking(move || driver.end()).await?;
     screen.end();
     let Driven { phased, started_at, search, rate, best_missing } = driven?;
     if let Some(note) = phased.late_note() {
@@ -192,7 +196,9 @@ async fn with_people(
     }
     let length = phased.length_s;
     if let Some(batch) = job.batch {
-        let tokens = phased.grid.all().requests as f64 * batch as f64 / length;
+        let batches = phased.grid.by_kind().into_iter().find(|(kind, _)| *kind == Kind::Batch);
+        let served = batches.map_or(0, |(_, cell)| cell.requests - cell.failed());
+        let tokens = served as f64 * batch as f64 / length;
         notes.push(format!("{batch} tokens a request: {tokens:.0} tokens a second"));
     }
     let mut objectives: Vec<Objective> =
@@ -229,7 +235,7 @@ async fn with_people(
         search,
         stopped: phased.stopped,
     };
-    Ok(Outcome { result, notes })
+    Ok(Outcome { result, notes, left: None })
 }
 
 fn scenarios(
@@ -240,9 +246,16 @@ fn scenarios(
 ) -> Vec<Box<dyn Scenario>> {
     let threads = job.threads;
     let batch = (job.batch.unwrap_or(1), job.bad.of_batch());
-    let mix = job.shape.mix(job.bad, job.batch.is_some());
+    let mut mix = job.shape.mix(job.bad, job.batch.is_some());
+    if matches!(job.writes, Writes::Part(part) if part <= 0.0) {
+        // The first lane renews what expires: the second one is never asked.
+        mix.truncate(1);
+    }
     let permissions = ready.permissions.clone();
-    let common = Common::new(job.targets.clone(), people.password.clone(), permissions, mix, batch, job.zipf);
+    let largest = ready.largest;
+    let mut common =
+        Common::new(job.targets.clone(), people.password.clone(), permissions, mix, batch, job.zipf);
+    common.largest = largest.into();
     let common = Arc::new(common);
     let seeds = ready.share_out(threads);
     let now = clock.now();
@@ -300,12 +313,15 @@ async fn search(
     let mut search = Search::new(job.rate.unwrap_or(1_000.0));
     let mut steps = Vec::new();
     let mut best: Option<(Phased, String, f64)> = None;
-    let mut last = None;
+    let mut last: Option<(Phased, String, f64)> = None;
+    // Wrong answers of steps that are not shown: they are as wrong.
+    let mut elsewhere = Vec::new();
     while let Some(rate) = search.next() {
         driver.note(format!("search: {rate:.0}/s"));
         let settle = (step / 5).max(Duration::from_secs(1));
         let started_at = Timestamp::now().to_string();
         let settled = driver.phase(job, settle, curves(job, Some(rate), None, Duration::ZERO), None).await?;
+        let mut wrong = wrong_in(&settled);
         let (phased, started_at) = if settled.stopped.is_some() {
             (settled, started_at)
         } else {
@@ -313,6 +329,7 @@ async fn search(
             // At an even rate: a day has no highest one.
             let curves = curves(job, Some(rate), None, Duration::ZERO);
             let mut phased = driver.phase(job, step, curves, Some(&mut *control)).await?;
+            wrong += wrong_in(&phased);
             phased.add_early(settled.wrong);
             (phased, started_at)
         };
@@ -320,7 +337,8 @@ async fn search(
         let failed = all.failed();
         let served = (all.requests - failed) as f64 / phased.length_s;
         let goals = job.objectives.iter().all(|goal| goal.judge(&phased.grid, phased.length_s).held);
-        let held = goals && served >= 0.98 * rate && phased.wrong.is_empty() && phased.stopped.is_none();
+        let kept_up = served >= 0.98 * rate && phased.is_in_time;
+        let held = goals && kept_up && wrong == 0 && phased.stopped.is_none();
         steps.push(SearchStep {
             offered: rate,
             served,
@@ -332,12 +350,9 @@ async fn search(
         let verdict = if held { "held" } else { "not held" };
         driver.note(format!("search: {rate:.0}/s {verdict}, p99 {} us", all.quantile(0.99)));
         search.tell(held);
-        let ends = !phased.wrong.is_empty() && job.ends_when_wrong || driver.is_interrupted();
-        if held {
-            best = Some((phased, started_at, rate));
-        } else {
-            last = Some((phased, started_at, rate));
-        }
+        let ends = wrong > 0 && job.ends_when_wrong || driver.is_interrupted();
+        let place = if held { &mut best } else { &mut last };
+        elsewhere.extend(place.replace((phased, started_at, rate)).map(|(phased, ..)| phased.wrong));
         if ends {
             // What ended it is the result.
             best = last.take().or(best);
@@ -345,8 +360,19 @@ async fn search(
         }
     }
     let missing = best.is_none().then(|| "no rate met the objectives: the last step is shown".to_owned());
-    let (phased, started_at, rate) = best.or(last).ok_or(RunError::Interrupted)?;
+    let ((mut phased, started_at, rate), other) = match (best, last) {
+        (Some(best), other) => (best, other),
+        (None, Some(last)) => (last, None),
+        (None, None) => return Err(RunError::Interrupted),
+    };
+    elsewhere.extend(other.map(|(phased, ..)| phased.wrong));
+    phased.add_early(elsewhere.concat());
     Ok(Driven { phased, started_at, search: steps, rate: Some(rate), best_missing: missing })
+}
+
+/// All of them: those that are told are only the first ones.
+fn wrong_in(phased: &Phased) -> u64 {
+    phased.grid.all().errors.get(&Fault::Wrong).copied().unwrap_or(0)
 }
 
 /// The arrivals of each lane.
@@ -380,6 +406,28 @@ fn plan(job: &Job) -> Plan {
         ramp_s: job.ramp.as_secs_f64(),
         users: job.people.0,
         seed: job.seed,
+        detail: Some(detail(job)),
+    }
+}
+
+fn detail(job: &Job) -> Detail {
+    let writes = match job.writes {
+        _ if job.shape.lanes.len() < 2 => "none".to_owned(),
+        Writes::Part(part) => crate::report::words::percent(part),
+        Writes::Rate(rate) => format!("{}/s", crate::report::words::rate(rate)),
+        Writes::Closed => "as answers come".to_owned(),
+    };
+    Detail {
+        depth: job.depth,
+        batch: job.batch,
+        revoked: job.bad.revoked,
+        forged: job.bad.forged,
+        expired: job.bad.expired,
+        writes,
+        zipf: job.zipf,
+        sessions: job.people.1,
+        tokens: job.people.2,
+        timeout_s: job.timeout.as_secs_f64(),
     }
 }
 

@@ -63,6 +63,16 @@ pub trait Scenario: Send {
     /// No answer came, or none that can be judged: what the request did is not known.
     fn lost(&mut self, note: &Note, now: Nanos);
 
+    /// It was never sent: everything is as it was before it was asked.
+    fn unsent(&mut self, note: &Note, now: Nanos) {
+        self.lost(note, now);
+    }
+
+    /// What a lane asks when nothing can be asked.
+    fn first(&self, _lane: usize) -> Kind {
+        Kind::Validate
+    }
+
     /// How long revocations took, by place of who was told and who was asked.
     fn pairs(&self) -> Vec<(usize, usize, Cell)> {
         Vec::new()

@@ -355,7 +355,6 @@ mod tests {
                 p99_us: 1_500,
                 p999_us: 2_720,
                 max_us: 14_200,
-                by_kind: Vec::new(),
                 by_error: vec![
                     ("status 503".into(), 220),
                     ("connect".into(), 1_700),
@@ -367,12 +366,11 @@ mod tests {
             },
             wrong: u64::from(failing) * 2,
             note: None,
-            targets: run.targets,
         }
     }
 
     fn lines(plain: &mut Plain, live: &Live) -> Vec<String> {
-        plain.lines(live, &live.targets)
+        plain.lines(live, &sample::run(5, 2, 3, 1.0).targets)
     }
 
     #[test]
@@ -426,8 +424,8 @@ mod tests {
         }
         // Behind what the test runner says.
         let _ = writeln!(stderr().lock());
-        let first = live(1, false);
-        let mut screen = Screen::start("mixed", &sample::whole().plan, &first.targets);
+        let run = sample::whole();
+        let mut screen = Screen::start("mixed", &run.plan, &run.targets);
         for s in 1..6 {
             screen.tick(&live(s * 50, s > 3));
             if s == 4 {

@@ -45,6 +45,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
             micros(latency.max as f64),
             count(pair.refused.requests)
         );
+        if pair.refused.errors > 0 {
+            let _ = writeln!(text, "GIVEN UP in {} of them", count(pair.refused.errors));
+        }
     }
     for step in &result.search {
         let verdict = if step.held { "held" } else { "not held" };
@@ -95,10 +98,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
             wrong.at_s, result.targets[wrong.target], wrong.what
         );
     }
-    if !result.wrong.is_empty() {
-        let all = result.total.errors_by_kind.get("wrong").copied().unwrap_or(0);
-        let all = all.max(result.wrong.len() as u64);
-        let _ = writeln!(text, "{} WRONG ANSWERS: what is tested is not to be trusted", count(all));
+    if result.wrong_answers() > 0 {
+        let all = count(result.wrong_answers());
+        let _ = writeln!(text, "{all} WRONG ANSWERS: what is tested is not to be trusted");
     }
     let _ = write!(text, "seed {}", result.plan.seed);
     text
@@ -107,6 +109,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
 /// In the unit of what was asked for.
 fn measured(objective: &Objective) -> String {
     let text = &objective.text;
+    if objective.measured.is_nan() {
+        return "not judged".to_owned();
+    }
     let metric = text.split(['<', '>']).next().unwrap_or_default();
     match metric.rsplit(':').next().unwrap_or_default().trim() {
         _ if !text.contains(['<', '>']) => format!("{:.2}", objective.measured),

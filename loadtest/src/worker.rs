@@ -1,8 +1,9 @@
 //! What one thread does in one phase, whatever carries its requests.
 //!
 //! Promises: latency counts from the due time in the open model, from sending in the closed one; what was
-//! due and could not be sent before the end is an error (`unsent`), not forgotten. Never sleeps and never
-//! touches a socket: that is for the drivers.
+//! due and could not be sent before the end is an error (`unsent`), not forgotten, and changes nothing of what
+//! the scenario knows. What is sent later than the end is told apart. Never sleeps and never touches a socket:
+//! that is for the drivers.
 
 use std::sync::{
     Arc,
@@ -62,9 +63,34 @@ pub enum Said {
         late: Cell,
         /// The share of a core that it took.
         busy: f64,
+        /// What was due before the end and not sent by then.
+        backlog: Backlog,
     },
     /// The thread cannot go on.
     Broken(String),
+}
+
+/// What was due before the end of a phase and not sent by then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How much.
+    pub requests: u64,
+    /// When the last answer to it came; 0 without any.
+    pub last: Nanos,
+}
+
+impl Backlog {
+    /// That of all.
+    pub fn merge(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.last = self.last.max(other.last);
+    }
+
+    /// Whether it is worth a word among so many requests: some are under way whenever a phase ends.
+    #[must_use]
+    pub const fn is_much(&self, of: u64) -> bool {
+        self.requests * 100 >= of && self.requests > 0
+    }
 }
 
 /// Wrong answers that a thread tells of; more are only counted.
@@ -72,6 +98,9 @@ const TELL: u64 = 100;
 
 /// So long after the end of a phase what was due before it is still sent.
 const LAST: Nanos = 500 * MILLI;
+
+/// Sent no later than this, what was due before the end of a phase is no backlog.
+const BARELY: Nanos = 10 * MILLI;
 
 /// What was due no longer before a run was ended is no backlog.
 const STOPPING: Nanos = 100 * MILLI;
@@ -85,6 +114,11 @@ pub enum Take {
     At(Nanos),
     /// Nothing that is known of.
     Nothing,
+}
+
+/// Whether it was due before the end, and sent so late after it that others were before it.
+const fn is_overdue(note: &Note, end: Nanos) -> bool {
+    note.sent >= end && note.sent.saturating_sub(note.due) > BARELY
 }
 
 /// One thread's part.
@@ -105,6 +139,7 @@ pub struct Worker {
     late: Cell,
     busy: Busy,
     told: u64,
+    backlog: Backlog,
     /// When the scenario had nothing to ask last: being late is not the tool's fault then.
     starved_until: Nanos,
 }
@@ -134,6 +169,7 @@ impl Worker {
             late: Cell::default(),
             busy: Busy::default(),
             told: 0,
+            backlog: Backlog::default(),
             starved_until: 0,
         }
     }
@@ -143,6 +179,7 @@ impl Worker {
         self.recorder = Recorder::new(self.targets, phase.begin, phase.end);
         self.late = Cell::default();
         self.busy = Busy::default();
+        self.backlog = Backlog::default();
         let share = 1.0 / (self.targets * self.threads) as f64;
         let pacer = |curve: &Option<Curve>, target: usize| {
             let offset = (target * self.threads + self.thread) as f64 * share;
@@ -203,6 +240,7 @@ impl Worker {
         (note.due, note.sent) = (due, now);
         if let Some(pacer) = pacer {
             pacer.advance();
+            self.backlog.requests += u64::from(is_overdue(&note, self.phase.end));
             if free_since <= due && self.starved_until < due {
                 self.late.record(Some(now - due), None, None);
             }
@@ -225,6 +263,9 @@ impl Worker {
                 Some(Fault::Wrong)
             }
         };
+        if is_overdue(note, self.phase.end) {
+            self.backlog.last = self.backlog.last.max(now);
+        }
         self.recorder.roll(now);
         let cell = self.recorder.cell(note.spot.target, note.kind);
         cell.record(Some(now.saturating_sub(note.due)), Some(answer.status), fault);
@@ -233,9 +274,14 @@ impl Worker {
     /// No answer came.
     pub fn failed(&mut self, note: &Note, fault: Fault, now: Nanos) {
         self.scenario.lost(note, now);
+        self.count(note, fault, now);
+    }
+
+    fn count(&mut self, note: &Note, fault: Fault, now: Nanos) {
         self.recorder.roll(now);
-        // How long a refused connection took says nothing; a time-out says "at least this long".
-        let latency = (!matches!(fault, Fault::Connect)).then(|| now.saturating_sub(note.due));
+        // How long a connection took to be refused or to end says nothing; a time-out says "at least this long".
+        let says = matches!(fault, Fault::Timeout | Fault::Unsent);
+        let latency = says.then(|| now.saturating_sub(note.due));
         self.recorder.cell(note.spot.target, note.kind).record(latency, None, Some(fault));
     }
 
@@ -245,7 +291,8 @@ impl Worker {
         loop {
             scratch.clear();
             let Take::Send(note) = self.take(spot, Nanos::MAX, now, scratch) else { break };
-            self.failed(&note, Fault::Connect, now);
+            self.scenario.unsent(&note, now);
+            self.count(&note, Fault::Connect, now);
             if !open {
                 break;
             }
@@ -273,20 +320,149 @@ impl Worker {
         for place in 0..self.pacers.len() {
             let spot = Spot { lane: place / self.targets, target: place % self.targets };
             let Some(mut pacer) = self.pacers[place].take() else { continue };
+            let mut has_more = true;
             while let Some(due) = pacer.due()
                 && due < end
             {
                 pacer.advance();
                 scratch.clear();
                 // Of what kind it would have been only the scenario knows.
-                let Some(mut note) = self.scenario.ask(spot, now, &mut scratch) else { break };
+                let asked = if has_more { self.scenario.ask(spot, now, &mut scratch) } else { None };
+                has_more = asked.is_some();
+                let mut note = asked.inspect(|note| self.scenario.unsent(note, now)).unwrap_or(Note {
+                    kind: self.scenario.first(spot.lane),
+                    spot,
+                    subject: 0,
+                    epoch: 0,
+                    extra: 0,
+                    due,
+                    sent: now,
+                });
                 (note.due, note.sent) = (due, now);
-                self.failed(&note, Fault::Unsent, now);
+                self.count(&note, Fault::Unsent, now);
+                self.backlog.requests += 1;
             }
         }
         self.tick(now);
         let recorder = std::mem::replace(&mut self.recorder, Recorder::new(self.targets, 0, 0));
         let _ = self.said.send(Said::Second(recorder.finish()));
-        let _ = self.said.send(Said::Over { late: std::mem::take(&mut self.late), busy: self.busy.share() });
+        let late = std::mem::take(&mut self.late);
+        let _ = self.said.send(Said::Over { late, busy: self.busy.share(), backlog: self.backlog });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::{
+        answer::{Parsed, parse},
+        clock::SECOND,
+        record::{Grid, Kind},
+    };
+
+    /// Asks so often, and is told what was never sent.
+    struct Asks(usize);
+
+    impl Scenario for Asks {
+        fn ask(&mut self, spot: Spot, _: Nanos, _: &mut Vec<u8>) -> Option<Note> {
+            self.0 = self.0.checked_sub(1)?;
+            Some(Note { kind: Kind::Refresh, spot, subject: 0, epoch: 0, extra: 0, due: 0, sent: 0 })
+        }
+
+        fn answered(&mut self, _: &Note, _: &Answer<'_>, _: Nanos) -> Verdict {
+            Verdict::Right
+        }
+
+        fn lost(&mut self, note: &Note, _: Nanos) {
+            assert_ne!(note.due, 0, "it was sent");
+        }
+
+        fn unsent(&mut self, _: &Note, _: Nanos) {}
+    }
+
+    const SPOT: Spot = Spot { lane: 0, target: 0 };
+
+    /// Eight a second for a second.
+    fn worker(asks: usize) -> (Worker, UnboundedReceiver<Said>) {
+        let (said, heard) = unbounded_channel();
+        let shared = Arc::new(Shared::default());
+        let mut worker = Worker::new(Clock::start(), Box::new(Asks(asks)), shared, said, 1, (0, 1));
+        let curve = Curve { rate: 8.0, ramp_s: 0.0, day_s: None };
+        worker.begin(Phase { begin: 5, end: 5 + SECOND, curves: vec![Some(curve)], measured: true });
+        (worker, heard)
+    }
+
+    fn ended(worker: Worker, mut heard: UnboundedReceiver<Said>) -> (Grid, Backlog) {
+        drop(worker);
+        let (mut grid, mut of_all) = (Grid::new(1), Backlog::default());
+        while let Ok(said) = heard.try_recv() {
+            match said {
+                Said::Second(second) => grid.merge(&second.grid),
+                Said::Over { backlog, .. } => of_all.merge(backlog),
+                _ => panic!("{said:?}"),
+            }
+        }
+        (grid, of_all)
+    }
+
+    #[test]
+    fn what_was_due_and_could_not_even_be_asked_is_unsent() {
+        let (mut worker, heard) = worker(3);
+        worker.finish(2 * SECOND);
+        let (grid, backlog) = ended(worker, heard);
+        let kinds: Vec<_> = grid.by_kind().into_iter().map(|(kind, cell)| (kind, cell.errors)).collect();
+        let unsent = |n| std::collections::BTreeMap::from([(Fault::Unsent, n)]);
+        assert_eq!(kinds, [(Kind::Validate, unsent(5)), (Kind::Refresh, unsent(3))]);
+        assert_eq!(backlog, Backlog { requests: 8, last: 0 });
+    }
+
+    #[test]
+    fn without_a_connection_nothing_was_sent() {
+        let (mut worker, heard) = worker(usize::MAX);
+        worker.refuse(SPOT, SECOND / 2, &mut Vec::new());
+        worker.shared.stop.store(true, Relaxed);
+        worker.finish(SECOND / 2);
+        let (grid, _) = ended(worker, heard);
+        assert_eq!(grid.all().errors.keys().copied().collect::<Vec<_>>(), [Fault::Connect]);
+    }
+
+    #[test]
+    fn what_is_sent_after_the_end_is_a_backlog_until_its_last_answer() {
+        let (mut worker, heard) = worker(usize::MAX);
+        let send = |worker: &mut Worker, now| match worker.take(SPOT, 0, now, &mut Vec::new()) {
+            Take::Send(note) => note,
+            other => panic!("{other:?}"),
+        };
+        let (in_time, end) = (send(&mut worker, SECOND), 5 + SECOND);
+        let (late, later) = (send(&mut worker, end), send(&mut worker, end + 1));
+        let barely = Note { due: end - 1, ..late };
+        assert!(is_overdue(&late, end) && !is_overdue(&in_time, end) && !is_overdue(&barely, end));
+        let mut scratch = Vec::new();
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let Parsed::Whole { answer, .. } = parse(text, &mut scratch) else { panic!() };
+        worker.answered(&late, &answer, end + 20);
+        worker.answered(&in_time, &answer, end + 90);
+        worker.failed(&later, Fault::Timeout, end + 99);
+        worker.finish(end + 99);
+        let (grid, backlog) = ended(worker, heard);
+        assert_eq!(grid.all().requests, 8);
+        assert_eq!(backlog, Backlog { requests: 7, last: end + 20 });
+        assert!(backlog.is_much(700) && !backlog.is_much(701) && !Backlog::default().is_much(0));
+    }
+
+    #[test]
+    fn a_connection_that_ends_at_once_makes_nothing_faster() {
+        let (mut worker, heard) = worker(usize::MAX);
+        for fault in [Fault::Closed, Fault::Malformed, Fault::Timeout] {
+            let note =
+                Note { kind: Kind::Check, spot: SPOT, subject: 0, epoch: 0, extra: 0, due: 5, sent: 5 };
+            worker.failed(&note, fault, if fault == Fault::Timeout { SECOND / 4 } else { 6 });
+        }
+        worker.shared.stop.store(true, Relaxed);
+        worker.finish(6);
+        let (grid, _) = ended(worker, heard);
+        assert!(grid.all().quantile(0.01) >= 249_000 && grid.all().requests == 3);
     }
 }

@@ -19,8 +19,8 @@ Examples:
 It makes users of its own and deletes them when it ends, also after Ctrl-C. Nodes limit registrations and \
 failed log-ins: set PALISADE_REGISTRATION_RATE=off on them.
 
-Exit status: 0 all held; 1 an objective did not hold, an answer was wrong, no request was served, the run \
-ended before its time, or could not be made; 2 wrong usage.";
+Exit status: 0 all held; 1 an objective did not hold, an answer was wrong, no request was served, \
+a revocation was given up, users are left, the run ended before its time, or could not be made; 2 wrong usage.";
 
 /// All of it.
 #[must_use]
@@ -94,8 +94,10 @@ fn rate(shape: &shapes::Shape) -> Arg {
     }
 }
 
+/// One of them, with its flags.
+#[must_use]
 #[allow(clippy::too_many_lines, reason = "a table")]
-fn scenario(shape: &'static shapes::Shape) -> Command {
+pub fn scenario(shape: &'static shapes::Shape) -> Command {
     let with_writes = shape.lanes.len() == 2 || shape.name == "faults";
     let is = |name: &str| shape.name == name || shape.name == "faults";
     // `faults` has the defaults of the scenario that it runs.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::ArgMatches;
+use clap::{ArgMatches, parser::ValueSource};
 
 use crate::{
     ceiling::Settings,
@@ -111,6 +111,7 @@ fn cpus(text: &str) -> Read<Vec<usize>> {
 pub fn job(scenario: &str, matches: &ArgMatches) -> Read<Job> {
     let flags = Flags(matches);
     let (shape, scenario) = shape(scenario, &flags)?;
+    knows_all(shape, matches)?;
     let owned = matches.get_flag("yes-i-own-it");
     let targets = flags.texts("target");
     let targets = targets.iter().map(|url| target::parse(url, owned).map_err(|why| why.to_string()));
@@ -231,6 +232,17 @@ fn shape(scenario: &str, flags: &Flags<'_>) -> Read<(&'static Shape, String)> {
     Ok((shape, scenario))
 }
 
+/// Refuses what was given to `faults` and its scenario has no flag for: it would do nothing.
+fn knows_all(shape: &'static Shape, matches: &ArgMatches) -> Read<()> {
+    let known = super::args::scenario(shape);
+    let is_known = |name: &str| name == "scenario" || known.get_arguments().any(|arg| arg.get_id() == name);
+    let is_given = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    match matches.ids().map(clap::Id::as_str).find(|name| is_given(name) && !is_known(name)) {
+        Some(name) => Err(format!("--{name}: the scenario {} has no such flag", shape.name)),
+        None => Ok(()),
+    }
+}
+
 fn new_seed() -> Read<u64> {
     let digits = crate::people::secret(6).map_err(|error| error.to_string())?;
     // 48 bits: a number in JSON that every reader takes whole.
@@ -278,6 +290,27 @@ mod tests {
         assert!(["", "0", "-1", "k", "nan", "1e99"].iter().all(|text| rate(text).is_err()));
         assert_eq!(cpus("0,2-3"), Ok(vec![0, 2, 3]));
         assert!(["", "a", "3-2", "9999"].iter().all(|text| cpus(text).is_err()));
+    }
+
+    #[test]
+    fn faults_takes_only_the_flags_of_its_scenario() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("faults.toml");
+        std::fs::write(&file, "[[at]]\ns = 0\naction = \"run\"\ncommand = \"true\"\n").unwrap();
+        let job_of = |scenario: &str, more: &[&str]| {
+            let mut arguments = vec!["palisade-loadtest", "faults", "--target", "http://127.0.0.1:1"];
+            arguments.extend(["--scenario", scenario, "--faults", file.to_str().unwrap()]);
+            arguments.extend(more);
+            let matches = super::super::args::command().try_get_matches_from(arguments).unwrap();
+            let (name, matches) = matches.subcommand().unwrap();
+            job(name, matches).map(|job| job.shape.name)
+        };
+        assert_eq!(job_of("validate", &["--batch", "3", "--rate", "5"]), Ok("validate"));
+        assert_eq!(job_of("mixed", &["--writes", "3"]), Ok("mixed"));
+        for (scenario, flag) in [("check", "--batch"), ("validate", "--writes"), ("login", "--revoked")] {
+            let why = job_of(scenario, &[flag, "3"]).unwrap_err();
+            assert!(why.contains(flag) && why.contains(scenario), "{why}");
+        }
     }
 
     #[test]

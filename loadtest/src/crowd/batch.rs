@@ -101,9 +101,9 @@ impl Crowd {
             Verdict::Wrong(format!("batch with {what} token: {status} in an answer of {}", said(answer)))
         };
         match (item, status) {
-            (Item::Good { .. }, 200)
-            | (Item::Revoked { .. } | Item::Expired, 401)
-            | (Item::Forged, 401 | 422) => Verdict::Right,
+            (Item::Good { .. }, 200) | (Item::Revoked { .. } | Item::Expired, 401) | (Item::Forged, 422) => {
+                Verdict::Right
+            }
             (Item::Good { subject, epoch }, 401 | 422) => {
                 let session = &self.sessions[subject as usize];
                 if session.epoch == epoch && session.state != State::Ending {
@@ -115,7 +115,7 @@ impl Crowd {
             (Item::Revoked { must: false }, 200) => Verdict::Right,
             (Item::Revoked { .. }, 200) if answer.is_stale() => Verdict::Failed(Fault::Stale),
             (Item::Revoked { .. }, 200) => wrong("a revoked"),
-            (Item::Forged, 200) => wrong("a forged"),
+            (Item::Forged, 200 | 401) => wrong("a forged"),
             (Item::Expired, 200) => wrong("an expired"),
             _ => failed(),
         }

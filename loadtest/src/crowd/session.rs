@@ -1,6 +1,6 @@
 //! Logging in, refreshing, logging out.
 
-use super::{Crowd, DEAD, Dead, Refused, State, TRIES, Token, pair, said};
+use super::{Crowd, DEAD, Dead, State, TRIES, Token, find, pair, said};
 use crate::{
     answer::Answer,
     clock::Nanos,
@@ -160,6 +160,17 @@ impl Crowd {
         self.schedule(note.subject, now);
     }
 
+    /// A refresh or a logout was never sent: the refresh token is not spent, and the session is not ended.
+    pub(super) fn takes_back(&mut self, note: &Note, now: Nanos) {
+        let session = &mut self.sessions[note.subject as usize];
+        session.state = State::Alive;
+        if note.kind == Kind::Logout {
+            // Answers that are under way are judged as if nothing had been.
+            session.epoch -= 1;
+        }
+        self.schedule(note.subject, now);
+    }
+
     pub(super) fn ask_logout(&mut self, spot: Spot, now: Nanos, out: &mut Vec<u8>) -> Option<Note> {
         // Enough of them stay for everybody else.
         if self.empty.len() * 2 >= self.sessions.len() {
@@ -177,7 +188,7 @@ impl Crowd {
 
     pub(super) fn answered_logout(&mut self, note: &Note, answer: &Answer<'_>, now: Nanos) -> Verdict {
         if answer.status == 204 {
-            let refused = Refused::by(answer.visible(), note.spot.target, self.common.targets.len());
+            let refused = self.refused_by(answer, note.spot.target);
             for token in std::mem::take(&mut self.sessions[note.subject as usize].tokens) {
                 self.bury(Dead { text: token.text, refused });
             }
@@ -211,14 +222,19 @@ impl Crowd {
         self.log_in_for(spot, subject, out);
     }
 
-    /// Takes what a log-in answered; whether there was something to be taken.
-    pub fn takes_login(&mut self, answer: &Answer<'_>) -> bool {
-        let (Some((access, refresh, _)), Some(session)) = (pair(answer), self.sessions.first_mut()) else {
+    /// Takes what a log-in answered that was sent then; whether there was something to be taken.
+    pub fn takes_login(&mut self, answer: &Answer<'_>, sent: Nanos) -> bool {
+        let (Some((access, refresh, life)), Some(session)) = (pair(answer), self.sessions.first_mut()) else {
             return false;
         };
-        session.tokens = vec![Token { text: access, until: Nanos::MAX }];
+        session.tokens = vec![Token { text: access, until: sent + life }];
         session.refresh = Some(refresh);
         true
+    }
+
+    /// Whether it is refused because its time is over, and that may be so.
+    pub fn has_expired(&self, answer: &Answer<'_>, now: Nanos) -> bool {
+        answer.status == 401 && find(answer.body, b"expired") && self.may_be_expired(0, now)
     }
 
     /// Asks about the token that it has.

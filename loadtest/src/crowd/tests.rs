@@ -20,6 +20,7 @@ fn crowd(mix: &[(Deed, f64)], targets: usize, refused: Refused) -> Crowd {
         epoch: 0,
     };
     let seeds = Seeds {
+        place: (0, 1),
         users: vec![User { email: "a@b".into(), permissions: 0b101 }],
         sessions: vec![session],
         dead: vec![Dead { text: DEAD_TOKEN.into(), refused }],
@@ -82,7 +83,7 @@ fn a_logout_under_way_excuses_a_refusal_and_an_answered_one_demands_it() {
         epoch: 0,
     };
     crowd.sessions.push(second);
-    crowd.zipf = Zipf::new(1, 0.0);
+    crowd.zipf = Zipf::new(1, 0.0, (0, 1));
     let (before, _) = ask(&mut crowd, Deed::Valid, 1, 0);
     assert_eq!(before.subject, 0);
     crowd.sessions[1].state = State::LoggingIn;
@@ -108,14 +109,19 @@ fn a_logout_under_way_excuses_a_refusal_and_an_answered_one_demands_it() {
 
 #[test]
 fn a_promise_is_what_was_visible() {
-    assert_eq!(Refused::by(Some((0, 0)), 0, 1), Refused::Everywhere);
-    assert_eq!(Refused::by(Some((2, 2)), 1, 3), Refused::Everywhere);
-    assert_eq!(Refused::by(Some((1, 2)), 1, 3), Refused::At(1));
+    let by = |visible, target, targets| Refused::by(visible, target, targets, &AtomicU32::new(0));
+    assert_eq!(by(Some((0, 0)), 0, 1), Refused::Everywhere);
+    assert_eq!(by(Some((2, 2)), 1, 3), Refused::Everywhere);
+    assert_eq!(by(Some((1, 2)), 1, 3), Refused::At(1));
     // The third node was not alive: what it does when it comes back was not promised.
-    assert_eq!(Refused::by(Some((1, 1)), 2, 3), Refused::At(2));
-    assert_eq!(Refused::by(None, 2, 3), Refused::At(2));
+    assert_eq!(by(Some((1, 1)), 2, 3), Refused::At(2));
+    assert_eq!(by(None, 2, 3), Refused::At(2));
     // A proxy before several nodes.
-    assert_eq!(Refused::by(Some((1, 2)), 0, 1), Refused::Unknown);
+    assert_eq!(by(Some((1, 2)), 0, 1), Refused::Unknown);
+    // Of which one was alive before, and may be asked again.
+    let largest = AtomicU32::new(0);
+    assert_eq!(Refused::by(Some((2, 2)), 0, 1, &largest), Refused::Everywhere);
+    assert_eq!(Refused::by(Some((1, 1)), 0, 1, &largest), Refused::Unknown);
     let mut crowd = crowd(&[(Deed::Valid, 1.0)], 2, Refused::At(1));
     assert_eq!(answer(&mut crowd, Deed::Revoked, 0, "200 OK", VALID), Verdict::Right);
     assert!(is_wrong(&answer(&mut crowd, Deed::Revoked, 1, "200 OK", VALID)));
@@ -124,11 +130,11 @@ fn a_promise_is_what_was_visible() {
 #[test]
 fn forged_and_expired_tokens_must_be_refused() {
     let mut crowd = crowd(&[(Deed::Valid, 1.0)], 1, Refused::Everywhere);
-    for deed in [Deed::Forged, Deed::Expired] {
+    for (deed, right, wrong) in [(Deed::Forged, "422 x", "401 x"), (Deed::Expired, "401 x", "422 x")] {
         assert!(is_wrong(&answer(&mut crowd, deed, 0, "200 OK", VALID)));
-        assert_eq!(answer(&mut crowd, deed, 0, "401 x", "{}"), Verdict::Right);
+        assert!(is_wrong(&answer(&mut crowd, deed, 0, wrong, "{}")));
+        assert_eq!(answer(&mut crowd, deed, 0, right, "{}"), Verdict::Right);
     }
-    assert_eq!(answer(&mut crowd, Deed::Forged, 0, "422 x", "{}"), Verdict::Right);
     assert_eq!(answer(&mut crowd, Deed::Forged, 0, "503 x", "{}"), Verdict::Failed(Fault::Status(503)));
     let (_, text) = ask(&mut crowd, Deed::Forged, 0, 0);
     assert!(!text.contains(GOOD) && text.ends_with("\r\n\r\n"), "{text}");
@@ -190,6 +196,45 @@ fn a_refresh_token_whose_answer_was_lost_is_never_shown_again() {
     assert_eq!(judge(&mut crowd, &note, "503 x", "{}", 5), Verdict::Failed(Fault::Status(503)));
     let (note, _) = ask(&mut crowd, Deed::Login, 0, 6);
     assert!(is_wrong(&judge(&mut crowd, &note, "401 x", "{}", 7)), "the password is right");
+}
+
+#[test]
+fn what_was_never_sent_changes_nothing() {
+    let mut crowd = crowd(&[(Deed::Valid, 1.0)], 1, Refused::Everywhere);
+    let (before, _) = ask(&mut crowd, Deed::Valid, 0, 0);
+    let (note, _) = ask(&mut crowd, Deed::Refresh, 0, 1);
+    crowd.unsent(&note, 2);
+    let (note, text) = ask(&mut crowd, Deed::Refresh, 0, 3);
+    assert!(text.contains("Bearer prt_first\r\n"), "it is not spent");
+    crowd.unsent(&note, 4);
+    let (logout, text) = ask(&mut crowd, Deed::Logout, 0, 5);
+    assert!(logout.kind == Kind::Logout && text.contains(GOOD), "{text}");
+    crowd.unsent(&logout, 6);
+    assert_eq!(crowd.sessions[0].state, State::Alive);
+    assert!(is_wrong(&judge(&mut crowd, &before, "401 x", REVOKED, 7)), "nobody was logged out");
+    crowd.sessions[0].tokens.clear();
+    crowd.empty_out(0);
+    let (login, _) = ask(&mut crowd, Deed::Login, 0, 8);
+    crowd.unsent(&login, 9);
+    assert_eq!((crowd.sessions[0].state, &crowd.empty[..]), (State::Empty, &[0][..]));
+}
+
+#[test]
+fn a_session_is_renewed_by_one_entry_and_not_without_a_pause() {
+    let mut crowd = crowd(&[(Deed::Valid, 1.0)], 1, Refused::Everywhere);
+    let mut out = Vec::new();
+    for turn in 0..10 {
+        let (note, _) = ask(&mut crowd, Deed::Refresh, 0, turn);
+        crowd.unsent(&note, turn);
+    }
+    assert_eq!(crowd.renewals.len(), 1);
+    let note = crowd.renew(spot(0), TTL, &mut out).unwrap();
+    crowd.lost(&note, TTL);
+    let login = crowd.renew(spot(0), TTL + 2 * RENEWAL, &mut out).unwrap();
+    assert_eq!(login.kind, Kind::Login, "the refresh token may be spent");
+    crowd.lost(&login, TTL + 2 * RENEWAL);
+    assert_eq!(crowd.renew(spot(0), TTL + 2 * RENEWAL + 1, &mut out).map(|note| note.kind), None);
+    assert_eq!(crowd.renewals.len(), 1);
 }
 
 #[test]

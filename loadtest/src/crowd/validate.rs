@@ -76,8 +76,8 @@ pub(super) fn revoked(note: &Note, answer: &Answer<'_>) -> Verdict {
 
 pub(super) fn forged(answer: &Answer<'_>) -> Verdict {
     match answer.status {
-        401 | 422 => Verdict::Right,
-        200 => Verdict::Wrong(format!("validate with a forged token: {}, not 422", said(answer))),
+        422 => Verdict::Right,
+        200 | 401 => Verdict::Wrong(format!("validate with a forged token: {}, not 422", said(answer))),
         status => Verdict::Failed(Fault::Status(status)),
     }
 }

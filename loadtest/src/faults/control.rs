@@ -30,8 +30,14 @@ const ENDED: Duration = Duration::from_secs(10);
 /// Process groups that were started: for who cannot wait.
 static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Kills what was started: the tool ends at once.
+/// Processes that are paused and were not started: for who cannot wait.
+static PAUSED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Kills what was started and resumes what is paused: the tool ends at once.
 pub fn abandon() {
+    for pid in PAUSED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = Pid::from_raw(*pid).map(|pid| kill_process(pid, Signal::CONT));
+    }
     for id in STARTED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ = signal_group(*id, Signal::KILL);
     }
@@ -117,7 +123,7 @@ impl Control {
                         let at_s = seconds(clock.now().saturating_sub(begin));
                         let failed = lock(&inner).act(&event).err();
                         let action = event.action.name().to_owned();
-                        let _ = marks.send(FaultMark { at_s, action, on: event.on, failed });
+                        let _ = marks.send(FaultMark { at_s, action, on: event.name, failed });
                     }
                 };
                 std::thread::Builder::new().name("faults".into()).spawn(work).ok()
@@ -127,21 +133,10 @@ impl Control {
         Running { seen, cancel, thread }
     }
 
-    /// Resumes what is paused, heals what is cut; says what could not be.
-    #[must_use]
-    pub fn mend(&self) -> Vec<String> {
-        let Some(inner) = &self.0 else { return Vec::new() };
-        let mut inner = lock(inner);
-        let mut problems = Vec::new();
-        for (action, names) in [(Action::Resume, inner.paused.clone()), (Action::Heal, inner.cut.clone())] {
-            for on in names {
-                let event = Event { at: Duration::ZERO, action, on };
-                if let Err(why) = inner.act(&event) {
-                    problems.push(format!("{} {} after the run: {why}", action.name(), event.on));
-                }
-            }
-        }
-        problems
+    /// Resumes what is paused, heals what is cut; says what could not be. It takes as long as hooks take.
+    pub fn mending(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
+        let inner = self.0.clone();
+        move || inner.map_or_else(Vec::new, |inner| lock(&inner).mend())
     }
 
     /// Ends what was started; says what could not be.
@@ -201,12 +196,31 @@ impl Running {
 }
 
 impl Inner {
+    fn mend(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (action, names) in [(Action::Resume, self.paused.clone()), (Action::Heal, self.cut.clone())] {
+            for on in names {
+                let event = Event { at: Duration::ZERO, action, name: on.clone(), on };
+                if let Err(why) = self.act(&event) {
+                    problems.push(format!("{} {} after the run: {why}", action.name(), event.on));
+                }
+            }
+        }
+        problems
+    }
+
     fn act(&mut self, event: &Event) -> Result<(), String> {
         let Event { action, on, .. } = event;
         if *action == Action::Run {
             return shell(on);
         }
         if let Some(hook) = self.nodes.hooks.get(action) {
+            // A hook that fails may have done half of it.
+            match action {
+                Action::Pause => drop(self.paused.insert(on.clone())),
+                Action::Cut => drop(self.cut.insert(on.clone())),
+                _ => {}
+            }
             shell(&hook.replace("{node}", on))?;
         } else {
             match action {
@@ -273,7 +287,14 @@ impl Inner {
         };
         let pid = Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 1 && *pid != getpid());
         let pid = pid.ok_or("that is no process that may be signalled")?;
-        kill_process(pid, signal).map_err(|error| format!("process {}: {error}", pid.as_raw_pid()))
+        kill_process(pid, signal).map_err(|error| format!("process {}: {error}", pid.as_raw_pid()))?;
+        let mut paused = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+        if signal == Signal::STOP {
+            paused.insert(pid.as_raw_pid())
+        } else {
+            paused.remove(&pid.as_raw_pid())
+        };
+        Ok(())
     }
 }
 
@@ -318,7 +339,7 @@ mod tests {
             marks.push(running.seen.recv_timeout(Duration::from_secs(30)).unwrap());
         }
         assert!(running.end().is_empty());
-        let problems = control.mend();
+        let problems = control.mending()();
         assert!(control.end().is_empty());
         (marks, problems)
     }
@@ -336,6 +357,20 @@ mod tests {
         assert!(marks.iter().all(|mark| mark.failed.is_none()), "{marks:?}");
         assert!(problems.is_empty(), "{problems:?}");
         assert!(marks[4].at_s >= 0.4);
+    }
+
+    #[test]
+    fn a_cut_that_failed_half_way_is_healed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("said");
+        let text = format!(
+            "[nodes.a]\n[hooks]\ncut = \"echo cut >> {0}; exit 1\"\nheal = \"echo heal >> {0}\"\n\
+             [[at]]\ns = 0\naction = \"cut\"\nnode = \"a\"\n",
+            file.display()
+        );
+        let (marks, problems) = done(&text);
+        assert!(marks[0].failed.is_some() && problems.is_empty(), "{marks:?} {problems:?}");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "cut\nheal\n");
     }
 
     #[test]

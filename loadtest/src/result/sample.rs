@@ -129,6 +129,18 @@ pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
             ramp_s: 0.0,
             users: 10_000,
             seed,
+            detail: Some(Detail {
+                depth: 1,
+                batch: None,
+                revoked: 4.0,
+                forged: 4.0,
+                expired: 2.0,
+                writes: "1.00 %".into(),
+                zipf: 0.8,
+                sessions: 2,
+                tokens: 1,
+                timeout_s: 5.0,
+            }),
         },
         total: of(requests, 1.0),
         by_kind: BTreeMap::from([

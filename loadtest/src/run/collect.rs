@@ -62,14 +62,7 @@ impl Collector {
 
     /// For the screen.
     #[must_use]
-    pub fn live(
-        &self,
-        planned: Duration,
-        measured: bool,
-        wrong: u64,
-        note: Option<String>,
-        targets: &[String],
-    ) -> Option<Live> {
+    pub fn live(&self, planned: Duration, measured: bool, wrong: u64, note: Option<String>) -> Option<Live> {
         let second = self.seconds.last()?.clone();
         let elapsed = Duration::from_secs(u64::from(second.at_s) + 1);
         let all = self.grid.all();
@@ -83,16 +76,9 @@ impl Collector {
             p99_us: quantile(0.99),
             p999_us: quantile(0.999),
             max_us: quantile(1.0),
-            by_kind: self
-                .grid
-                .by_kind()
-                .iter()
-                .map(|(kind, cell)| (kind.name().to_owned(), cell.requests, cell.failed()))
-                .collect(),
             by_error: all.errors.iter().map(|(fault, &n)| (fault.to_string(), n)).collect(),
         };
-        let targets = targets.to_vec();
-        Some(Live { elapsed: elapsed.min(planned), planned, measured, second, total, wrong, note, targets })
+        Some(Live { elapsed: elapsed.min(planned), planned, measured, second, total, wrong, note })
     }
 }
 

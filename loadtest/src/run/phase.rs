@@ -26,7 +26,7 @@ use crate::{
     result::{FaultMark, Objective, Second, Wrong},
     scenario::Scenario,
     screen::Screen,
-    worker::{Phase, Said, Shared},
+    worker::{Backlog, Phase, Said, Shared},
 };
 
 /// From telling the threads to the phase's begin: connections are made meanwhile.
@@ -58,8 +58,10 @@ pub struct Phased {
     pub grid: Grid,
     /// Seconds.
     pub seconds: Vec<Second>,
-    /// How long it was.
+    /// How long it was: with much of a backlog, until the last of that was answered.
     pub length_s: f64,
+    /// Whether what was due before its end was sent by then, but for one in a hundred.
+    pub is_in_time: bool,
     /// Wrong answers; the first hundred of each thread.
     pub wrong: Vec<Wrong>,
     /// Faults.
@@ -127,8 +129,9 @@ impl Driver {
         self.interrupted.load(Relaxed)
     }
 
-    /// Ends the threads; what they know of pairs.
+    /// Ends the threads, whatever they are at; what they know of pairs. It waits for them.
     pub fn end(self) -> (Pairs, Screen) {
+        self.shared.stop.store(true, Relaxed);
         let mut pairs = Pairs::new();
         for scenario in self.threads.into_iter().filter_map(Thread::end) {
             for (from, to, cell) in scenario.pairs() {
@@ -183,15 +186,24 @@ impl Driver {
             }
         }
         if let Some(running) = running.take() {
-            state.faults.extend(running.end());
+            // A hook may take its time.
+            state.faults.extend(super::blocking(move || running.end()).await?);
         }
         state.collector.finish();
+        let is_in_time = !state.backlog.is_much(state.collector.grid.all().requests);
+        let end = if is_in_time { end } else { end.max(state.backlog.last) };
         let length_s = length(begin, end, state.ended.unwrap_or(end));
-        let (drift, notes) = watch.judge(&state.collector.seconds);
+        let seconds = state.collector.seconds;
+        let judge = move || {
+            let judged = watch.judge(&seconds);
+            (judged, seconds)
+        };
+        let ((drift, notes), seconds) = super::blocking(judge).await?;
         Ok(Phased {
             grid: state.collector.grid,
-            seconds: state.collector.seconds,
+            seconds,
             length_s,
+            is_in_time,
             wrong: state.wrong,
             faults: state.faults,
             stopped: state.stopped,
@@ -222,7 +234,7 @@ impl Driver {
                 if state.collector.add(&second) {
                     let wrong = self.shared.wrong.load(Relaxed);
                     let note = self.note.take();
-                    if let Some(live) = state.collector.live(planned, measured, wrong, note, &self.urls) {
+                    if let Some(live) = state.collector.live(planned, measured, wrong, note) {
                         self.screen.tick(&live);
                     }
                     if measured && let Some(why) = state.passed(job) {
@@ -238,12 +250,17 @@ impl Driver {
                     self.stop(state, "a wrong answer");
                 }
             }
-            Said::Over { late, busy } => {
+            Said::Over { late, busy, backlog } => {
                 state.over += 1;
+                state.backlog.merge(backlog);
                 state.busiest = state.busiest.max(busy);
                 state.late.merge(&late);
             }
-            Said::Broken(why) => state.broken = Some(why),
+            Said::Broken(why) => {
+                // The others are not to go on for hours.
+                self.shared.stop.store(true, Relaxed);
+                state.broken = Some(why);
+            }
         }
     }
 }
@@ -258,6 +275,7 @@ struct State {
     broken: Option<String>,
     late: Cell,
     busiest: f64,
+    backlog: Backlog,
     /// For each limit: how many seconds in a row it has been passed.
     in_a_row: Vec<u32>,
 }
@@ -274,6 +292,7 @@ impl State {
             broken: None,
             late: Cell::default(),
             busiest: 0.0,
+            backlog: Backlog::default(),
             in_a_row: Vec::new(),
         }
     }

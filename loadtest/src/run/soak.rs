@@ -1,7 +1,8 @@
 //! Drifts of a soak: memory and latency, begin against end.
 //!
 //! Promises: what could not be read (no `process_resident_memory_bytes`, or too few seconds) is left out,
-//! never judged. Reads `/metrics` in a thread of its own.
+//! never judged. When nothing answered at the end, p99 does not hold. Reads `/metrics` in a thread of its own,
+//! and leaves a reading out rather than to be behind.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -26,7 +27,7 @@ pub struct Watch {
     next: Nanos,
     limit: Option<f64>,
     urls: Vec<String>,
-    ask: Option<mpsc::Sender<()>>,
+    ask: Option<mpsc::SyncSender<()>>,
     reader: Option<JoinHandle<()>>,
     /// By target, in time.
     memory: Arc<Mutex<Vec<Vec<f64>>>>,
@@ -41,7 +42,7 @@ impl Watch {
         let urls = job.targets.iter().map(|target| target.url.clone()).collect();
         let (mut ask, mut reader) = (None, None);
         if limit.is_some() {
-            let (sender, asked) = mpsc::channel();
+            let (sender, asked) = mpsc::sync_channel(1);
             let (seen, targets) = (Arc::clone(&memory), job.targets.clone());
             let read = move || {
                 let mut clients: Vec<Client> = targets.into_iter().map(Client::new).collect();
@@ -66,7 +67,8 @@ impl Watch {
             && now >= self.next.max(begin)
         {
             self.next = now + EVERY;
-            let _ = ask.send(());
+            // When the reader is slow, the next time will do.
+            let _ = ask.try_send(());
         }
     }
 
@@ -74,12 +76,17 @@ impl Watch {
     pub fn judge(mut self, seconds: &[Second]) -> (Vec<Objective>, Vec<String>) {
         let Some(limit) = self.limit else { return Default::default() };
         drop(self.ask.take());
-        // It ends with the last reading, which is bounded.
+        // It ends with the last two readings, which are bounded.
         let _ = self.reader.take().map(JoinHandle::join);
         let (mut all, mut unknown) = (Vec::new(), Vec::new());
         let p99: Vec<f64> = seconds.iter().map(|second| second.all.p99_us as f64).collect();
         if let Some(drift) = drift(&p99, LEAST) {
+            if drift.is_nan() {
+                unknown.push("p99 is not judged, and so does not hold: the last tenth has no answer".into());
+            }
             all.push(objective("p99: median of the last tenth over that of the first", drift, limit));
+        } else if p99.len() >= LEAST {
+            unknown.push("p99 is not judged: the first tenth has no answer".into());
         }
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         for (url, readings) in self.urls.iter().zip(memory.iter()) {
@@ -97,19 +104,20 @@ fn objective(what: &str, measured: f64, limit: f64) -> Objective {
     Objective { text: format!("{what}, at most {limit}"), measured, held: measured <= limit }
 }
 
-/// The median of the last tenth over that of the first.
+/// The median of the last tenth over that of the first, of what is no 0: that is no sample. No number when the
+/// last tenth has none.
 fn drift(readings: &[f64], least: usize) -> Option<f64> {
     if readings.len() < least {
         return None;
     }
     let tenth = readings.len().div_ceil(10);
     let median = |part: &[f64]| {
-        let mut sorted = part.to_vec();
+        let mut sorted: Vec<f64> = part.iter().copied().filter(|reading| *reading > 0.0).collect();
         sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        sorted.get(sorted.len() / 2).copied()
     };
-    let (first, last) = (median(&readings[..tenth]), median(&readings[readings.len() - tenth..]));
-    (first > 0.0).then_some(last / first)
+    let first = median(&readings[..tenth])?;
+    Some(median(&readings[readings.len() - tenth..]).map_or(f64::NAN, |last| last / first))
 }
 
 fn resident(metrics: &str) -> Option<f64> {
@@ -129,6 +137,16 @@ mod tests {
         assert!((drift(&rising, 20).unwrap() - 195.0 / 105.0).abs() < 1e-9);
         assert_eq!(drift(&rising[..19], 20), None);
         assert_eq!(drift(&[100.0, 150.0], 2), Some(1.5));
+    }
+
+    #[test]
+    fn who_is_dead_at_the_end_does_not_hold() {
+        let mut readings = vec![100.0; 40];
+        readings[38] = 0.0;
+        assert_eq!(drift(&readings, 20), Some(1.0), "a second without an answer is no fast one");
+        readings[36..].fill(0.0);
+        let dead = objective("p99", drift(&readings, 20).unwrap(), 2.0);
+        assert!(dead.measured.is_nan() && !dead.held);
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Thread {
                 && let Err(error) = pin(cpu)
             {
                 let _ = guard.0.send(Said::Broken(format!("--cpu {cpu}: {error}")));
+                return Box::new(crate::scenario::Nothing) as Box<dyn Scenario>;
             }
             let mut worker = Worker::new(clock, scenario, shared, said, targets, of);
             let driven = if h2c {

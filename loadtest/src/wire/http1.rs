@@ -378,8 +378,11 @@ impl Wire {
             connection.is_idle = false;
             self.idle[group].retain(|&other| other != place);
         }
+        let timeout = nanos(self.settings.timeout);
         for note in &had {
-            worker.failed(note, fault, now);
+            // Who was behind a time-out did not wait that long.
+            let is_ended = fault == Fault::Timeout && note.sent + timeout >= now;
+            worker.failed(note, if is_ended { Fault::Closed } else { fault }, now);
         }
         if at_once {
             return self.connect(worker, place, now);

@@ -56,13 +56,15 @@ async fn what_was_done_is_in_the_result_and_nothing_is_left_running() {
         (1.4, "pause", "other"),
     ];
     let load = scheduled(&events).args(&["--rate", "100", "--duration", "2s"]).run().await;
-    load.ended(0, &["pause n1", "resume n1", "run exit 3 FAILED", "2 users were deleted again"]);
+    load.ended(0, &["pause n1", "resume n1", "run exit FAILED", "2 users were deleted again"]);
     let result = load.result();
     assert_eq!(result["scenario"], "faults: validate");
     let marks = result["faults"].as_array().unwrap();
     assert_eq!(marks.len(), events.len(), "{marks:?}");
     for ((at_s, action, on), mark) in events.iter().zip(marks) {
-        assert_eq!((&mark["action"], &mark["on"]), (&(*action).into(), &(*on).into()));
+        // Of a command only what is run: its arguments may hold a secret.
+        let named = on.split(' ').next().unwrap();
+        assert_eq!((&mark["action"], &mark["on"]), (&(*action).into(), &named.into()));
         assert!(mark["at_s"].as_f64() >= Some(*at_s), "{mark}");
         assert_eq!(mark["failed"].is_null(), *action != "run", "{mark}");
     }

@@ -111,6 +111,22 @@ async fn a_day_has_all_that_users_do() {
 }
 
 #[tokio::test]
+async fn a_day_may_be_without_writes_or_of_nothing_else() {
+    let node = node().await;
+    let of = async |writes: &str| {
+        let call = small("mixed", node.address()).args(&["--rate", "40", "--duration", "1s"]);
+        let load = call.args(&["--writes", writes]).run().await;
+        let result = load.ended(0, &[]).result();
+        let all = result["total"]["requests"].as_u64().unwrap();
+        assert!((5..=40).contains(&all), "{all} were due: {:?}", load.run);
+        (all, ["refresh", "login", "logout"].map(|kind| requests(&result, kind)).iter().sum::<u64>())
+    };
+    assert_eq!(of("0").await.1, 0, "each reads");
+    let (all, writes) = of("100").await;
+    assert_eq!(writes, all, "each writes");
+}
+
+#[tokio::test]
 async fn a_flood_of_log_ins_is_told_apart_from_validations() {
     let node = node().await;
     let call = small("flood", node.address()).args(&["--rate", "100", "--login-rate", "8"]);

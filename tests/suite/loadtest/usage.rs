@@ -63,6 +63,25 @@ async fn an_objective_that_does_not_hold_is_status_1_and_named() {
 }
 
 #[tokio::test]
+async fn a_thread_that_cannot_work_ends_the_run_at_once() {
+    let node = node().await;
+    let call = small("validate", node.address()).args(&["--cpu", "1023"]);
+    let load = call.args(&["--rate", "10", "--duration", "10m"]).run().await;
+    load.run.failed_saying(&["--cpu 1023"]);
+}
+
+#[tokio::test]
+async fn users_that_could_not_be_deleted_are_status_1() {
+    let front = Front::before(&node().await, |asked| match asked.is("DELETE", "/api/v1/users/me") {
+        true => Reply::Instead(500, "Not today".into()),
+        false => Reply::AsItIs,
+    })
+    .await;
+    let load = small("validate", front.address()).args(&["--rate", "20", "--duration", "1s"]).run().await;
+    load.ended(1, &["NOT CLEANED UP: 2 of 2 users are left", "500 `Not today`"]);
+}
+
+#[tokio::test]
 async fn a_deployment_that_cannot_be_tested_is_status_1_and_says_why() {
     let load = LoadTest::with(&["validate", "--target", "http://127.0.0.1:9"]).run().await;
     load.run.failed_saying(&["http://127.0.0.1:9 does not answer"]);
