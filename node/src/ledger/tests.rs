@@ -31,7 +31,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Journal, LedgerReader, LedgerWriter, journal::Record};
+use super::{
+    Journal, LedgerReader, LedgerWriter,
+    journal::Record,
+    writer::{MAX_CONTRADICTIONS, ROWS, Row},
+};
 
 const START: Timestamp = Timestamp::from_secs(2_000_000_000);
 const TTL: Duration = Duration::from_secs(15 * 60);
@@ -236,12 +240,12 @@ mod writing {
         let node = world.start(1);
         // Whoever ends rows is at one of Ann's when Bob comes.
         let hold = Hold::default();
-        for _ in 0..super::super::writer::ROWS {
+        for _ in 0..ROWS {
             world.faults.next("end", Turn::HoldCall(hold.clone()));
         }
         let facts: Vec<_> = (0..1_000).map(|n| world.fact(of_ann(n))).collect();
         let many = node.publishing(facts, Rows::End);
-        hold.reached(super::super::writer::ROWS).await;
+        hold.reached(ROWS).await;
         world.open_session(BOB, 1).await;
         let bobs = node.publishing(vec![world.fact(ended(BOB, 1))], Rows::End);
         while world.head(node.origin).await != Some(1_001) {
@@ -254,16 +258,36 @@ mod writing {
         assert!(!world.has_session(BOB, 1).await);
         let order = lock(&world.faults.rows_of).clone();
         let place = order.iter().position(|user| *user == BOB).unwrap();
-        assert!(place <= 2 * super::super::writer::ROWS, "after {place} of Ann's");
+        assert!(place <= 2 * ROWS, "after {place} of Ann's");
     }
 
     #[tokio::test]
-    async fn rows_that_contradict_themselves_are_not_tried_for_ever() {
+    async fn an_answer_about_rows_that_makes_no_sense_is_not_the_last_word() {
         let world = World::new().await;
         let node = world.start(1);
+        world.open_session(ANN, 1).await;
         world.faults.next("end", Turn::Contradict);
-        assert_eq!(node.publish(of_ann(1), Rows::End).await, Durability::Store);
-        assert_eq!(world.faults.calls("end"), 1);
+        world.faults.next("end", Turn::Contradict);
+        assert_eq!(node.publish(of_ann(1), Rows::End).await, Durability::Journal);
+        assert!(node.log.flush(BOUND).await);
+        assert!(!world.has_session(ANN, 1).await);
+    }
+
+    #[test]
+    fn rows_that_contradict_themselves_are_not_tried_for_ever_and_those_that_fail_are() {
+        let contradicts = StoreError::Inconsistent("as the test says".into());
+        let mut row = Row::new(1, Fact { kind: of_ann(1), until: START });
+        let mut waited = Duration::ZERO;
+        for n in 0..10_000 {
+            let pause = row.failed(&lost()).unwrap();
+            assert!(pause <= Duration::from_secs(4), "{pause:?} after {n} tries");
+        }
+        for _ in 0..MAX_CONTRADICTIONS {
+            waited += row.failed(&contradicts).unwrap();
+            row.failed(&lost()).unwrap();
+        }
+        assert_eq!(waited, Duration::from_secs(600));
+        assert_eq!(row.failed(&contradicts), None);
     }
 
     /// The store writes entry by entry, then the heads, and may stop after each.

@@ -58,6 +58,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const UNKEPT_PATIENCE: Duration = Duration::from_secs(5);
 /// Between tries of a store that fails.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often the store may answer about rows what makes no sense: for ten minutes, about.
+pub(super) const MAX_CONTRADICTIONS: u32 = 150;
 /// How often a log that stands still says that it exists.
 const ANNOUNCE: Duration = Duration::from_secs(3_600);
 
@@ -130,11 +132,33 @@ struct LeftRows {
 }
 
 /// The rows of one fact, and how often they did not go.
-#[derive(Clone, Copy)]
-struct Row {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
     number: u64,
     fact: Fact,
     tries: u32,
+    contradictions: u32,
+}
+
+impl Row {
+    pub(super) const fn new(number: u64, fact: Fact) -> Self {
+        Self { number, fact, tries: 0, contradictions: 0 }
+    }
+
+    /// How long until it is tried again after this error, each time twice as long, up to 4 s; `None` when
+    /// that is of no use. One answer that makes no sense may be a fault of the way to the store; a row that
+    /// never makes sense must not keep its place in the journal for ever.
+    pub(super) fn failed(&mut self, error: &StoreError) -> Option<Duration> {
+        if let StoreError::Inconsistent(_) = error {
+            self.contradictions += 1;
+            if self.contradictions > MAX_CONTRADICTIONS {
+                return None;
+            }
+        }
+        let pause = RETRY * (1 << self.tries.min(3));
+        self.tries += 1;
+        Some(pause)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -278,7 +302,7 @@ impl Log {
         let mut rows = self.rows();
         let many = records.len() > MANY;
         for (number, record) in (first..).zip(records).filter(|(_, record)| record.ends_rows) {
-            let row = Row { number, fact: record.entry.fact, tries: 0 };
+            let row = Row::new(number, record.entry.fact);
             rows.left.insert(number);
             if many {
                 rows.many.push_back(row);
@@ -317,30 +341,25 @@ impl Log {
                 let mut rows = self.rows();
                 rows.few.pop_front().or_else(|| rows.many.pop_front())
             };
-            let Some(row) = next else {
+            let Some(mut row) = next else {
                 self.row_came.notified().await;
                 continue;
             };
-            match end_rows(&stores, &row.fact.kind).await {
-                Ok(()) => {}
-                // Trying again would not help.
-                Err(StoreError::Inconsistent(what)) => {
-                    tracing::error!(what, kind = ?row.fact.kind, "rows of what was revoked could not be ended");
-                }
-                Err(StoreError::Unavailable(_)) => {
-                    tokio::spawn(self.clone().later(row));
+            if let Err(error) = end_rows(&stores, &row.fact.kind).await {
+                if let Some(pause) = row.failed(&error) {
+                    tokio::spawn(self.clone().later(row, pause));
                     continue;
                 }
+                tracing::error!(%error, kind = ?row.fact.kind, "rows of what was revoked could not be ended");
             }
             self.rows().left.remove(&row.number);
             self.row_gone.notify_waiters();
         }
     }
 
-    /// Every time after twice as long, up to 4 s.
-    async fn later(self: Arc<Self>, row: Row) {
-        tokio::time::sleep(RETRY * (1 << row.tries.min(3))).await;
-        self.rows().many.push_back(Row { tries: row.tries + 1, ..row });
+    async fn later(self: Arc<Self>, row: Row, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        self.rows().many.push_back(row);
         self.row_came.notify_one();
     }
 
