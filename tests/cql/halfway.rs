@@ -4,14 +4,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use serde_json::json;
-use testkit::{Answer, Node, Person, eventually, fresh, servers::Action};
+use testkit::{Answer, Node, Person, again, eventually, fresh, servers::Action};
 
 use super::outage::{Behind, is_one_live_session, say};
 
 /// Longer than a node waits for a statement.
 const LATE: Duration = Duration::from_secs(3);
-/// Until a client that tries again has an answer.
-const AGAIN: Duration = Duration::from_secs(60);
 /// Until a node has heard what another took away.
 const HEARD: Duration = Duration::from_secs(60);
 
@@ -85,19 +83,6 @@ async fn at_every_step<P>(
 
 fn list(steps: &[Step]) -> String {
     steps.iter().map(|step| format!("\n    {}", step.statement)).collect()
-}
-
-/// As a client does: asks until it is told.
-async fn again(call: impl AsyncFn() -> Answer) -> Answer {
-    eventually(AGAIN, "an answer to who tries again", async || {
-        let answer = call().await;
-        if answer.status == 503 {
-            answer.is_refused(503);
-            return None;
-        }
-        Some(answer)
-    })
-    .await
 }
 
 #[track_caller]

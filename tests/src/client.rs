@@ -27,7 +27,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use crate::store::is_cql;
+use crate::{patience::eventually, store::is_cql};
 
 /// No answer takes longer, not even in an unoptimised build behind a queue of log-ins.
 const BOUND: Duration = Duration::from_secs(30);
@@ -154,6 +154,25 @@ impl Client {
         };
         metrics.lines().find_map(value)
     }
+}
+
+/// Until who tries again has an answer.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// As a client does: asks until it is told. A database on a busy machine may stop for seconds.
+///
+/// # Panics
+/// When it is not told within a minute, or told to try again in another form than the usual one.
+pub async fn again(call: impl AsyncFn() -> Answer) -> Answer {
+    eventually(AGAIN, "an answer to who tries again", async || {
+        let answer = call().await;
+        if answer.status == 503 {
+            answer.is_refused(503);
+            return None;
+        }
+        Some(answer)
+    })
+    .await
 }
 
 impl Request {
