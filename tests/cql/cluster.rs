@@ -33,7 +33,7 @@ use testkit::{
     Answer, Client, Cluster, Node, Person, background::SharedBy, cluster::visible, eventually, store,
 };
 
-use super::outage::say;
+use crate::behind::say;
 
 /// Until a node has heard what another took away, on a busy machine.
 const HEARD: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{Node, Person};
 
-use super::outage::{Behind, say};
+use crate::behind::{Behind, say};
 
 /// Each way, so that a round trip takes twice as long.
 const WAY: Duration = Duration::from_millis(200);

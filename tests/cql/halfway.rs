@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::json;
 use testkit::{Answer, Node, Person, again, eventually, fresh, servers::Action};
 
-use super::outage::{Behind, is_one_live_session, say};
+use crate::behind::{Behind, is_one_live_session, say};
 
 /// Longer than a node waits for a statement.
 const LATE: Duration = Duration::from_secs(3);
@@ -205,7 +205,7 @@ async fn a_change_of_an_email_that_is_not_tried_again() {
             assert!(!is_free(&here.node, used).await, "{used} is free");
             // The change that stopped does not come to life again.
             assert!(logs_in(&here.node, used, &ann.password).await);
-            let me = ann.get("users/me").send().await.is(200).json();
+            let me = again(async || ann.get("users/me").send().await).await.is(200).json();
             assert_eq!(me["email"], *used);
         },
     )
@@ -227,7 +227,7 @@ async fn may_everywhere(ann: &Person, elsewhere: &Node, permission: &str, holds:
 
 /// How often a name is in what somebody was given.
 async fn times(root: &Person, ann: &Person, kind: &str, name: &str) -> usize {
-    let given = root.get(&ann.path(kind)).send().await.is(200).json();
+    let given = again(async || root.get(&ann.path(kind)).send().await).await.is(200).json();
     given.as_array().unwrap().iter().filter(|one| one["name"] == name).count()
 }
 
@@ -251,7 +251,7 @@ async fn a_permission_that_is_given() {
             }
             may_everywhere(&ann, &elsewhere, &films, true).await;
             assert_eq!(times(&root, &ann, "permissions", &films).await, 1);
-            root.takes(&ann, &films).await.is(200);
+            again(async || root.takes(&ann, &films).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, false).await;
         },
     )
@@ -268,7 +268,7 @@ async fn a_permission_that_is_taken() {
         &here,
         async || {
             let ann = here.node.register("ann").await;
-            root.gives(&ann, &films).await.is(200);
+            again(async || root.gives(&ann, &films).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
         },
@@ -297,7 +297,7 @@ async fn a_role_that_is_taken() {
         &here,
         async || {
             let ann = here.node.register("ann").await;
-            root.gives_role(&ann, &staff).await.is(200);
+            again(async || root.gives_role(&ann, &staff).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
         },
@@ -325,7 +325,7 @@ async fn a_role_that_is_deleted() {
         &here,
         async || {
             let (ann, staff) = (here.node.register("ann").await, root.makes_role("staff", &[&films]).await);
-            root.gives_role(&ann, &staff).await.is(200);
+            again(async || root.gives_role(&ann, &staff).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             (ann, staff)
         },
@@ -340,7 +340,7 @@ async fn a_role_that_is_deleted() {
             root.at(&elsewhere).get(&path(&staff)).send().await.is_refused(404);
             // The name is free, and another role of that name is another.
             root.post("roles").json(&json!({"name": staff})).send().await.is(201);
-            root.puts(&films, &staff).await.is(200);
+            again(async || root.puts(&films, &staff).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, false).await;
             assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
         },
@@ -462,7 +462,7 @@ async fn a_user_that_is_deleted() {
         &here,
         async || {
             let ann = here.node.register("ann").await;
-            root.gives(&ann, &films).await.is(200);
+            again(async || root.gives(&ann, &films).await).await.is(200);
             (ann.in_another_session().await, ann)
         },
         async |(_, ann)| root.delete(&ann.path("")).send().await,

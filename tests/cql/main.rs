@@ -15,6 +15,7 @@
 #[path = "../suite/any_store.rs"]
 mod any_store;
 
+mod behind;
 mod cluster;
 mod cost;
 mod halfway;

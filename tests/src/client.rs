@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use crate::{patience::eventually, store::is_cql};
+use crate::store::is_cql;
 
 /// No answer takes longer, not even in an unoptimised build behind a queue of log-ins.
 const BOUND: Duration = Duration::from_secs(30);
@@ -158,21 +158,24 @@ impl Client {
 
 /// Until who tries again has an answer.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Less than a client is told to wait.
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// As a client does: asks until it is told. A database on a busy machine may stop for seconds.
 ///
 /// # Panics
 /// When it is not told within a minute, or told to try again in another form than the usual one.
-pub async fn again(call: impl AsyncFn() -> Answer) -> Answer {
-    eventually(AGAIN, "an answer to who tries again", async || {
+pub async fn again<Call: Future<Output = Answer>>(call: impl Fn() -> Call) -> Answer {
+    let start = Instant::now();
+    loop {
         let answer = call().await;
-        if answer.status == 503 {
-            answer.is_refused(503);
-            return None;
+        if answer.status != 503 {
+            return answer;
         }
-        Some(answer)
-    })
-    .await
+        answer.is_refused(503);
+        assert!(start.elapsed() < AGAIN, "told to try again for {AGAIN:?}\n{answer}");
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
 }
 
 impl Request {

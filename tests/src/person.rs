@@ -1,5 +1,5 @@
-//! Somebody with an account: logs in, asks with the own token, gives and takes power. Who registers or
-//! logs in here tries again when told to: a test of that asks the [`Client`] itself.
+//! Somebody with an account: logs in, asks with the own token, gives and takes power. What
+//! prepares a test or looks around here tries again when told to: who tests that asks the [`Client`].
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl Person {
 
     /// The same session with the next pair of tokens.
     pub async fn refreshed(&self) -> Self {
-        let (access, refresh) = self.client.refresh(&self.refresh).await.pair();
+        let (access, refresh) = again(async || self.client.refresh(&self.refresh).await).await.pair();
         Self { access, refresh, ..self.clone() }
     }
 
@@ -160,7 +160,7 @@ impl Person {
     /// # Panics
     /// When the answer is no page.
     pub async fn list(&self, noun: &str, path: &str) -> Vec<Value> {
-        let page = self.get(path).send().await.is(200).json();
+        let page = again(async || self.get(path).send().await).await.is(200).json();
         assert!(page.get("next_page_token").is_some(), "a page without next_page_token: {page}");
         page[noun].as_array().unwrap_or_else(|| panic!("a page without {noun}: {page}")).clone()
     }

@@ -1,0 +1,116 @@
+//! Refreshing while the database is down.
+
+use std::time::{Duration, Instant};
+
+use testkit::{Client, Node, Person, eventually, node::Builder, servers::Action};
+
+use crate::behind::{AWAY, Behind, WELL, Way, is_one_live_session, is_unavailable, on};
+
+/// Shows the token again and again for longer than the grace. Nobody calls it revoked.
+async fn shown_in_vain(client: &Client, token: &str) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        is_unavailable(client.post("auth_token/token_refresh").bearer(token)).await;
+    }
+}
+
+/// As a client does: shows the token until there is a pair. Nobody calls it revoked.
+async fn gets_its_pair(client: &Client, person: &Person) -> Person {
+    let answer = eventually(WELL, "there is a pair", async || {
+        let answer = client.refresh(&person.refresh).await;
+        if answer.status != 200 {
+            answer.is_refused(503);
+            return None;
+        }
+        Some(answer)
+    });
+    let next = person.at(client).with_tokens(answer.await.pair());
+    next.is_in().await;
+    next
+}
+
+const SHORT_GRACE: [(&str, &str); 1] = [("REFRESH_GRACE", "1s")];
+
+#[tokio::test]
+async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_however_long_it_took() {
+    let here = Behind::with(&SHORT_GRACE).await;
+    for way in AWAY {
+        let ann = here.node.register("ann").await;
+        let _while = here.hurt(way).await;
+        shown_in_vain(&here.node, &ann.refresh).await;
+        ann.is_in().await;
+        here.proxy.mend().await;
+        let next = gets_its_pair(&here.node, &ann).await;
+        is_one_live_session(&next).await;
+        here.mended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_however_long_it_took() {
+    let here = Behind::with(&SHORT_GRACE).await;
+    for times in [1, 3] {
+        let ann = here.node.register("ann").await;
+        here.proxy.on("UPDATE sessions", Action::CutAfter);
+        for _ in 0..times {
+            shown_in_vain(&here.node, &ann.refresh).await;
+        }
+        assert_eq!(here.proxy.waiting(), 0, "the database never got it");
+        ann.is_in().await;
+        here.proxy.mend().await;
+        let next = gets_its_pair(&here.node, &ann).await;
+        is_one_live_session(&next).await;
+        here.mended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_another_node() {
+    let here = Behind::with(&SHORT_GRACE).await;
+    let setting = |builder: Builder| builder.setting("REFRESH_GRACE", "1s");
+    // The database is down for both.
+    let other = setting(Node::builder()).on_keyspace(&here.keyspace, here.proxy.address()).start().await;
+    let ann = here.node.register("ann").await;
+    here.proxy.on("UPDATE sessions", Action::CutAfter);
+    shown_in_vain(&here.node, &ann.refresh).await;
+    assert_eq!(here.proxy.waiting(), 0, "the database never got it");
+    here.mended().await;
+    let next = gets_its_pair(&other, &ann).await;
+    is_one_live_session(&next).await;
+    // The node that spent it agrees.
+    next.at(&here.node).is_in().await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_the_node_that_is_well_first() {
+    let here = Behind::with(&SHORT_GRACE).await;
+    let setting = |builder: Builder| builder.setting("REFRESH_GRACE", "1s");
+    let other = setting(Node::builder()).on_keyspace(&here.keyspace, here.proxy.address()).start().await;
+    for _ in 0..4 {
+        let ann = here.node.register("ann").await;
+        here.proxy.on("UPDATE sessions", Action::CutAfter);
+        shown_in_vain(&here.node, &ann.refresh).await;
+        assert_eq!(here.proxy.waiting(), 0, "the database never got it");
+        here.proxy.mend().await;
+        // At once: the node that spent it may not have reached the database yet.
+        let next = gets_its_pair(&other, &ann).await;
+        is_one_live_session(&next).await;
+        here.mended().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_on_another_node() {
+    let here = Behind::with(&SHORT_GRACE).await;
+    let other = on(&here.keyspace).await.setting("REFRESH_GRACE", "1s").start().await;
+    for way in [Way::Cut, Way::Stalled] {
+        let ann = here.node.register("ann").await;
+        let _while = here.hurt(way).await;
+        // What is stalled may arrive yet, so this client does not wait for the grace to end.
+        is_unavailable(here.node.post("auth_token/token_refresh").bearer(&ann.refresh)).await;
+        let next = gets_its_pair(&other, &ann).await;
+        here.mended().await;
+        is_one_live_session(&next).await;
+        next.at(&here.node).is_in().await;
+    }
+}
