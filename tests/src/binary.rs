@@ -45,7 +45,14 @@ fn build(package: &str, binary: &str) -> PathBuf {
         Some("debug") | None => "dev",
         Some(other) => other,
     };
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo says to this program about its package: build scripts that look at it would run again.
+    for name in env::vars_os().map(|(name, _)| name) {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo
         .args(["build", "--quiet", "-p", package, "--bin", binary, "--profile", profile, "--target-dir"])
         .arg(profile_dir.parent().expect("a profile is in a target directory"))
         .current_dir(workspace())
