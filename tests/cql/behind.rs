@@ -7,9 +7,9 @@ use std::{
 };
 
 use scylla::client::session::Session;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
-    Answer, Client, Node, Person, Request, eventually,
+    Answer, Client, Node, Person, Request, eventually, fresh,
     node::Builder,
     servers::{Cassandra, Proxy},
     store::{self, Keyspace},
@@ -22,6 +22,9 @@ pub const ANSWER: Duration = Duration::from_secs(30);
 pub const WELL: Duration = Duration::from_secs(60);
 /// Until a node has heard what another took away.
 pub const HEARD: Duration = Duration::from_secs(60);
+
+/// Until a client that tries again has an answer.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// How a database is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub struct Behind {
     pub proxy: Proxy,
     pub keyspace: Arc<Keyspace>,
     /// Somebody who asks what only the database knows.
-    pub watcher: Person,
+    watcher: Person,
 }
 
 impl Behind {
@@ -78,7 +81,7 @@ impl Behind {
         let builder = Node::builder().on_keyspace(&keyspace, proxy.address());
         let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, *value));
         let node = builder.start().await;
-        let watcher = node.register("watcher").await;
+        let watcher = somebody(&node).await;
         Self { node, proxy, keyspace, watcher }
     }
 
@@ -116,6 +119,33 @@ impl Behind {
     pub async fn rows(&self, table: &str, condition: &str) -> usize {
         rows(&store::cassandra().await, &self.keyspace, table, condition).await
     }
+}
+
+/// As a client does: asks until it is told.
+pub async fn again(call: impl AsyncFn() -> Answer) -> Answer {
+    eventually(AGAIN, "an answer to who tries again", async || {
+        let answer = call().await;
+        if answer.status == 503 {
+            answer.is_refused(503);
+            return None;
+        }
+        Some(answer)
+    })
+    .await
+}
+
+/// Registers somebody and logs in as a client does that is told to try again: a database on a busy machine
+/// may stop for seconds, and what is not prepared tests nothing.
+pub async fn somebody(node: &Node) -> Person {
+    let email = format!("{}@example.org", fresh("somebody"));
+    let password = format!("the secret of {email}");
+    let body = json!({"email": email, "password": password});
+    let registered = again(async || node.post("users").json(&body).send().await).await;
+    // Not answered, it may have been done.
+    assert!(matches!(registered.status, 201 | 409), "{registered}");
+    let pair = again(async || node.log_in(&email, &password).await).await.pair();
+    let me = again(async || node.get("users/me").bearer(&pair.0).send().await).await;
+    Person::known(node, &me.is(200).field("uuid"), &email, &password, pair)
 }
 
 pub async fn hurt(proxy: &Proxy, way: Way) -> While {

@@ -4,9 +4,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use serde_json::json;
-use testkit::{Answer, Node, Person, again, eventually, fresh, servers::Action};
+use testkit::{Answer, Node, Person, eventually, fresh, servers::Action};
 
-use crate::behind::{Behind, is_one_live_session, say};
+use crate::behind::{Behind, again, is_one_live_session, say, somebody};
 
 /// Longer than a node waits for a statement.
 const LATE: Duration = Duration::from_secs(3);
@@ -113,7 +113,7 @@ async fn a_rotation() {
     let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
     at_every_step(
         &here,
-        async || here.node.register("ann").await,
+        async || somebody(&here.node).await,
         async |ann| here.node.refresh(&ann.refresh).await,
         async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
     )
@@ -126,7 +126,7 @@ async fn a_rotation_after_one_on_another_node() {
     let elsewhere = here.elsewhere().await;
     at_every_step(
         &here,
-        async || here.node.register("ann").await.at(&elsewhere).refreshed().await.at(&here.node),
+        async || somebody(&here.node).await.at(&elsewhere).refreshed().await.at(&here.node),
         async |ann| here.node.refresh(&ann.refresh).await,
         async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
     )
@@ -172,7 +172,7 @@ async fn a_change_of_an_email_that_is_tried_again() {
     let here = Behind::a_proxy().await;
     at_every_step(
         &here,
-        async || (here.node.register("ann").await, format!("{}@example.org", fresh("other"))),
+        async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
         async |(ann, email)| change_email(ann, email).await,
         async |(ann, email), answer| {
             if answer.status == 503 {
@@ -193,7 +193,7 @@ async fn a_change_of_an_email_that_is_not_tried_again() {
     let here = Behind::a_proxy().await;
     at_every_step(
         &here,
-        async || (here.node.register("ann").await, format!("{}@example.org", fresh("other"))),
+        async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
         async |(ann, email)| change_email(ann, email).await,
         async |(ann, email), answer| {
             let old = logs_in(&here.node, &ann.email, &ann.password).await;
@@ -240,7 +240,7 @@ async fn a_permission_that_is_given() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             assert!(!ann.may(&films).await && !ann.at(&elsewhere).may(&films).await);
             ann
         },
@@ -267,7 +267,7 @@ async fn a_permission_that_is_taken() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             again(async || root.gives(&ann, &films).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
@@ -296,7 +296,7 @@ async fn a_role_that_is_taken() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             again(async || root.gives_role(&ann, &staff).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
@@ -324,7 +324,7 @@ async fn a_role_that_is_deleted() {
     at_every_step(
         &here,
         async || {
-            let (ann, staff) = (here.node.register("ann").await, root.makes_role("staff", &[&films]).await);
+            let (ann, staff) = (somebody(&here.node).await, root.makes_role("staff", &[&films]).await);
             again(async || root.gives_role(&ann, &staff).await).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             (ann, staff)
@@ -360,7 +360,7 @@ async fn a_change_of_a_password() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             (ann.in_another_session().await, ann, fresh("another secret"))
         },
         async |(_, ann, password)| change(ann, password).await,
@@ -405,7 +405,7 @@ async fn a_session_that_is_ended() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             let other = ann.in_another_session().await;
             (other.session().await, other, ann)
         },
@@ -429,7 +429,7 @@ async fn a_logout() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             (ann.session().await, ann)
         },
         async |(_, ann)| ann.delete("auth_token").send().await,
@@ -461,7 +461,7 @@ async fn a_user_that_is_deleted() {
     at_every_step(
         &here,
         async || {
-            let ann = here.node.register("ann").await;
+            let ann = somebody(&here.node).await;
             again(async || root.gives(&ann, &films).await).await.is(200);
             (ann.in_another_session().await, ann)
         },

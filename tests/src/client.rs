@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -153,28 +153,6 @@ impl Client {
             rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')?.parse().ok()
         };
         metrics.lines().find_map(value)
-    }
-}
-
-/// Until who tries again has an answer.
-const AGAIN: Duration = Duration::from_secs(60);
-/// Less than a client is told to wait.
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
-
-/// As a client does: asks until it is told. A database on a busy machine may stop for seconds.
-///
-/// # Panics
-/// When it is not told within a minute, or told to try again in another form than the usual one.
-pub async fn again<Call: Future<Output = Answer>>(call: impl Fn() -> Call) -> Answer {
-    let start = Instant::now();
-    loop {
-        let answer = call().await;
-        if answer.status != 503 {
-            return answer;
-        }
-        answer.is_refused(503);
-        assert!(start.elapsed() < AGAIN, "told to try again for {AGAIN:?}\n{answer}");
-        tokio::time::sleep(BETWEEN_TRIES).await;
     }
 }
 

@@ -46,7 +46,7 @@ pub mod raw;
 pub mod servers;
 pub mod store;
 
-pub use client::{Answer, Client, Request, again};
+pub use client::{Answer, Client, Request};
 pub use cluster::Cluster;
 pub use command::{Palisade, Run};
 pub use drain::Drain;

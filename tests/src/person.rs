@@ -1,11 +1,10 @@
-//! Somebody with an account: logs in, asks with the own token, gives and takes power. What
-//! prepares a test or looks around here tries again when told to: who tests that asks the [`Client`].
+//! Somebody with an account: logs in, asks with the own token, gives and takes power.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, Client, Request, again},
+    client::{Answer, Client, Request},
     fresh,
 };
 
@@ -31,17 +30,14 @@ impl Person {
         let unique = fresh(name);
         let (email, password) = (format!("{unique}@example.org"), format!("the secret of {unique}"));
         let body = json!({"email": email, "password": password, "first_name": name});
-        // A registration that was not answered may have been done.
-        let answer = again(async || client.post("users").json(&body).send().await).await;
-        assert!(matches!(answer.status, 201 | 409), "{answer}");
+        client.post("users").json(&body).send().await.is(201);
         Self::log_in(client, &email, &password).await
     }
 
     /// Logs in, in a new session.
     pub async fn log_in(client: &Client, email: &str, password: &str) -> Self {
-        let (access, refresh) = again(async || client.log_in(email, password).await).await.pair();
-        let me = again(async || client.get("users/me").bearer(&access).send().await).await;
-        let uuid = me.is(200).field("uuid");
+        let (access, refresh) = client.log_in(email, password).await.pair();
+        let uuid = client.get("users/me").bearer(&access).send().await.is(200).field("uuid");
         let (email, password) = (email.to_owned(), password.to_owned());
         Self { uuid, email, password, access, refresh, client: client.clone() }
     }
@@ -56,14 +52,13 @@ impl Person {
 
     /// The same user in a new session.
     pub async fn in_another_session(&self) -> Self {
-        let log_in = async || self.client.log_in(&self.email, &self.password).await;
-        let (access, refresh) = again(log_in).await.pair();
+        let (access, refresh) = self.client.log_in(&self.email, &self.password).await.pair();
         Self { access, refresh, ..self.clone() }
     }
 
     /// The same session with the next pair of tokens.
     pub async fn refreshed(&self) -> Self {
-        let (access, refresh) = again(async || self.client.refresh(&self.refresh).await).await.pair();
+        let (access, refresh) = self.client.refresh(&self.refresh).await.pair();
         Self { access, refresh, ..self.clone() }
     }
 
@@ -160,7 +155,7 @@ impl Person {
     /// # Panics
     /// When the answer is no page.
     pub async fn list(&self, noun: &str, path: &str) -> Vec<Value> {
-        let page = again(async || self.get(path).send().await).await.is(200).json();
+        let page = self.get(path).send().await.is(200).json();
         assert!(page.get("next_page_token").is_some(), "a page without next_page_token: {page}");
         page[noun].as_array().unwrap_or_else(|| panic!("a page without {noun}: {page}")).clone()
     }

@@ -132,7 +132,7 @@ struct LeftRows {
 }
 
 /// The rows of one fact, and how often they did not go.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Row {
     number: u64,
     fact: Fact,

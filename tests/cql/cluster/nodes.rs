@@ -33,10 +33,9 @@ const ROOM: &str = "16MiB";
 /// Facts that a paused node missed, beside those that are looked at.
 const SILENT: usize = 3_000;
 
-/// A cluster whose nodes wait for acknowledgements nearly as short as they do by themselves: a node of a
-/// busy machine may need more than 100 ms.
+/// A cluster whose nodes wait for acknowledgements as long as they do by themselves.
 fn impatient() -> testkit::cluster::Builder {
-    Cluster::builder(3).setting("ACK_DEADLINE", "500ms").setting("JOURNAL_SIZE", ROOM)
+    Cluster::builder(3).default_setting("ACK_DEADLINE").setting("JOURNAL_SIZE", ROOM)
 }
 
 /// Asks a node that starts about tokens, until it is ready. What it says before is 503, or right.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::{Client, Node, Person, eventually, node::Builder, servers::Action};
+use testkit::{Client, Node, Person, servers::Action};
 
-use crate::behind::{AWAY, Behind, WELL, Way, is_one_live_session, is_unavailable, on};
+use crate::behind::{AWAY, Behind, Way, again, is_one_live_session, is_unavailable, on};
 
 /// Shows the token again and again for longer than the grace. Nobody calls it revoked.
 async fn shown_in_vain(client: &Client, token: &str) {
@@ -16,20 +16,19 @@ async fn shown_in_vain(client: &Client, token: &str) {
 
 /// As a client does: shows the token until there is a pair. Nobody calls it revoked.
 async fn gets_its_pair(client: &Client, person: &Person) -> Person {
-    let answer = eventually(WELL, "there is a pair", async || {
-        let answer = client.refresh(&person.refresh).await;
-        if answer.status != 200 {
-            answer.is_refused(503);
-            return None;
-        }
-        Some(answer)
-    });
-    let next = person.at(client).with_tokens(answer.await.pair());
+    let answer = again(async || client.refresh(&person.refresh).await).await;
+    let next = person.at(client).with_tokens(answer.pair());
     next.is_in().await;
     next
 }
 
 const SHORT_GRACE: [(&str, &str); 1] = [("REFRESH_GRACE", "1s")];
+
+/// Another node, for which the database is down as well.
+async fn behind_the_same_proxy(here: &Behind) -> Node {
+    let builder = Node::builder().on_keyspace(&here.keyspace, here.proxy.address());
+    builder.setting("REFRESH_GRACE", "1s").start().await
+}
 
 #[tokio::test]
 async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_however_long_it_took() {
@@ -67,9 +66,7 @@ async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_however_long_it_to
 #[tokio::test]
 async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_another_node() {
     let here = Behind::with(&SHORT_GRACE).await;
-    let setting = |builder: Builder| builder.setting("REFRESH_GRACE", "1s");
-    // The database is down for both.
-    let other = setting(Node::builder()).on_keyspace(&here.keyspace, here.proxy.address()).start().await;
+    let other = behind_the_same_proxy(&here).await;
     let ann = here.node.register("ann").await;
     here.proxy.on("UPDATE sessions", Action::CutAfter);
     shown_in_vain(&here.node, &ann.refresh).await;
@@ -84,8 +81,7 @@ async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_another_node() 
 #[tokio::test]
 async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_the_node_that_is_well_first() {
     let here = Behind::with(&SHORT_GRACE).await;
-    let setting = |builder: Builder| builder.setting("REFRESH_GRACE", "1s");
-    let other = setting(Node::builder()).on_keyspace(&here.keyspace, here.proxy.address()).start().await;
+    let other = behind_the_same_proxy(&here).await;
     for _ in 0..4 {
         let ann = here.node.register("ann").await;
         here.proxy.on("UPDATE sessions", Action::CutAfter);
