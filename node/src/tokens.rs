@@ -79,8 +79,8 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// The library did not sign, or there is no key yet. Nothing is asked for a token before there is one,
-/// so this is a defect.
+/// The library did not sign, or there is no key that may: none yet, though nothing is asked for a token
+/// before there is one, or all that this node knows are retired.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a token could not be signed")]
 pub struct SignError;
@@ -124,7 +124,7 @@ impl Tokens {
     /// A new access token for a session of this user.
     ///
     /// # Errors
-    /// When the library does not sign.
+    /// When the library does not sign, or no key may.
     pub fn issue(&self, user: UserId, session: SessionId, version: u64) -> Result<String, SignError> {
         let now = self.clock.now();
         let claims = Claims {
@@ -139,7 +139,7 @@ impl Tokens {
             uv: version,
             r#type: ACCESS_TYPE.into(),
         };
-        let signed = self.ring.with_signer(|signer| {
+        let signed = self.ring.with_signer(&self.denials, |signer| {
             let mut header = Header::new(crate::keys::jws_algorithm(signer.algorithm));
             header.kid = Some(signer.id.to_string());
             let token = jsonwebtoken::encode(&header, &claims, &signer.key).map_err(|_| SignError);

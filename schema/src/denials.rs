@@ -72,6 +72,12 @@ impl Denials {
         self.sessions.level(&session) > 0
     }
 
+    /// Whether the key is known to be retired.
+    #[must_use]
+    pub fn refuses_key(&self, key: KeyId) -> bool {
+        self.keys.level(&key) > 0
+    }
+
     /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
     /// nothing was.
     #[must_use]

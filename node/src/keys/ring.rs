@@ -44,7 +44,8 @@ pub(crate) struct Signer {
 #[derive(Default)]
 struct Opened {
     revision: u64,
-    signer: Option<Signer>,
+    /// The active key, and the next, which takes its place when it is retired.
+    signers: Vec<Signer>,
     verifiers: HashMap<KeyId, Verifier, foldhash::fast::RandomState>,
     infos: Vec<KeyInfo>,
     jwks: bytes::Bytes,
@@ -136,9 +137,10 @@ impl KeyRing {
         self.opened.load().verifiers.get(&id).map(verify)
     }
 
-    /// Uses the key that signs, if there is one yet.
-    pub(crate) fn with_signer<T>(&self, sign: impl FnOnce(&Signer) -> T) -> Option<T> {
-        self.opened.load().signer.as_ref().map(sign)
+    /// Uses the key that signs, if there is one yet: the active one. A key is known to be retired before
+    /// the keys are read anew; until then it is the next, as it is for who retired the other.
+    pub(crate) fn with_signer<T>(&self, denials: &Denials, sign: impl FnOnce(&Signer) -> T) -> Option<T> {
+        self.opened.load().signers.iter().find(|signer| !denials.refuses_key(signer.id)).map(sign)
     }
 
     /// All keys.
@@ -164,7 +166,7 @@ pub fn deny_revoked(set: &KeySet, denials: &Denials) {
 }
 
 fn open(set: &KeySet, master: &MasterKey) -> Result<Opened, KeyError> {
-    let mut signer = None;
+    let (mut active, mut next) = (None, None);
     let mut verifiers = HashMap::default();
     let mut jwks = Vec::new();
     for stored in &set.keys {
@@ -178,14 +180,17 @@ fn open(set: &KeySet, master: &MasterKey) -> Result<Opened, KeyError> {
         if !matches!(stored.state, KeyState::Revoked { .. }) {
             jwks.push(jwk);
         }
-        if stored.state == KeyState::Active {
-            signer = Some(Signer { id: stored.id, algorithm, key });
+        let signer = Signer { id: stored.id, algorithm, key };
+        match stored.state {
+            KeyState::Active => active = Some(signer),
+            KeyState::Next => next = Some(signer),
+            KeyState::Retiring { .. } | KeyState::Revoked { .. } => {}
         }
     }
     let jwks = serde_json::to_vec(&serde_json::json!({ "keys": jwks })).map_err(|_| SealError)?;
     Ok(Opened {
         revision: set.revision,
-        signer: Some(signer.ok_or(KeyError::Generate("active"))?),
+        signers: std::iter::once(active.ok_or(KeyError::Generate("active"))?).chain(next).collect(),
         verifiers,
         infos: set.keys.iter().map(info).collect(),
         jwks: jwks.into(),
@@ -230,5 +235,40 @@ pub(crate) const fn jws_algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorit
         Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
         Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
         Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{
+        clock::{SystemClock, SystemEntropy},
+        keys::{Tools, ensure},
+    };
+
+    #[tokio::test]
+    async fn who_hears_that_a_key_is_retired_signs_with_it_no_more() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
+        let master = MasterKey::new(Zeroizing::new([7; 32]));
+        let (clock, entropy) = (&SystemClock, &SystemEntropy);
+        let tools = Tools { stores: &stores, master: &master, clock, entropy, published: Duration::ZERO };
+        let set = ensure(tools, Algorithm::EdDSA, Duration::from_secs(60)).await.unwrap();
+        let (ring, denials) = (KeyRing::default(), Denials::default());
+        let signs = || ring.with_signer(&denials, |signer| signer.id);
+        let is = |state| set.keys.iter().find(|key| key.state == state).unwrap().id;
+        let retire = |key| {
+            let until = SystemClock.now().plus(Duration::from_secs(60));
+            denials.apply(&Fact { kind: FactKind::KeyRetired { key }, until });
+        };
+        assert_eq!(signs(), None, "no key was read yet");
+        ring.replace(&set, &master, &denials).unwrap();
+        assert_eq!(signs(), Some(is(KeyState::Active)));
+        retire(is(KeyState::Active));
+        assert_eq!(signs(), Some(is(KeyState::Next)));
+        retire(is(KeyState::Next));
+        assert_eq!(signs(), None, "both are retired, and it signed");
     }
 }
