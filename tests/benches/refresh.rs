@@ -86,6 +86,7 @@ async fn busy(node: &Node) -> f64 {
 
 #[tokio::main]
 async fn main() {
+    testkit::scratch::on_disk();
     let node =
         Node::builder().setting("LOG", "warn").setting("REFRESH_GRACE", "0s").on_cql().await.start().await;
     let mut people = Vec::new();

@@ -23,9 +23,6 @@ pub const WELL: Duration = Duration::from_secs(60);
 /// Until a node has heard what another took away.
 pub const HEARD: Duration = Duration::from_secs(60);
 
-/// Until a client that tries again has an answer.
-const AGAIN: Duration = Duration::from_secs(60);
-
 /// How a database is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -121,31 +118,16 @@ impl Behind {
     }
 }
 
-/// As a client does: asks until it is told.
-pub async fn again(call: impl AsyncFn() -> Answer) -> Answer {
-    eventually(AGAIN, "an answer to who tries again", async || {
-        let answer = call().await;
-        if answer.status == 503 {
-            answer.is_refused(503);
-            return None;
-        }
-        Some(answer)
-    })
-    .await
-}
-
-/// Registers somebody and logs in as a client does that is told to try again: a database on a busy machine
-/// may stop for seconds, and what is not prepared tests nothing.
+/// Registers somebody and logs in as a patient client does: a database on a busy machine may stop for
+/// seconds, and what is not prepared tests nothing.
 pub async fn somebody(node: &Node) -> Person {
+    let client = node.patient();
     let email = format!("{}@example.org", fresh("somebody"));
     let password = format!("the secret of {email}");
-    let body = json!({"email": email, "password": password});
-    let registered = again(async || node.post("users").json(&body).send().await).await;
+    let registered = client.post("users").json(&json!({"email": email, "password": password})).send().await;
     // Not answered, it may have been done.
     assert!(matches!(registered.status, 201 | 409), "{registered}");
-    let pair = again(async || node.log_in(&email, &password).await).await.pair();
-    let me = again(async || node.get("users/me").bearer(&pair.0).send().await).await;
-    Person::known(node, &me.is(200).field("uuid"), &email, &password, pair)
+    Person::log_in(&client, &email, &password).await
 }
 
 pub async fn hurt(proxy: &Proxy, way: Way) -> While {

@@ -1,12 +1,15 @@
 //! The way to the database is cut in the middle of a change, before and after each statement of it, or
 //! an answer comes too late: who tries again comes to an end, and there is one truth.
+//!
+//! What prepares a change, and what looks at it after, asks as a patient client does; the change itself is
+//! asked for once.
 
 use std::{collections::HashMap, time::Duration};
 
 use serde_json::json;
-use testkit::{Answer, Node, Person, eventually, fresh, servers::Action};
+use testkit::{Answer, Client, Person, eventually, fresh, servers::Action};
 
-use crate::behind::{Behind, again, is_one_live_session, say, somebody};
+use crate::behind::{Behind, is_one_live_session, say, somebody};
 
 /// Longer than a node waits for a statement.
 const LATE: Duration = Duration::from_secs(3);
@@ -39,10 +42,17 @@ impl Drop for At<'_> {
 }
 
 /// What a change asks the database, as a first one shows that nobody disturbs.
-async fn steps_of(here: &Behind, call: impl Future<Output = Answer>) -> Vec<Step> {
-    here.proxy.clear();
-    let answer = call.await;
-    assert!(answer.status < 300, "{answer}");
+async fn steps_of<P>(
+    here: &Behind,
+    prepare: impl AsyncFn() -> P,
+    call: impl AsyncFn(&P) -> Answer,
+) -> Vec<Step> {
+    eventually(HEARD, "a change that nothing disturbs", async || {
+        let prepared = prepare().await;
+        here.proxy.clear();
+        (call(&prepared).await.status != 503).then_some(())
+    })
+    .await;
     let mut seen = HashMap::new();
     // What nodes read all the time.
     let upkeep = |statement: &String| statement.contains("FROM heads") || statement.contains("FROM ledger");
@@ -61,8 +71,7 @@ async fn at_every_step<P>(
     call: impl AsyncFn(&P) -> Answer,
     check: impl AsyncFn(P, Answer),
 ) {
-    let first = prepare().await;
-    let steps = steps_of(here, call(&first)).await;
+    let steps = steps_of(here, &prepare, &call).await;
     assert!(!steps.is_empty(), "it asks the database nothing");
     let mut slowest = Duration::ZERO;
     for step in &steps {
@@ -90,16 +99,16 @@ fn is_one_of(answer: &Answer, statuses: &[u16]) {
     assert!(statuses.contains(&answer.status), "expected one of {statuses:?}\n{answer}");
 }
 
-async fn logs_in(node: &Node, email: &str, password: &str) -> bool {
-    let answer = again(async || node.log_in(email, password).await).await;
+async fn logs_in(node: &Client, email: &str, password: &str) -> bool {
+    let answer = node.log_in(email, password).await;
     is_one_of(&answer, &[200, 401]);
     answer.status == 200
 }
 
 /// Whether nobody has an email: somebody takes it.
-async fn is_free(node: &Node, email: &str) -> bool {
+async fn is_free(node: &Client, email: &str) -> bool {
     let body = json!({"email": email, "password": fresh("a secret of another")});
-    let answer = again(async || node.post("users").json(&body).send().await).await;
+    let answer = node.post("users").json(&body).send().await;
     is_one_of(&answer, &[201, 409]);
     answer.status == 201
 }
@@ -111,11 +120,12 @@ async fn is_heard(what: &str, look: impl AsyncFn() -> bool) {
 #[tokio::test]
 async fn a_rotation() {
     let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
+    let node = here.node.patient();
     at_every_step(
         &here,
         async || somebody(&here.node).await,
         async |ann| here.node.refresh(&ann.refresh).await,
-        async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
+        async |ann, answer| has_one_pair(&node, &ann, answer).await,
     )
     .await;
 }
@@ -123,19 +133,19 @@ async fn a_rotation() {
 #[tokio::test]
 async fn a_rotation_after_one_on_another_node() {
     let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
-    let elsewhere = here.elsewhere().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
     at_every_step(
         &here,
-        async || somebody(&here.node).await.at(&elsewhere).refreshed().await.at(&here.node),
+        async || somebody(&here.node).await.at(&elsewhere).refreshed().await.at(&node),
         async |ann| here.node.refresh(&ann.refresh).await,
-        async |ann, answer| has_one_pair(&here.node, &ann, answer).await,
+        async |ann, answer| has_one_pair(&node, &ann, answer).await,
     )
     .await;
 }
 
-async fn has_one_pair(node: &Node, ann: &Person, answer: Answer) {
-    let answer =
-        if answer.status == 200 { answer } else { again(async || node.refresh(&ann.refresh).await).await };
+async fn has_one_pair(node: &Client, ann: &Person, answer: Answer) {
+    let answer = if answer.status == 200 { answer } else { node.refresh(&ann.refresh).await };
     let next = ann.with_tokens(answer.pair());
     next.is_in().await;
     ann.is_in().await;
@@ -145,20 +155,22 @@ async fn has_one_pair(node: &Node, ann: &Person, answer: Answer) {
 #[tokio::test]
 async fn a_registration() {
     let here = Behind::a_proxy().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let root = here.node.root().await.at(&node);
     let body = |email: &String| json!({"email": email, "password": format!("the secret of {email}")});
-    let register = async |email: &String| here.node.post("users").json(&body(email)).send().await;
+    let register =
+        async |client: &Client, email: &String| client.post("users").json(&body(email)).send().await;
     at_every_step(
         &here,
         async || format!("{}@example.org", fresh("ann")),
-        async |email| register(email).await,
+        async |email| register(&here.node, email).await,
         async |email, answer| {
             if answer.status == 503 {
-                is_one_of(&again(async || register(&email).await).await, &[201, 409]);
+                is_one_of(&register(&node, &email).await, &[201, 409]);
             }
-            let ann = Person::log_in(&here.node, &email, &format!("the secret of {email}")).await;
+            let ann = Person::log_in(&node, &email, &format!("the secret of {email}")).await;
             ann.is_in().await;
-            assert!(!is_free(&here.node, &email).await, "a second user has the email");
+            assert!(!is_free(&node, &email).await, "a second user has the email");
             let found = root.list("users", &format!("users?email={email}")).await;
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0]["uuid"], ann.uuid);
@@ -170,18 +182,19 @@ async fn a_registration() {
 #[tokio::test]
 async fn a_change_of_an_email_that_is_tried_again() {
     let here = Behind::a_proxy().await;
+    let node = here.node.patient();
     at_every_step(
         &here,
         async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
-        async |(ann, email)| change_email(ann, email).await,
+        async |(ann, email)| change_email(&ann.at(&here.node), email).await,
         async |(ann, email), answer| {
             if answer.status == 503 {
-                again(async || change_email(&ann, &email).await).await.is(200);
+                change_email(&ann, &email).await.is(200);
             }
-            assert!(logs_in(&here.node, &email, &ann.password).await, "the new email does not log in");
-            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "the old email logs in");
-            assert!(!is_free(&here.node, &email).await, "the new email is free");
-            assert!(is_free(&here.node, &ann.email).await, "the old email is not free");
+            assert!(logs_in(&node, &email, &ann.password).await, "the new email does not log in");
+            assert!(!logs_in(&node, &ann.email, &ann.password).await, "the old email logs in");
+            assert!(!is_free(&node, &email).await, "the new email is free");
+            assert!(is_free(&node, &ann.email).await, "the old email is not free");
             ann.is_in().await;
         },
     )
@@ -191,21 +204,22 @@ async fn a_change_of_an_email_that_is_tried_again() {
 #[tokio::test]
 async fn a_change_of_an_email_that_is_not_tried_again() {
     let here = Behind::a_proxy().await;
+    let node = here.node.patient();
     at_every_step(
         &here,
         async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
-        async |(ann, email)| change_email(ann, email).await,
+        async |(ann, email)| change_email(&ann.at(&here.node), email).await,
         async |(ann, email), answer| {
-            let old = logs_in(&here.node, &ann.email, &ann.password).await;
-            let new = logs_in(&here.node, &email, &ann.password).await;
+            let old = logs_in(&node, &ann.email, &ann.password).await;
+            let new = logs_in(&node, &email, &ann.password).await;
             assert!(old != new, "old {old}, new {new}: exactly one logs in");
             assert!(new || answer.status == 503, "it was done, and the new email does not log in");
             let (used, unused) = if new { (&email, &ann.email) } else { (&ann.email, &email) };
-            assert!(is_free(&here.node, unused).await, "{unused} is nobody's and not free");
-            assert!(!is_free(&here.node, used).await, "{used} is free");
+            assert!(is_free(&node, unused).await, "{unused} is nobody's and not free");
+            assert!(!is_free(&node, used).await, "{used} is free");
             // The change that stopped does not come to life again.
-            assert!(logs_in(&here.node, used, &ann.password).await);
-            let me = again(async || ann.get("users/me").send().await).await.is(200).json();
+            assert!(logs_in(&node, used, &ann.password).await);
+            let me = ann.get("users/me").send().await.is(200).json();
             assert_eq!(me["email"], *used);
         },
     )
@@ -217,9 +231,9 @@ async fn change_email(ann: &Person, email: &str) -> Answer {
 }
 
 /// What somebody may do, as both nodes come to see it.
-async fn may_everywhere(ann: &Person, elsewhere: &Node, permission: &str, holds: bool) {
+async fn may_everywhere(ann: &Person, elsewhere: &Client, permission: &str, holds: bool) {
     let query = format!("users/me/combined_permissions/validation?permissions=%22{permission}%22");
-    let here = again(async || ann.get(&query).send().await).await.is(200).json();
+    let here = ann.get(&query).send().await.is(200).json();
     assert_eq!(here["valid"], holds, "the node that was asked");
     let there = ann.at(elsewhere);
     is_heard("the other node says the same", async || there.may(permission).await == holds).await;
@@ -227,15 +241,16 @@ async fn may_everywhere(ann: &Person, elsewhere: &Node, permission: &str, holds:
 
 /// How often a name is in what somebody was given.
 async fn times(root: &Person, ann: &Person, kind: &str, name: &str) -> usize {
-    let given = again(async || root.get(&ann.path(kind)).send().await).await.is(200).json();
+    let given = root.get(&ann.path(kind)).send().await.is(200).json();
     given.as_array().unwrap().iter().filter(|one| one["name"] == name).count()
 }
 
 #[tokio::test]
 async fn a_permission_that_is_given() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
+    let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     at_every_step(
         &here,
@@ -244,14 +259,14 @@ async fn a_permission_that_is_given() {
             assert!(!ann.may(&films).await && !ann.at(&elsewhere).may(&films).await);
             ann
         },
-        async |ann| root.gives(ann, &films).await,
+        async |ann| root.at(&here.node).gives(ann, &films).await,
         async |ann, answer| {
             if answer.status == 503 {
-                again(async || root.gives(&ann, &films).await).await.is(200);
+                root.gives(&ann, &films).await.is(200);
             }
             may_everywhere(&ann, &elsewhere, &films, true).await;
             assert_eq!(times(&root, &ann, "permissions", &films).await, 1);
-            again(async || root.takes(&ann, &films).await).await.is(200);
+            root.takes(&ann, &films).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, false).await;
         },
     )
@@ -261,23 +276,24 @@ async fn a_permission_that_is_given() {
 #[tokio::test]
 async fn a_permission_that_is_taken() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
+    let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     at_every_step(
         &here,
         async || {
             let ann = somebody(&here.node).await;
-            again(async || root.gives(&ann, &films).await).await.is(200);
+            root.gives(&ann, &films).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
         },
-        async |ann| root.takes(ann, &films).await,
+        async |ann| root.at(&here.node).takes(ann, &films).await,
         async |ann, answer| {
             if answer.status == 503 {
                 // What the check says now is what is stored.
                 assert_eq!(ann.may(&films).await, times(&root, &ann, "permissions", &films).await == 1);
-                again(async || root.takes(&ann, &films).await).await.is(200);
+                root.takes(&ann, &films).await.is(200);
             }
             may_everywhere(&ann, &elsewhere, &films, false).await;
             assert_eq!(times(&root, &ann, "permissions", &films).await, 0);
@@ -289,22 +305,23 @@ async fn a_permission_that_is_taken() {
 #[tokio::test]
 async fn a_role_that_is_taken() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
+    let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     let staff = root.makes_role("staff", &[&films]).await;
     at_every_step(
         &here,
         async || {
             let ann = somebody(&here.node).await;
-            again(async || root.gives_role(&ann, &staff).await).await.is(200);
+            root.gives_role(&ann, &staff).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             ann
         },
-        async |ann| root.takes_role(ann, &staff).await,
+        async |ann| root.at(&here.node).takes_role(ann, &staff).await,
         async |ann, answer| {
             if answer.status == 503 {
-                again(async || root.takes_role(&ann, &staff).await).await.is(200);
+                root.takes_role(&ann, &staff).await.is(200);
             }
             may_everywhere(&ann, &elsewhere, &films, false).await;
             assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
@@ -317,22 +334,23 @@ async fn a_role_that_is_taken() {
 #[tokio::test]
 async fn a_role_that_is_deleted() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
+    let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     let path = |role: &str| format!("roles/{role}");
     at_every_step(
         &here,
         async || {
             let (ann, staff) = (somebody(&here.node).await, root.makes_role("staff", &[&films]).await);
-            again(async || root.gives_role(&ann, &staff).await).await.is(200);
+            root.gives_role(&ann, &staff).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, true).await;
             (ann, staff)
         },
-        async |(_, staff)| root.delete(&path(staff)).send().await,
+        async |(_, staff)| root.at(&here.node).delete(&path(staff)).send().await,
         async |(ann, staff), answer| {
             if answer.status == 503 {
-                let answer = again(async || root.delete(&path(&staff)).send().await).await;
+                let answer = root.delete(&path(&staff)).send().await;
                 is_one_of(&answer, &[204, 404]);
             }
             may_everywhere(&ann, &elsewhere, &films, false).await;
@@ -340,7 +358,7 @@ async fn a_role_that_is_deleted() {
             root.at(&elsewhere).get(&path(&staff)).send().await.is_refused(404);
             // The name is free, and another role of that name is another.
             root.post("roles").json(&json!({"name": staff})).send().await.is(201);
-            again(async || root.puts(&films, &staff).await).await.is(200);
+            root.puts(&films, &staff).await.is(200);
             may_everywhere(&ann, &elsewhere, &films, false).await;
             assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
         },
@@ -352,7 +370,8 @@ async fn a_role_that_is_deleted() {
 #[tokio::test]
 async fn a_change_of_a_password() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
     let change = async |ann: &Person, password: &str| {
         let body = json!({"old_password": ann.password, "new_password": password});
         ann.post("users/me/password").json(&body).send().await
@@ -363,25 +382,25 @@ async fn a_change_of_a_password() {
             let ann = somebody(&here.node).await;
             (ann.in_another_session().await, ann, fresh("another secret"))
         },
-        async |(_, ann, password)| change(ann, password).await,
+        async |(_, ann, password)| change(&ann.at(&here.node), password).await,
         async |(other, ann, password), answer| {
             let now = if answer.status == 200 {
                 ann.with_tokens(answer.pair()).with_password(&password)
             } else {
-                let old = logs_in(&here.node, &ann.email, &ann.password).await;
-                let new = logs_in(&here.node, &ann.email, &password).await;
+                let old = logs_in(&node, &ann.email, &ann.password).await;
+                let new = logs_in(&node, &ann.email, &password).await;
                 assert!(old != new, "old {old}, new {new}: exactly one logs in");
                 if old {
                     // What was said to be taken away may be; the owner logs in, and tries again.
-                    let again = Person::log_in(&here.node, &ann.email, &ann.password).await;
+                    let again = Person::log_in(&node, &ann.email, &ann.password).await;
                     again.with_tokens(change(&again, &password).await.pair()).with_password(&password)
                 } else {
-                    Person::log_in(&here.node, &ann.email, &password).await
+                    Person::log_in(&node, &ann.email, &password).await
                 }
             };
             now.is_in().await;
             now.at(&elsewhere).is_in().await;
-            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "the old password logs in");
+            assert!(!logs_in(&node, &ann.email, &ann.password).await, "the old password logs in");
             for earlier in [&ann, &other] {
                 earlier.is_out().await;
                 is_heard("the other node refuses it too", async || {
@@ -400,7 +419,7 @@ async fn a_change_of_a_password() {
 #[tokio::test]
 async fn a_session_that_is_ended() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
+    let elsewhere = here.elsewhere().await.patient();
     let end = async |ann: &Person, id: &str| ann.delete(&format!("users/me/sessions/{id}")).send().await;
     at_every_step(
         &here,
@@ -409,10 +428,10 @@ async fn a_session_that_is_ended() {
             let other = ann.in_another_session().await;
             (other.session().await, other, ann)
         },
-        async |(id, _, ann)| end(ann, id).await,
+        async |(id, _, ann)| end(&ann.at(&here.node), id).await,
         async |(id, other, ann), answer| {
             if answer.status == 503 {
-                is_one_of(&again(async || end(&ann, &id).await).await, &[204, 404]);
+                is_one_of(&end(&ann, &id).await, &[204, 404]);
             }
             is_ended(&here, &elsewhere, &other, &id).await;
             ann.is_in().await;
@@ -425,14 +444,14 @@ async fn a_session_that_is_ended() {
 #[tokio::test]
 async fn a_logout() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
+    let elsewhere = here.elsewhere().await.patient();
     at_every_step(
         &here,
         async || {
             let ann = somebody(&here.node).await;
             (ann.session().await, ann)
         },
-        async |(_, ann)| ann.delete("auth_token").send().await,
+        async |(_, ann)| ann.at(&here.node).delete("auth_token").send().await,
         async |(id, ann), answer| {
             // The journal has it, whatever the database says.
             answer.is_done();
@@ -443,7 +462,7 @@ async fn a_logout() {
 }
 
 /// Here and elsewhere, and for good: also the row is gone.
-async fn is_ended(here: &Behind, elsewhere: &Node, ended: &Person, id: &str) {
+async fn is_ended(here: &Behind, elsewhere: &Client, ended: &Person, id: &str) {
     ended.is_out().await;
     is_heard("the other node refuses it too", async || elsewhere.validate(&ended.access).await.status == 401)
         .await;
@@ -455,20 +474,21 @@ async fn is_ended(here: &Behind, elsewhere: &Node, ended: &Person, id: &str) {
 #[tokio::test]
 async fn a_user_that_is_deleted() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await;
-    let root = here.node.root().await;
+    let node = here.node.patient();
+    let elsewhere = here.elsewhere().await.patient();
+    let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     at_every_step(
         &here,
         async || {
             let ann = somebody(&here.node).await;
-            again(async || root.gives(&ann, &films).await).await.is(200);
+            root.gives(&ann, &films).await.is(200);
             (ann.in_another_session().await, ann)
         },
-        async |(_, ann)| root.delete(&ann.path("")).send().await,
+        async |(_, ann)| root.at(&here.node).delete(&ann.path("")).send().await,
         async |(other, ann), answer| {
             if answer.status == 503 {
-                let answer = again(async || root.delete(&ann.path("")).send().await).await;
+                let answer = root.delete(&ann.path("")).send().await;
                 is_one_of(&answer, &[204, 404]);
             }
             root.get(&ann.path("")).send().await.is_refused(404);
@@ -479,13 +499,13 @@ async fn a_user_that_is_deleted() {
                 })
                 .await;
             }
-            assert!(!logs_in(&here.node, &ann.email, &ann.password).await, "it logs in still");
+            assert!(!logs_in(&node, &ann.email, &ann.password).await, "it logs in still");
             assert!(root.list("users", &format!("users?email={}", ann.email)).await.is_empty());
             // Whoever has the email next is somebody else.
             let password = fresh("a secret of another");
             let body = json!({"email": ann.email, "password": password});
-            again(async || here.node.post("users").json(&body).send().await).await.is(201);
-            let next = Person::log_in(&here.node, &ann.email, &password).await;
+            node.post("users").json(&body).send().await.is(201);
+            let next = Person::log_in(&node, &ann.email, &password).await;
             assert_ne!(next.uuid, ann.uuid);
             assert!(!next.may(&films).await);
             assert_eq!(next.list("sessions", "users/me/sessions").await.len(), 1);

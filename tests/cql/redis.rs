@@ -497,7 +497,7 @@ async fn what_is_no_url_of_a_redis_is_said_in_one_line_without_the_password() {
         ("redis://", &["PALISADE_REDIS", "redis://"]),
     ] {
         for command in ["check-config", "serve"] {
-            let directory = tempfile::TempDir::new().unwrap();
+            let directory = testkit::scratch::directory();
             let call = Palisade::with([command])
                 .setting("DATA_DIR", directory.path().join("data"))
                 .setting("REDIS", url.replace("PASSWORD", PASSWORD));

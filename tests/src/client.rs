@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -31,6 +31,9 @@ use crate::store::is_cql;
 
 /// No answer takes longer, not even in an unoptimised build behind a queue of log-ins.
 const BOUND: Duration = Duration::from_secs(30);
+/// How long a patient client tries again, and how soon: sooner than it is told to, for the test's sake.
+const AGAIN: Duration = Duration::from_secs(60);
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// A client of one node, with its own connections. It finds the node again after a restart.
 ///
@@ -38,6 +41,7 @@ const BOUND: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Client {
     port: Arc<AtomicU16>,
+    is_patient: bool,
     /// What must live as long as somebody may ask.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
     pool: Pool<HttpConnector, Full<Bytes>>,
@@ -48,7 +52,7 @@ pub struct Client {
 pub struct NoAnswer(pub String);
 
 /// A request, not sent yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     client: Client,
     method: Method,
@@ -74,13 +78,19 @@ impl Client {
     /// A client for who listens on this port of 127.0.0.1, whichever it is at the moment.
     #[must_use]
     pub fn new(port: Arc<AtomicU16>) -> Self {
-        Self { port, _kept: None, pool: Pool::builder(TokioExecutor::new()).build_http() }
+        Self { port, is_patient: false, _kept: None, pool: Pool::builder(TokioExecutor::new()).build_http() }
     }
 
     /// The same client, which keeps something alive: the node that it asks.
     #[must_use]
     pub fn keeping(self, kept: Arc<dyn Any + Send + Sync>) -> Self {
         Self { _kept: Some(kept), ..self }
+    }
+
+    /// The same client, which does what a 503 asks for: it tries again.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { is_patient: true, ..self.clone() }
     }
 
     /// Where the node listens.
@@ -196,13 +206,22 @@ impl Request {
         if content_type.is_empty() { self } else { self.header("content-type", content_type) }
     }
 
-    /// Sends it and awaits the whole answer.
+    /// Sends it and awaits the whole answer; again, while the client is patient and the answer is 503.
     ///
     /// # Panics
     /// When there is none.
     pub async fn send(self) -> Answer {
         let asked = format!("{} {}", self.method, self.path);
-        self.try_send().await.unwrap_or_else(|NoAnswer(why)| panic!("{asked}: no answer: {why}"))
+        let start = Instant::now();
+        loop {
+            let answer = self.clone().try_send().await;
+            let answer = answer.unwrap_or_else(|NoAnswer(why)| panic!("{asked}: no answer: {why}"));
+            if answer.status != 503 || !self.client.is_patient || start.elapsed() > AGAIN {
+                return answer;
+            }
+            answer.is_refused(503);
+            tokio::time::sleep(BETWEEN_TRIES).await;
+        }
     }
 
     /// Sends it to a node that may be dying.

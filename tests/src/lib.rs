@@ -21,6 +21,7 @@
 //! | several nodes that know each other, and what hurts the way between them | [`cluster`] |
 //! | Redis, Cassandra, and a proxy that hurts the way to them | [`servers`] |
 //! | which store the nodes of a run have | [`store`] |
+//! | a directory for a test | [`scratch`] |
 //! | waiting for a condition | [`patience`] |
 //! | what several tests use at the same time | [`background`] |
 
@@ -43,6 +44,7 @@ pub mod node;
 pub mod patience;
 pub mod person;
 pub mod raw;
+pub mod scratch;
 pub mod servers;
 pub mod store;
 

@@ -43,7 +43,7 @@ impl LoadTest {
     /// When that cannot be made.
     #[must_use]
     pub fn with(arguments: &[&str]) -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
+        let directory = crate::scratch::directory();
         Self { arguments: Vec::new(), variables: Vec::new(), directory }.args(arguments)
     }
 

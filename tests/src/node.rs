@@ -172,7 +172,7 @@ impl Builder {
         if store::is_cql() && !self.settings.contains_key("STORE") {
             self = self.on_cql().await;
         }
-        let own_dir = self.data_dir.is_none().then(|| TempDir::new().expect("a temporary directory"));
+        let own_dir = self.data_dir.is_none().then(crate::scratch::directory);
         let data_dir = match (&self.data_dir, &own_dir) {
             (Some(given), _) => given.clone(),
             (None, own) => own.as_ref().expect("made above").path().join("data"),

@@ -93,6 +93,7 @@ async fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    testkit::scratch::on_disk();
     let mut report = Report::begin(size);
     for line in &lines {
         report.line(line);

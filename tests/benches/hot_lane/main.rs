@@ -60,6 +60,7 @@ fn main() {
     if words.first().is_some_and(|word| word == empty::WORD) {
         return empty::serve();
     }
+    testkit::scratch::on_disk();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for (name, what, line) in LINES {
         if words.is_empty() || words.iter().any(|word| word == name) {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tempfile::TempDir;
 use testkit::{
     Cluster, Node, Person, Raw,
     background::in_background,
@@ -386,7 +385,7 @@ async fn a_node_restored_from_yesterdays_disk_repeats_none_of_its_numbers() {
     };
     end(&sessions[..3]).await;
     b.terminate().await;
-    let yesterday = TempDir::new().unwrap();
+    let yesterday = testkit::scratch::directory();
     copy(b.data_dir(), yesterday.path());
     for (n, restored) in [3, 7, 11].into_iter().enumerate() {
         b.launch_again();
@@ -444,7 +443,7 @@ async fn of_a_node_and_a_copy_of_its_data_directory_the_earlier_one_ends() {
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 6).await;
     b.terminate().await;
-    let copied = TempDir::new().unwrap();
+    let copied = testkit::scratch::directory();
     copy(b.data_dir(), copied.path());
     b.restart().await;
     cluster.is_together().await;

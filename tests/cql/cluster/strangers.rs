@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tempfile::TempDir;
 use testkit::{
     Cluster, Node, Palisade, background::SharedBy, cluster::SECRET, eventually, store::MASTER_KEY,
 };
@@ -139,7 +138,7 @@ async fn settings_of_a_cluster_that_cannot_work_are_named_at_the_start() {
     for (name, value) in wrong {
         let shown = format!("{name}={value:?}");
         for command in ["check-config", "serve"] {
-            let directory = TempDir::new().unwrap();
+            let directory = testkit::scratch::directory();
             let mut call = Palisade::with([command])
                 .setting("LISTEN", "127.0.0.1:0")
                 .setting("DATA_DIR", directory.path().join("data"))

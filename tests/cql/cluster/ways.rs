@@ -382,7 +382,8 @@ async fn lost_datagrams_slow_ways_and_reset_connections_lose_no_revocation() {
     for (n, session) in slow.iter().enumerate() {
         let start = Instant::now();
         session.at(nodes[n % 3]).delete("auth_token").send().await.is_done().is_visible_at(2);
-        assert!(start.elapsed() >= Duration::from_millis(200), "faster than there and back");
+        // There it may be known already by the ledger: what says so takes the way back.
+        assert!(start.elapsed() >= Duration::from_millis(100), "faster than the way back");
         is_out_at_once(nodes, session).await;
     }
     cluster.relay().heal();

@@ -174,7 +174,7 @@ async fn a_node_with_another_master_key_ends_with_a_word() {
 #[tokio::test]
 async fn a_shared_store_without_a_master_key_is_a_wrong_setting() {
     for command in ["serve", "check-config"] {
-        let directory = tempfile::TempDir::new().unwrap();
+        let directory = testkit::scratch::directory();
         let call = Palisade::with([command])
             .setting("LISTEN", "127.0.0.1:0")
             .setting("DATA_DIR", directory.path().join("data"))

@@ -92,7 +92,7 @@ async fn a_wrong_address_of_the_database_is_named_without_its_password() {
         "PASSWORD",
     ] {
         let url = wrong.replace("PASSWORD", PASSWORD);
-        let directory = tempfile::TempDir::new().unwrap();
+        let directory = testkit::scratch::directory();
         let data = directory.path().join("data");
         let secret = directory.path().join("store");
         std::fs::write(&secret, &url).unwrap();

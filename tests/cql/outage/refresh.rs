@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{Client, Node, Person, servers::Action};
 
-use crate::behind::{AWAY, Behind, Way, again, is_one_live_session, is_unavailable, on};
+use crate::behind::{AWAY, Behind, Way, is_one_live_session, is_unavailable, on};
 
 /// Shows the token again and again for longer than the grace. Nobody calls it revoked.
 async fn shown_in_vain(client: &Client, token: &str) {
@@ -16,8 +16,7 @@ async fn shown_in_vain(client: &Client, token: &str) {
 
 /// As a client does: shows the token until there is a pair. Nobody calls it revoked.
 async fn gets_its_pair(client: &Client, person: &Person) -> Person {
-    let answer = again(async || client.refresh(&person.refresh).await).await;
-    let next = person.at(client).with_tokens(answer.pair());
+    let next = person.at(&client.patient()).refreshed().await.at(client);
     next.is_in().await;
     next
 }

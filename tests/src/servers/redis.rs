@@ -49,11 +49,8 @@ impl Redis {
     /// When `redis-server` is missing or does not start.
     pub async fn start() -> Self {
         for _ in 0..START_TRIES {
-            let redis = Self {
-                port: free_port(),
-                running: Mutex::new(None),
-                dir: TempDir::new().expect("a temporary directory"),
-            };
+            let redis =
+                Self { port: free_port(), running: Mutex::new(None), dir: crate::scratch::directory() };
             if redis.run().await {
                 return redis;
             }

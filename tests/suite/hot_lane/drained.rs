@@ -120,7 +120,7 @@ async fn a_node_whose_operators_have_a_listener_of_their_own() {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.local_addr().unwrap()
     };
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = testkit::scratch::directory();
     let (public, operators) = (free(), free());
     let call = testkit::Palisade::with(["serve"])
         .setting("LISTEN", public.to_string())

@@ -140,7 +140,7 @@ async fn operators_can_have_a_listener_of_their_own() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     // Readiness moves with the rest: the testkit's own look at it is not for this node.
-    let directory = tempfile::TempDir::new().unwrap();
+    let directory = testkit::scratch::directory();
     let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let public = free.local_addr().unwrap();
     drop(free);

@@ -112,7 +112,7 @@ async fn a_torn_last_write_loses_nothing_that_was_answered() {
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_is_a_clear_error() {
-    let scratch = tempfile::TempDir::new().unwrap();
+    let scratch = testkit::scratch::directory();
     // A file where the directory should be: that hinders the superuser of the machine too.
     let file = scratch.path().join("file");
     std::fs::write(&file, "x").unwrap();

@@ -21,7 +21,7 @@ struct OnASmallDisk {
 
 /// `None` where the system lets nobody make such a disk.
 async fn on_a_small_disk() -> Option<OnASmallDisk> {
-    let scratch = tempfile::TempDir::new().unwrap();
+    let scratch = testkit::scratch::directory();
     let disk = scratch.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let probe = tokio::process::Command::new("unshare").args(["-rm", "true"]).output().await;

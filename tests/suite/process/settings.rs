@@ -6,7 +6,7 @@ use testkit::{Node, Palisade, Run, forge, node::NotStarted};
 
 /// A directory for the files of one test.
 fn scratch() -> tempfile::TempDir {
-    tempfile::TempDir::new().unwrap()
+    testkit::scratch::directory()
 }
 
 fn file(directory: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
