@@ -11,6 +11,11 @@ use super::{
 
 /// The ledger is read every second; the rest is for a busy machine.
 const BY_THE_LEDGER: Duration = Duration::from_secs(10);
+/// How long a revocation waits here for who cannot be reached: who can be has acknowledged it by then, on
+/// a busy machine too.
+const WAITING: &str = "1s";
+/// A revocation takes no longer, whoever cannot be reached.
+const IN_TIME: Duration = Duration::from_secs(3);
 
 /// 204, on this node's disk.
 fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
@@ -21,7 +26,7 @@ fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
-    let cluster = Cluster::builder(3).relayed().default_setting("ACK_DEADLINE").start().await;
+    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", WAITING).start().await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b, c], 16).await;
@@ -38,7 +43,7 @@ async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
         for session in &some[..2] {
             let start = Instant::now();
             let answer = session.at(b).delete("auth_token").send().await;
-            assert!(start.elapsed() < Duration::from_secs(2), "after {:?}", start.elapsed());
+            assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
             let (k, n) = visible(answer.is_done());
             assert!(k == 1 && n == if noticed { 1 } else { 2 } || (!noticed && n == 1), "{answer}");
             is_out_at_once([b, c], session).await;
@@ -72,7 +77,7 @@ async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
 
 /// A is cut off from its peers and from the store, until it is too old to decide.
 async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
-    let builder = Cluster::builder(3).relayed().proxied().default_setting("ACK_DEADLINE");
+    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", WAITING);
     let cluster = builder.setting("MAX_STALENESS", "2s").setting("STALE_POLICY", policy).start().await;
     let [a, b, c] = cluster.three();
     let ann = b.register("ann").await;
@@ -206,7 +211,7 @@ async fn who_is_cut_off_from_all_and_may_not_be_stale_decides_nothing_until_it_i
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
-    let cluster = Cluster::builder(3).relayed().default_setting("ACK_DEADLINE").start().await;
+    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", WAITING).start().await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
     let sessions = sessions(&ann, &[a, b, c], 12).await;
@@ -217,8 +222,7 @@ async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
         let start = Instant::now();
         let answer = session.at(there).delete("auth_token").send().await;
         let (k, of) = visible(answer.is_done());
-        assert!(start.elapsed() < Duration::from_secs(2), "after {:?}", start.elapsed());
-        // On a busy machine even who hears may not acknowledge in time.
+        assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
         assert!(k <= of && of <= 2, "{answer}");
         is_out_at_once([there], session).await;
         if k == 2 {
@@ -264,7 +268,7 @@ async fn what_two_nodes_cannot_tell_each_other_a_third_tells_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_both() {
     const BOUND: Duration = Duration::from_secs(5);
-    let builder = Cluster::builder(3).relayed().proxied().default_setting("ACK_DEADLINE");
+    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", WAITING);
     let cluster = builder.setting("MAX_STALENESS", "5s").start().await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
@@ -299,7 +303,7 @@ async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_b
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
-    let cluster = Cluster::builder(2).relayed().default_setting("ACK_DEADLINE").start().await;
+    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", WAITING).start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 8).await;
@@ -308,7 +312,7 @@ async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
         let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
         let start = Instant::now();
         let answer = session.at(there).delete("auth_token").send().await;
-        assert!(start.elapsed() < Duration::from_secs(1), "after {:?}", start.elapsed());
+        assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
         // Alive, and it does not have it.
         assert_eq!(visible(answer.is_done()), (0, 1), "{answer}");
         let took = is_out_before_long(other, session, "who cannot be linked hears by the ledger").await;
@@ -329,7 +333,7 @@ async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
-    let cluster = Cluster::builder(2).relayed().default_setting("ACK_DEADLINE").start().await;
+    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", WAITING).start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 10).await;

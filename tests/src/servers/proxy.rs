@@ -273,10 +273,12 @@ impl Drop for Proxy {
     }
 }
 
-/// It refuses connections until it listens, and nobody else gets the port.
+/// It refuses connections until it listens, and nobody else gets the port. There may be one more that
+/// listens already.
 fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
@@ -311,8 +313,9 @@ impl Shared {
                     }
                 }
             }
+            // Before the port is given back, that nobody else gets it.
+            socket = bound(self.address).expect("the port is ours");
             drop(listener);
-            socket = bound(self.address).expect("the port is still free");
             self.listens.store(false, Ordering::SeqCst);
         }
     }
