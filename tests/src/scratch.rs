@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// What a run was seen to need at most is a tenth of this. A container often has 64 MB.
+/// A run was seen to need some 100 MB, Cassandra's included. A container often has 64.
 const ROOM: u64 = 4 << 30;
 
 static ON_DISK: AtomicBool = AtomicBool::new(false);
