@@ -15,7 +15,7 @@ const BY_THE_LEDGER: Duration = Duration::from_secs(10);
 /// a busy machine too.
 const WAITING: &str = "1s";
 /// A revocation takes no longer, whoever cannot be reached.
-const IN_TIME: Duration = Duration::from_secs(3);
+const IN_TIME: Duration = Duration::from_secs(2);
 
 /// 204, on this node's disk.
 fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
