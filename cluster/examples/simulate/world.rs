@@ -9,13 +9,18 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use cluster::protocol::{Machine, Message, Now, Tuning, machine::MemberState};
 use schema::{
-    Denials, Fact, FactKind, NodeId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin, time::CLOCK_SKEW, token::AccessClaims,
+    Clocks, Denials, Fact, FactKind, NodeId, SessionId, Subject, Timestamp, TokenId, UserId,
+    horizon::{Saved, Trust, manual::ManualClocks},
+    id::KeyId,
+    ledger::Origin,
+    time::CLOCK_SKEW,
+    token::AccessClaims,
 };
 
 use super::random::Random;
@@ -38,6 +43,8 @@ const FLIGHT: usize = 256 * 1024;
 const DETECTION: Micros = 3 * SECOND;
 /// When the world begins, by a right clock.
 const BEGIN: u64 = 2_000_000_000_000;
+/// What boot time was then, in milliseconds.
+const BOOTED: u64 = 1_000_000;
 /// How many of its last publications a node's visibility is checked of.
 const RECENT: usize = 8;
 /// What one entry of a hostile size may add to what is kept.
@@ -103,6 +110,8 @@ pub enum Step {
     Leave { node: usize },
     /// The first fact of the next message of facts is changed on its way.
     Corrupt { from: usize, to: usize },
+    /// A node's wall clock jumps by so many milliseconds.
+    Jump { node: usize, by: i64 },
 }
 
 struct Node {
@@ -114,6 +123,10 @@ struct Node {
     life: u32,
     boot: Micros,
     offset: i64,
+    /// Its clocks, as they are set for each look at them, and what is on its disk of them.
+    manual: Arc<ManualClocks>,
+    clocks: Arc<Clocks>,
+    saved: Option<Saved>,
     machine: Machine,
     denials: Denials,
     /// By the number of the fact in the world.
@@ -382,6 +395,7 @@ impl Node {
 impl World {
     pub fn new(settings: Settings) -> Self {
         let mut random = Random::new(settings.seed);
+        let manual: Vec<_> = (0..settings.nodes).map(|_| ManualClocks::at(Timestamp::EPOCH)).collect();
         let (n, is_chaotic) = (settings.nodes, settings.chaos > 0);
         let node = |at: usize| Node {
             origin: Origin { node: node_id(at), incarnation: 0 },
@@ -391,6 +405,9 @@ impl World {
             life: 0,
             boot: 0,
             offset: settings.offsets.get(at).copied().unwrap_or(0),
+            clocks: clocks(&manual[at], None),
+            manual: manual[at].clone(),
+            saved: None,
             machine: Machine::new(Origin { node: node_id(at), incarnation: 0 }, settings.tuning),
             denials: Denials::default(),
             applied: Vec::new(),
@@ -529,7 +546,13 @@ impl World {
 
     fn clock(&self, node: usize) -> Now {
         let monotonic = Duration::from_micros(self.now - self.nodes[node].boot);
-        Now { monotonic, wall: self.wall(node) }
+        self.set_clocks(node);
+        Now { monotonic, wall: self.wall(node), horizon: self.nodes[node].clocks.horizon() }
+    }
+
+    fn set_clocks(&self, node: usize) {
+        let boot = Duration::from_millis(BOOTED + self.now / MS * self.settings.wall_rate);
+        self.nodes[node].manual.set(self.wall(node), boot);
     }
 
     // Steps.
@@ -593,6 +616,12 @@ impl World {
                 }
                 self.nodes[to].corrupts = true;
             }
+            Step::Jump { node, by } => {
+                self.nodes[node].offset += by;
+                // What had ended by its clock may not have by now: it is to refuse that still.
+                self.nodes[node].cursors.clear();
+                self.clock(node);
+            }
         }
     }
 
@@ -632,7 +661,7 @@ impl World {
         node.up = false;
         node.paused = false;
         node.life += 1;
-        node.denials = Denials::default();
+        node.denials = Denials::new(node.clocks.high_water().clone());
         node.applied.clear();
         node.cursors.clear();
         node.recent.clear();
@@ -645,7 +674,10 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let (now, cheap) = (self.now, self.settings.is_cheap);
+        self.set_clocks(at);
         let node = &mut self.nodes[at];
+        node.clocks = clocks(&node.manual, node.saved.clone());
+        node.denials = Denials::new(node.clocks.high_water().clone());
         node.up = true;
         node.left = false;
         node.life += 1;
@@ -735,7 +767,10 @@ impl World {
             let node = &mut self.nodes[at];
             node.machine.upkeep(now);
             if !self.settings.is_cheap {
-                node.denials.forget(now.wall, CLOCK_SKEW);
+                node.clocks.observe();
+                node.denials.forget(node.clocks.horizon(), CLOCK_SKEW);
+                // The floor is on the disk before rows are swept.
+                node.saved = Some(node.clocks.save(Timestamp::EPOCH));
                 self.gossip(at);
                 self.write_store(at);
                 self.read_store(at);
@@ -1060,7 +1095,7 @@ impl World {
     }
 
     fn read_store(&mut self, at: usize) {
-        let (cheap, ended) = (self.settings.is_cheap, self.wall(at).minus(CLOCK_SKEW));
+        let (cheap, ended) = (self.settings.is_cheap, self.clock(at).horizon.time().minus(CLOCK_SKEW));
         let Self { store, nodes, .. } = self;
         let node = &mut nodes[at];
         if !store.up || !node.reaches_store {
@@ -1090,7 +1125,9 @@ impl World {
 
     /// Whether it is applied there, or has ended.
     fn has(&self, at: usize, Published { fact, over, .. }: &Published) -> bool {
-        fact.until < self.wall(at) || *over < self.right() || self.nodes[at].holds(fact)
+        // A token that ends by then is expired, by the wall clock or because its denial may be forgotten.
+        let is_below = fact.until.as_secs() <= self.nodes[at].clocks.high_water().floor_secs();
+        fact.until < self.wall(at) || is_below || *over < self.right() || self.nodes[at].holds(fact)
     }
 
     /// Nothing is missed from before the time that a node says it knows all of.
@@ -1179,6 +1216,9 @@ impl World {
         self.step(Step::Heal);
         self.step(Step::Store { up: true });
         for node in 0..self.settings.nodes {
+            // Clocks are right again, as far as they ever were.
+            let right = self.settings.offsets.get(node).copied().unwrap_or(0);
+            self.step(Step::Jump { node, by: right - self.nodes[node].offset });
             self.step(Step::StoreOf { node, up: true });
             self.step(Step::Continue { node });
             if self.nodes[node].left {
@@ -1267,6 +1307,12 @@ impl World {
         }
         None
     }
+}
+
+/// A node's clocks; trusted sooner than in life, since runs are short.
+fn clocks(manual: &Arc<ManualClocks>, saved: Option<Saved>) -> Arc<Clocks> {
+    let trust = Trust { belief: Duration::from_secs(60), longest: Duration::from_secs(300) };
+    Arc::new(Clocks::trusting(trust, manual.clone(), manual.clone(), "one boot", saved))
 }
 
 fn place_of(seq: u64) -> usize {
