@@ -162,7 +162,7 @@ impl App {
             Journal::open(data_dir.path(), settings.journal_size).map_err(StartError::Journal)?;
         let shared = backing.is_shared();
         let log =
-            LedgerWriter::start(stores.clone(), clock.clone(), identity.origin(), journal, &left, shared)?;
+            LedgerWriter::start(stores.clone(), steady.clone(), identity.origin(), journal, &left, shared)?;
         let log = Arc::new(log);
         let lifetimes = Lifetimes { access_ttl: settings.access_ttl, access_horizon: Timestamp::EPOCH };
         let facts = Facts::new(log.clone() as Arc<dyn FactSink>, clocks.clone(), lifetimes);

@@ -12,7 +12,7 @@ use schema::{
     horizon::{Horizons, MAX_AHEAD},
     time::CLOCK_SKEW,
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     app::{App, Purpose, StartError},
@@ -199,7 +199,7 @@ fn expiry_of_now(app: &App) -> Timestamp {
 async fn watch_clocks(app: Arc<App>) {
     let mut rounds = interval(upkeep_interval(LOOK));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = Timestamp::EPOCH;
+    let (mut told, mut next_save) = (Timestamp::EPOCH, Instant::now());
     loop {
         rounds.tick().await;
         app.clocks.observe();
@@ -210,8 +210,9 @@ async fn watch_clocks(app: Arc<App>) {
             );
         }
         let expiry = expiry_of_now(&app);
-        if app.clock_file.is_due(expiry) {
-            save_clocks(&app).await;
+        // A disk that cannot be written is tried and complained of once a minute.
+        if app.clock_file.is_due(expiry) && Instant::now() >= next_save && !save_clocks(&app).await {
+            next_save = Instant::now() + FORGET;
         }
         let latest = app.clocks.high_water().latest_expiry().min(expiry.plus(MAX_AHEAD));
         if app.backing.is_shared()

@@ -34,7 +34,7 @@ async fn jump_within_the_grace_gets_the_same_successor() {
 }
 
 #[tokio::test]
-async fn spent_token_of_before_a_jump_keeps_its_grace_over_the_next_refresh() {
+async fn spent_token_keeps_its_grace_over_a_jump_and_a_refresh() {
     let (world, session) = begun().await;
     let first = refreshes(&world, &session, 0).await;
     world.clock.jump(HOUR_MS);

@@ -123,6 +123,8 @@ struct Node {
     life: u32,
     boot: Micros,
     offset: i64,
+    /// What its wall clock has shown at most, as it is on its disk.
+    furthest: Timestamp,
     /// Its clocks, as they are set for each look at them, and what is on its disk of them.
     manual: Arc<ManualClocks>,
     clocks: Arc<Clocks>,
@@ -272,7 +274,8 @@ struct Published {
 #[derive(Default)]
 struct Store {
     up: bool,
-    rows: BTreeMap<Origin, BTreeMap<u64, Fact>>,
+    /// Each with the time by the database's clock, which is right, when it goes.
+    rows: BTreeMap<Origin, BTreeMap<u64, (Fact, Timestamp)>>,
     heads: BTreeMap<Origin, u64>,
 }
 
@@ -405,6 +408,7 @@ impl World {
             life: 0,
             boot: 0,
             offset: settings.offsets.get(at).copied().unwrap_or(0),
+            furthest: Timestamp::EPOCH,
             clocks: clocks(&manual[at], None),
             manual: manual[at].clone(),
             saved: None,
@@ -617,6 +621,7 @@ impl World {
                 self.nodes[to].corrupts = true;
             }
             Step::Jump { node, by } => {
+                self.nodes[node].furthest = self.nodes[node].furthest.max(self.wall(node));
                 self.nodes[node].offset += by;
                 // What had ended by its clock may not have by now: it is to refuse that still.
                 self.nodes[node].cursors.clear();
@@ -627,7 +632,9 @@ impl World {
 
     fn publish(&mut self, at: usize, count: usize, lasts: u64) {
         let (now, cheap) = (self.now, self.settings.is_cheap);
-        let until = self.wall(at).plus(Duration::from_millis(lasts));
+        // As long as a token may last that its clock has issued.
+        let furthest = self.wall(at).max(self.nodes[at].furthest);
+        let until = furthest.plus(Duration::from_millis(lasts));
         let over = self.right().plus(Duration::from_millis(lasts) + CLOCK_SKEW);
         let node = &mut self.nodes[at];
         if !node.runs() || node.left || count == 0 {
@@ -1066,7 +1073,9 @@ impl World {
     }
 
     fn write_store(&mut self, at: usize) {
-        let ended = self.right().minus(CLOCK_SKEW);
+        self.set_clocks(at);
+        let right = self.right();
+        let settled = self.nodes[at].clocks.settled();
         let Self { store, nodes, .. } = self;
         let node = &nodes[at];
         if !store.up || !node.reaches_store {
@@ -1078,7 +1087,8 @@ impl World {
             let head = heads.entry(origin).or_default();
             for (seq, fact) in (first..).zip(facts) {
                 if *head + 1 == seq {
-                    rows.insert(seq, *fact);
+                    let life = fact.until.since(settled) + CLOCK_SKEW;
+                    rows.insert(seq, (*fact, right.plus(life)));
                     *head = seq;
                 }
             }
@@ -1091,11 +1101,11 @@ impl World {
                 put(origin, first, &facts[..facts.len().min(usize::try_from(seq).unwrap_or(0))]);
             }
         }
-        rows.values_mut().for_each(|rows| rows.retain(|_, fact| fact.until >= ended));
+        rows.values_mut().for_each(|rows| rows.retain(|_, (_, goes)| *goes >= right));
     }
 
     fn read_store(&mut self, at: usize) {
-        let (cheap, ended) = (self.settings.is_cheap, self.clock(at).horizon.time().minus(CLOCK_SKEW));
+        let cheap = self.settings.is_cheap;
         let Self { store, nodes, .. } = self;
         let node = &mut nodes[at];
         if !store.up || !node.reaches_store {
@@ -1107,7 +1117,7 @@ impl World {
                 continue;
             }
             let Some(rows) = store.rows.get(origin) else { continue };
-            for (seq, fact) in rows.range(complete + 1..).filter(|(_, fact)| fact.until >= ended) {
+            for (seq, (fact, _)) in rows.range(complete + 1..) {
                 node.apply(fact, cheap);
                 node.machine.learn(*origin, *seq, &[*fact]);
             }

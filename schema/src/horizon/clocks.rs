@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_between_two_looks_draws_the_horizon_back() {
+    fn clock_set_back_between_two_looks_lowers_the_horizon() {
         let (manual, clocks) = settled();
         let before = clocks.horizon();
         manual.jump(-HOUR_MS);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forgotten_that_is_not_over_for_a_peer_whose_clock_is_behind() {
+    fn horizon_waits_for_a_peer_whose_clock_is_behind() {
         let (_manual, clocks) = settled();
         clocks.set_peers_behind(HOUR);
         assert_eq!(clocks.horizon().time(), clocks.now().minus(HOUR));

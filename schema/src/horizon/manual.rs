@@ -68,7 +68,7 @@ impl MonotonicClock for ManualClocks {
     }
 }
 
-/// The horizon of somebody who believes the wall clock at once.
+/// The horizon of clocks whose wall clock is believed at once.
 #[must_use]
 pub fn horizon_at(now: Timestamp) -> Horizon {
     let manual = ManualClocks::at(now);
