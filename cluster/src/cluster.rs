@@ -19,7 +19,7 @@ use std::{
 };
 
 use schema::{
-    Clock, Entropy, Fact, Name, NodeId, Timestamp,
+    Clocks, Entropy, Fact, Name, NodeId, Timestamp,
     ledger::{Entry, Origin},
     time::CLOCK_SKEW,
 };
@@ -58,8 +58,9 @@ const OTHER_WAY: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// How many peers are dialed when not everybody is linked with everybody.
 const FAN_OUT: usize = 8;
-/// No fact matters for longer: access tokens live a day at most, and clocks may be an hour apart.
-const LONGEST: Duration = Duration::from_secs(48 * 3_600);
+/// No fact matters for longer: access tokens live a day at most, and who revokes with a token in hand whose
+/// issuer's clock was ahead by weeks says so.
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 3_600);
 /// How many callers may wait for acknowledgements; more are answered at once, with who has it so far.
 const MAX_WAITING: usize = 4_096;
 /// How many peers are linked at most.
@@ -125,7 +126,7 @@ struct Shared {
     local: link::Local,
     members: Members,
     hears: Arc<dyn Hears>,
-    clock: Arc<dyn Clock>,
+    clocks: Arc<Clocks>,
     entropy: Arc<dyn Entropy>,
     state: Mutex<State>,
     gate: Gate,
@@ -212,7 +213,7 @@ impl Cluster {
     pub async fn start(
         config: Config,
         hears: Arc<dyn Hears>,
-        clock: Arc<dyn Clock>,
+        clocks: Arc<Clocks>,
         entropy: Arc<dyn Entropy>,
     ) -> io::Result<Arc<Self>> {
         let listener = TcpListener::bind(config.listen).await?;
@@ -245,7 +246,7 @@ impl Cluster {
             local,
             members,
             hears,
-            clock,
+            clocks,
             entropy,
             state: Mutex::new(State {
                 machine,
@@ -339,7 +340,14 @@ impl Cluster {
     /// By how much the clock of another node is ahead of this one's, at most.
     #[must_use]
     pub fn clock_ahead(&self) -> Duration {
-        self.shared.state().machine.clock_ahead()
+        let now = self.shared.now();
+        self.shared.state().machine.clock_ahead(now)
+    }
+
+    /// By how much the clock of a linked peer is behind this one's, at most.
+    #[must_use]
+    pub fn clock_behind(&self) -> Duration {
+        self.shared.state().machine.clock_behind()
     }
 
     /// What is not held of a log any more.
@@ -476,7 +484,8 @@ impl Shared {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic: boottime(), wall: self.clock.now() }
+        let horizon = self.clocks.horizon();
+        Now { monotonic: boottime(), wall: self.clocks.now(), horizon }
     }
 
     /// A number below `bound`, by chance.
@@ -764,7 +773,7 @@ impl Running<'_> {
 
     /// What was taken away refuses here when this returns.
     fn apply(&self, mut message: Message) -> Message {
-        let longest: Timestamp = self.shared.clock.now().plus(LONGEST);
+        let longest: Timestamp = self.shared.clocks.now().plus(LONGEST);
         match &mut message {
             Message::Facts { facts, .. } => {
                 for fact in facts {
@@ -787,7 +796,7 @@ impl Running<'_> {
 
     /// Says so once a link when the clocks differ by more than they may.
     fn compare_clocks(&self, at: Timestamp) {
-        let now = self.shared.clock.now();
+        let now = self.shared.clocks.now();
         let apart = at.since(now).max(now.since(at));
         if apart > CLOCK_SKEW && !self.clocks_differ.swap(true, Ordering::Relaxed) {
             tracing::error!(node = %self.origin.node, ?apart, "the clocks differ: tokens made here may not be taken there");

@@ -10,8 +10,11 @@
 //! * **Acknowledge.** `complete` (all up to here was applied) and the newest range above a gap: a newcomer
 //!   that still pulls the past acknowledges the present.
 //! * **Pull.** Heads tell who has what; a gap is asked from its origin at once, from others after a moment.
-//! * **Forget.** What ended is dropped in whole blocks. Who asks for it is told until when it mattered and
-//!   judges by its own clock, so that a clock that runs ahead elsewhere skips nothing here.
+//! * **Forget.** What ended before the [`Horizon`](schema::Horizon) is dropped in whole blocks. A peer that asks for it
+//!   is told until when it mattered and judges by its own horizon, so that a clock that runs ahead elsewhere
+//!   skips nothing here.
+//! * **Clocks.** Peers tell each other what their clocks say. The furthest time that a peer's clock has shown
+//!   counts until this node's clock gets there: tokens may have been issued by it.
 //! * **Digests.** Once a minute the sums of whole blocks are compared; what differs is pulled again.
 //! * **Freshness.** A ping's answer carries the head of the peer's log. When that is applied here, this node
 //!   knew everything of the peer's at the time when it *sent* the ping.
@@ -37,7 +40,7 @@ pub mod peer;
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use schema::Timestamp;
+use schema::{Horizon, Timestamp};
 
 pub use machine::Machine;
 pub use message::Message;
@@ -50,8 +53,10 @@ pub const VERSIONS: RangeInclusive<u8> = 1..=1;
 pub struct Now {
     /// Since some moment of this process; it never jumps. Waits and freshness are measured by it.
     pub monotonic: Duration,
-    /// By which facts end.
+    /// What others are told that this node's clock says. Nothing ends by it.
     pub wall: Timestamp,
+    /// By which facts end and are forgotten.
+    pub horizon: Horizon,
 }
 
 /// The numbers of the protocol.

@@ -60,7 +60,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => node.clone().prop_map(|node| Step::Isolate { node }),
         1 => node.clone().prop_map(|first| Step::Split { first }),
         1 => Just(Step::Heal),
-        2 => (node, other).prop_map(|(a, b)| Step::Reset { a, b }),
+        2 => (node.clone(), other).prop_map(|(a, b)| Step::Reset { a, b }),
+        3 => (node, prop_oneof![Just(3_600_000_i64), Just(-3_600_000), Just(120_000), Just(-120_000)])
+            .prop_map(|(node, by)| Step::Jump { node, by }),
     ]
 }
 

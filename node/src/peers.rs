@@ -9,7 +9,7 @@ use actors::{Facts, end_rows};
 use cluster::{Cluster, Config, Hears, members, protocol::Tuning};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
-    Fact, FactKind, StoreError, Stores, Timestamp,
+    Fact, FactKind, Horizon, StoreError, Stores,
     ledger::{Entry, Head, Origin},
     time::CLOCK_SKEW,
 };
@@ -87,7 +87,7 @@ pub async fn join(app: &App, settings: &ClusterSettings) -> Result<Arc<Cluster>,
         keys_changed: app.keys_changed.clone(),
         acknowledged: app.metrics.acknowledgements.clone(),
     };
-    let joined = Cluster::start(config, Arc::new(heard), app.clock.clone(), app.entropy.clone());
+    let joined = Cluster::start(config, Arc::new(heard), app.clocks.clone(), app.entropy.clone());
     let cluster = joined.await.map_err(failed)?;
     tracing::info!(%listen, %advertise, cluster = settings.name, seeds = ?settings.seeds, "in a cluster");
     Ok(cluster)
@@ -108,6 +108,7 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
             app.step_down();
         }
         app.facts.set_clock_ahead(cluster.clock_ahead());
+        app.clocks.set_peers_behind(cluster.clock_behind());
         if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);
         }
@@ -180,7 +181,7 @@ async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
     for origin in origins.iter().copied() {
         let head = heads.iter().find(|head| head.origin == origin).map_or(0, |head| head.seq);
         let complete = cluster.complete(origin);
-        match write(&app.stores, cluster, origin, head, complete, app.clock.now()).await {
+        match write(&app.stores, cluster, origin, head, complete, app.clocks.horizon()).await {
             Ok(0) => {}
             Ok(entries) => {
                 tracing::info!(node = %origin.node, entries, "wrote to the ledger what another node could not");
@@ -200,13 +201,13 @@ async fn write(
     origin: Origin,
     head: u64,
     complete: u64,
-    now: Timestamp,
+    horizon: Horizon,
 ) -> Result<usize, StoreError> {
     let (mut next, mut written) = (head + 1, 0);
     while next <= complete {
         let Some((first, facts)) = cluster.entries(origin, next, BATCH) else { break };
         let forgotten = cluster.forgotten(origin);
-        let had_ended = first - 1 <= forgotten.seq && forgotten.until.plus(CLOCK_SKEW) < now;
+        let had_ended = first - 1 <= forgotten.seq && horizon.is_past(forgotten.until, CLOCK_SKEW);
         if first != next && !had_ended {
             tracing::warn!(node = %origin.node, next, first, "the log of another node has a gap here");
             break;

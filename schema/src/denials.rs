@@ -9,7 +9,10 @@
 
 use std::{
     hash::Hash,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +21,7 @@ use scc::HashIndex;
 
 use crate::{
     fact::{Fact, FactKind},
+    horizon::{HighWater, Horizon},
     id::{KeyId, SessionId, TokenId, UserId},
     time::Timestamp,
     token::AccessClaims,
@@ -30,6 +34,7 @@ pub struct Denials {
     tokens: Marks<TokenId, Denied>,
     users: Marks<UserId, Below>,
     keys: Marks<KeyId, Denied>,
+    high_water: Arc<HighWater>,
 }
 
 /// How many denials of each kind there are.
@@ -46,8 +51,22 @@ pub struct Counts {
 }
 
 impl Denials {
+    /// None yet, beside these times.
+    #[must_use]
+    pub fn new(high_water: Arc<HighWater>) -> Self {
+        Self { high_water, ..Self::default() }
+    }
+
+    /// Up to here, in seconds since the epoch, denials may have been forgotten: a token that ends by then has
+    /// expired, whatever the wall clock says now.
+    #[must_use]
+    pub fn floor_secs(&self) -> u64 {
+        self.high_water.floor_secs()
+    }
+
     /// Merges a fact in. It refuses from now on, on every thread.
     pub fn apply(&self, fact: &Fact) {
+        self.high_water.denied_until(fact.until);
         match fact.kind {
             FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
@@ -85,9 +104,11 @@ impl Denials {
         self.users.level(&user)
     }
 
-    /// Forgets what ended more than `skew` before `now`. Readers and writers go on meanwhile.
-    pub fn forget(&self, now: Timestamp, skew: Duration) {
-        let ended = now.minus(skew);
+    /// Forgets what ended more than `skew` before the horizon. Readers and writers go on meanwhile: what is
+    /// forgotten is below the [floor](Self::floor_secs) before.
+    pub fn forget(&self, horizon: Horizon, skew: Duration) {
+        let ended = horizon.time().minus(skew);
+        self.high_water.raise_floor(ended);
         self.sessions.forget(ended);
         self.tokens.forget(ended);
         self.users.forget(ended);
@@ -218,6 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::horizon::manual::horizon_at;
 
     fn claims(n: u8, version: u64) -> AccessClaims {
         AccessClaims {
@@ -252,7 +274,7 @@ mod tests {
     fn answers(denials: &Denials) -> Vec<bool> {
         let mut answers = Vec::new();
         for now in [0, 10, 20, 40, 60] {
-            denials.forget(Timestamp::from_millis(now), Duration::ZERO);
+            denials.forget(horizon_at(Timestamp::from_millis(now)), Duration::ZERO);
             for (n, version) in (0..4).flat_map(|n| (0..9).map(move |v| (n, v))) {
                 answers.push(denials.refuses(&claims(n, version)));
             }
@@ -318,9 +340,9 @@ mod tests {
             kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session },
             until,
         });
-        denials.forget(Timestamp::from_millis(110), Duration::from_millis(10));
+        denials.forget(horizon_at(Timestamp::from_millis(110)), Duration::from_millis(10));
         assert!(denials.refuses_session(session));
-        denials.forget(Timestamp::from_millis(111), Duration::from_millis(10));
+        denials.forget(horizon_at(Timestamp::from_millis(111)), Duration::from_millis(10));
         assert!(!denials.refuses_session(session));
         assert_eq!(denials.counts(), Counts::default());
     }

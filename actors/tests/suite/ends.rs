@@ -2,7 +2,10 @@
 
 use actors::{ActorError, Durability, end_rows};
 use futures_util::FutureExt as _;
-use schema::{FactKind, UserId, conformance::sample::first, session::Session, store::Replaced};
+use schema::{
+    FactKind, UserId, conformance::sample::first, horizon::manual::horizon_at, session::Session,
+    store::Replaced,
+};
 
 use crate::world::{ACCESS_TTL, START, World, abandoned, eventually, within};
 
@@ -83,7 +86,7 @@ async fn the_fact_of_an_end_lives_as_long_as_access_tokens() {
     let published = world.sink.published();
     assert_eq!(published.iter().map(|fact| fact.until).collect::<Vec<_>>(), [START.plus(ACCESS_TTL)]);
     // Then the row is gone, so nothing is left to refuse.
-    world.facts.denials().forget(START.plus(ACCESS_TTL * 2), std::time::Duration::ZERO);
+    world.facts.denials().forget(horizon_at(START.plus(ACCESS_TTL * 2)), std::time::Duration::ZERO);
     assert!(!world.has_row(user, sessions[0].id).await);
 }
 

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use schema::{Fact, Timestamp};
+use schema::{Fact, Horizon, Timestamp};
 
 use super::message::{Applied, Forgotten, kind};
 
@@ -198,19 +198,20 @@ impl Log {
         })
     }
 
-    /// Drops whole blocks that were applied and ended more than `skew` before `now`; gives how many entries.
-    pub fn forget(&mut self, now: Timestamp, skew: Duration) -> usize {
+    /// Drops whole blocks that were applied and ended more than `skew` before the horizon; gives how many
+    /// entries.
+    pub fn forget(&mut self, horizon: Horizon, skew: Duration) -> usize {
         let mut gone = 0;
         // What was skipped had ended: who asks for it shall not wait for it.
         let held =
             self.blocks.first_key_value().and_then(|(number, _)| self.next_held(first_of(*number), u64::MAX));
         let skipped = held.map_or(self.complete, |held| self.complete.min(held - 1));
         if skipped > self.forgotten.seq {
-            self.note_forgotten(Forgotten { seq: skipped, until: now.minus(skew) });
+            self.note_forgotten(Forgotten { seq: skipped, until: horizon.time().minus(skew) });
         }
         while let Some((number, block)) = self.blocks.first_key_value()
             && first_of(*number) + BLOCK - 1 <= self.complete
-            && block.until.plus(skew) < now
+            && horizon.is_past(block.until, skew)
         {
             gone += self.drop_first();
         }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use schema::{Fact, NodeId, ledger::Origin, time::CLOCK_SKEW};
+use schema::{Fact, NodeId, Timestamp, horizon::MAX_AHEAD, ledger::Origin, time::CLOCK_SKEW};
 
 use super::{
     Message, Now, Tuning,
@@ -22,8 +22,6 @@ const SUMS: u64 = 64;
 const CLOCKS: u64 = 8;
 /// A clock that is ahead by less is not.
 const LATENCY: Duration = Duration::from_secs(2);
-/// A clock that is ahead by more is wrong.
-const MAX_AHEAD: Duration = Duration::from_secs(25 * 3_600);
 /// How many steps the search for a gap takes at most.
 const STEPS: usize = 64;
 
@@ -41,6 +39,9 @@ pub struct Machine {
     /// Rises whenever a head changes.
     changes: u64,
     leaving: bool,
+    /// The furthest that a peer's clock has shown, and this node's own.
+    furthest: Timestamp,
+    own_furthest: Timestamp,
     counters: Counters,
 }
 
@@ -65,8 +66,8 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
-    /// By how much its clock was ahead of ours.
-    ahead: Duration,
+    /// By how much its clock was behind ours when it was told last.
+    behind: Duration,
     /// Since when it is neither called alive nor linked.
     gone_since: Option<Duration>,
     /// When everything that it had taken away was known here last.
@@ -135,6 +136,8 @@ impl Machine {
             behind: BTreeMap::new(),
             changes: 1,
             leaving: false,
+            furthest: Timestamp::EPOCH,
+            own_furthest: Timestamp::EPOCH,
             counters: Counters::default(),
         }
     }
@@ -205,7 +208,7 @@ impl Machine {
             incarnation,
             alive: false,
             left: false,
-            ahead: Duration::ZERO,
+            behind: Duration::ZERO,
             gone_since: None,
             fresh_at: None,
         });
@@ -233,7 +236,7 @@ impl Machine {
     /// Forgets what has ended and what there is no room for. To be called about once a second.
     pub fn upkeep(&mut self, now: Now) {
         for tracked in self.logs.values_mut() {
-            self.kept -= tracked.log.forget(now.wall, CLOCK_SKEW);
+            self.kept -= tracked.log.forget(now.horizon, CLOCK_SKEW);
         }
         self.make_room(self.tuning.max_kept);
         let ended: Vec<_> = self
@@ -243,7 +246,7 @@ impl Machine {
                 **origin != self.own
                     && !self.is_linked(**origin)
                     && !self.lives(**origin)
-                    && tracked.log.until().plus(CLOCK_SKEW) < now.wall
+                    && now.horizon.is_past(tracked.log.until(), CLOCK_SKEW)
             })
             .map(|(origin, _)| *origin)
             .collect();
@@ -368,7 +371,8 @@ impl Machine {
             Message::Pong { nonce, head } => self.hear_pong(from, nonce, head),
             Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
             Message::Clock { at } => {
-                self.known(from).ahead = at.since(now.wall);
+                self.known(from).behind = now.wall.since(at);
+                self.furthest = self.furthest.max(at.min(now.wall.plus(MAX_AHEAD)));
             }
             Message::Leaving { head } => {
                 self.note_known(from, head, now);
@@ -456,7 +460,7 @@ impl Machine {
             return self.check_own(highest.max(head.complete));
         }
         // A log that has ended altogether is not begun again.
-        let ended = head.until.plus(CLOCK_SKEW) < now.wall && origin != from;
+        let ended = now.horizon.is_past(head.until, CLOCK_SKEW) && origin != from;
         if ended && !self.logs.contains_key(&origin) {
             return Ok(());
         }
@@ -478,10 +482,10 @@ impl Machine {
         Ok(())
     }
 
-    /// What is forgotten elsewhere and has ended by our own clock needs not be asked for.
+    /// What is forgotten elsewhere and has ended by our own horizon needs not be asked for.
     fn skip_forgotten(&mut self, origin: Origin, forgotten: Forgotten, now: Now) {
         if origin != self.own
-            && forgotten.until.plus(CLOCK_SKEW) < now.wall
+            && now.horizon.is_past(forgotten.until, CLOCK_SKEW)
             && let Some(tracked) = self.logs.get_mut(&origin)
             && forgotten.seq > tracked.log.complete()
         {
@@ -583,7 +587,8 @@ impl Machine {
     /// What this peer is to be told next; `None` when there is nothing until something happens or
     /// [`Tuning::patience`] has passed.
     pub fn poll(&mut self, to: Origin, now: Now) -> Option<Message> {
-        let Self { own, logs, peers, .. } = self;
+        self.own_furthest = self.own_furthest.max(now.wall);
+        let Self { own, logs, peers, own_furthest, .. } = self;
         let linked = peers.get_mut(&to.node).filter(|linked| linked.origin == to)?;
         let peer = &mut linked.peer;
         if let Some(nonce) = peer.pong_due.take() {
@@ -597,6 +602,11 @@ impl Machine {
         }
         if std::mem::take(&mut peer.clock_due) {
             return Some(Message::Clock { at: now.wall });
+        }
+        // It was set back: tokens that it issued before last longer than those of now.
+        if own_furthest.since(now.wall) > LATENCY && peer.told_furthest < *own_furthest {
+            peer.told_furthest = *own_furthest;
+            return Some(Message::Clock { at: *own_furthest });
         }
         // First of all on a link: what there is to be asked for.
         if peer.told_at.is_none() {
@@ -863,12 +873,21 @@ impl Machine {
         self.peers.values().all(|linked| linked.peer.heard) && !self.behind.keys().any(owed)
     }
 
-    /// By how much the clock of another node is ahead of ours, at most.
+    /// By how much the furthest time that another node's clock has shown is ahead of ours. It counts until our
+    /// clock gets there, though that clock was corrected, or its node is gone: tokens may have been issued by it.
     #[must_use]
-    pub fn clock_ahead(&self) -> Duration {
-        let ahead = self.members.values().map(|known| known.ahead).max().unwrap_or_default();
+    pub fn clock_ahead(&self, now: Now) -> Duration {
+        let ahead = self.furthest.since(now.wall);
         // The way takes a moment too.
         if ahead < LATENCY { Duration::ZERO } else { ahead.min(MAX_AHEAD) }
+    }
+
+    /// By how much the clock of a linked peer is behind ours, at most.
+    #[must_use]
+    pub fn clock_behind(&self) -> Duration {
+        let linked = self.members.iter().filter(|(node, _)| self.peers.contains_key(*node));
+        let behind = linked.map(|(_, known)| known.behind).max().unwrap_or_default();
+        if behind < LATENCY { Duration::ZERO } else { behind.min(MAX_AHEAD) }
     }
 
     /// What is not held of a log any more.

@@ -30,6 +30,8 @@ pub(super) struct Peer {
     pub(super) ack_due: bool,
     pub(super) pong_due: Option<u64>,
     pub(super) clock_due: bool,
+    /// The furthest time of this node's clock that it was told after that was set back.
+    pub(super) told_furthest: Timestamp,
     pub(super) ping: Ping,
     /// Heads that changed up to this count were told, last at this time.
     pub(super) told: u64,
@@ -103,6 +105,7 @@ impl Peer {
             ack_due: true,
             pong_due: None,
             clock_due: true,
+            told_furthest: Timestamp::EPOCH,
             ping: Ping { next_at: now, ..Ping::default() },
             told: 0,
             told_at: None,

@@ -107,6 +107,23 @@ impl Snapshot {
                 "Times the store was asked for an unknown signing key",
                 one(app.ring.lookups()),
             ),
+            counter(
+                "palisade_clock_jumps",
+                "Times the wall clock jumped beside boot time; nothing is forgotten by a clock that jumps",
+                one(app.clocks.jumps()),
+            ),
+            Family {
+                name: "palisade_clock_offset",
+                help: "How far the wall clock is from where it would be without jumps of late",
+                unit: Some(Unit::Seconds),
+                counter: false,
+                values: one(app.clocks.disagreement().as_secs()),
+            },
+            counter(
+                "palisade_upkeep_rounds",
+                "Times this node looked for what has ended: denials, rows, keys",
+                one(app.upkeep_rounds.load(Ordering::Relaxed)),
+            ),
             gauge(
                 "palisade_ready",
                 "1 when the node takes traffic",

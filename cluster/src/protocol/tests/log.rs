@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use schema::horizon::manual::horizon_at;
+
 use super::super::log::{BLOCK, Log};
 use super::*;
 
@@ -148,7 +150,7 @@ proptest! {
                     model.skip(seq);
                 }
                 Act::Forget(now) => {
-                    prop_assert_eq!(log.forget(Timestamp::from_millis(now), SKEW), model.forget(now));
+                    prop_assert_eq!(log.forget(horizon_at(Timestamp::from_millis(now)), SKEW), model.forget(now));
                 }
                 Act::Shed => prop_assert_eq!(log.shed(), model.shed()),
             }
@@ -228,10 +230,14 @@ fn a_block_with_a_hole_is_not_forgotten_and_has_no_sum() {
         log.insert(seq, fact(seq, ended));
     }
     assert_eq!(log.sums(0, 1), [0]);
-    assert_eq!(log.forget(Timestamp::MAX, SKEW), 0);
+    assert_eq!(log.forget(horizon_at(Timestamp::MAX), SKEW), 0);
     log.insert(100, fact(100, Timestamp::from_millis(500)));
-    assert_eq!(log.forget(Timestamp::from_millis(510), SKEW), 0, "the last of them matters still");
-    assert_eq!(log.forget(Timestamp::from_millis(511), SKEW), 256);
+    assert_eq!(
+        log.forget(horizon_at(Timestamp::from_millis(510)), SKEW),
+        0,
+        "the last of them matters still"
+    );
+    assert_eq!(log.forget(horizon_at(Timestamp::from_millis(511)), SKEW), 256);
     assert_eq!(log.forgotten().seq, BLOCK);
     assert_eq!(log.forgotten().until.as_millis(), 500);
 }

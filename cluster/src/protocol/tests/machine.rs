@@ -6,11 +6,13 @@ use super::super::{
     message::{Applied, Forgotten, LogHead},
 };
 use super::*;
+use schema::horizon::manual::horizon_at;
 
 const LATER: Timestamp = Timestamp::from_millis(2_000_000);
 
-const fn now(ms: u64) -> Now {
-    Now { monotonic: Duration::from_millis(ms), wall: Timestamp::from_millis(1_000_000 + ms) }
+fn now(ms: u64) -> Now {
+    let wall = Timestamp::from_millis(1_000_000 + ms);
+    Now { monotonic: Duration::from_millis(ms), wall, horizon: horizon_at(wall) }
 }
 
 const fn life(node: u8, incarnation: u64) -> Origin {
@@ -324,29 +326,68 @@ fn tell_time(machine: &mut Machine, from: Origin, ahead: Duration, at: Now) {
 }
 
 #[test]
-fn the_clock_furthest_ahead_counts_as_it_was_told_last() {
+fn a_clock_that_was_ahead_counts_until_ours_gets_there() {
     let [first, second] = [origin(2), origin(3)];
     let mut machine = linked(&[first, second], now(0));
-    assert_eq!(machine.clock_ahead(), Duration::ZERO, "nobody has said anything");
+    assert_eq!(machine.clock_ahead(now(5)), Duration::ZERO, "nobody has said anything");
     let [none, some, more] = [0, 90, 3_600].map(Duration::from_secs);
     for (from, told, ahead) in [
         (first, some, some),
         (second, more, more),
         (first, none, more),
-        // Set right, and wrong again.
-        (second, none, none),
-        (first, more, more),
-        (second, some, more),
-        (first, none, some),
+        // It is right again: what it issued before lasts.
+        (second, none, more),
     ] {
         tell_time(&mut machine, from, told, now(5));
-        assert_eq!(machine.clock_ahead(), ahead);
+        assert_eq!(machine.clock_ahead(now(5)), ahead);
     }
-    // One that is behind is ahead of nobody.
-    for at in [now(0).wall.minus(more), Timestamp::EPOCH] {
-        machine.receive(second, Message::Clock { at }, now(5)).unwrap();
-        assert_eq!(machine.clock_ahead(), none);
-    }
+    // Its node is forgotten, as one that is gone for long.
+    machine.unlinked(second);
+    machine.set_members([]);
+    machine.forget_gone(Duration::ZERO);
+    machine.forget_gone(Tuning::default().forget * 2);
+    assert_eq!(machine.clock_ahead(now(5)), more);
+    assert_eq!(machine.clock_ahead(now(600_005)), more.saturating_sub(Duration::from_secs(600)));
+    assert_eq!(machine.clock_ahead(now(3_600_005)), Duration::ZERO);
+    // One that is wrong by years counts as one that is a day ahead.
+    tell_time(&mut machine, first, Duration::from_secs(1 << 30), now(5));
+    assert_eq!(machine.clock_ahead(now(5)), schema::horizon::MAX_AHEAD);
+}
+
+#[test]
+fn a_clock_that_is_behind_counts_while_its_node_is_linked() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    let behind = Duration::from_secs(90);
+    machine.receive(peer, Message::Clock { at: now(5).wall.minus(behind) }, now(5)).unwrap();
+    assert_eq!((machine.clock_behind(), machine.clock_ahead(now(5))), (behind, Duration::ZERO));
+    tell_time(&mut machine, peer, Duration::ZERO, now(6));
+    assert_eq!(machine.clock_behind(), Duration::ZERO);
+    machine.receive(peer, Message::Clock { at: Timestamp::EPOCH }, now(7)).unwrap();
+    assert!(machine.clock_behind() > behind);
+    machine.unlinked(peer);
+    assert_eq!(machine.clock_behind(), Duration::ZERO);
+}
+
+#[test]
+fn a_clock_that_was_set_back_tells_how_far_it_was() {
+    let peer = origin(2);
+    let clocks = |machine: &mut Machine, at| -> Vec<Timestamp> {
+        let told = said(machine, peer, at).into_iter().filter_map(|message| match message {
+            Message::Clock { at } => Some(at),
+            _ => None,
+        });
+        told.collect()
+    };
+    let mut machine = linked(&[peer], now(0));
+    assert_eq!(clocks(&mut machine, now(0)), [now(0).wall]);
+    let ahead = Now { monotonic: now(10).monotonic, ..now(3_600_000) };
+    assert_eq!(clocks(&mut machine, ahead), []);
+    assert_eq!(clocks(&mut machine, now(20)), [ahead.wall], "as soon as it is right again");
+    assert_eq!(clocks(&mut machine, now(30)), []);
+    machine.unlinked(peer);
+    machine.linked(peer, 1, now(40));
+    assert_eq!(clocks(&mut machine, now(40)), [now(40).wall, ahead.wall], "and on every new link");
 }
 
 #[test]
@@ -355,7 +396,7 @@ fn the_way_of_a_message_is_no_difference_of_clocks() {
     let mut machine = linked(&[peer], now(0));
     for (ms, ahead) in [(0, 0), (1, 0), (1_999, 0), (2_000, 2_000), (2_001, 2_001)] {
         tell_time(&mut machine, peer, Duration::from_millis(ms), now(5));
-        assert_eq!(machine.clock_ahead(), Duration::from_millis(ahead));
+        assert_eq!(machine.clock_ahead(now(5)), Duration::from_millis(ahead));
     }
 }
 
