@@ -28,6 +28,9 @@ const ENDED: Duration = Duration::from_secs(10);
 /// How long a command waits until what it took away is in the ledger.
 const FLUSH: Duration = Duration::from_secs(10);
 
+/// How long the process waits at its end for log lines that stderr has not taken yet.
+const LOG_FLUSH: Duration = Duration::from_millis(500);
+
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -38,15 +41,17 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match run(&matches) {
+    let status = match run(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(msg)) => fail(2, &msg),
         Err(Failure::Failed(msg)) => fail(1, &msg),
-    }
+    };
+    logging::flush(LOG_FLUSH);
+    status
 }
 
 fn fail(status: u8, msg: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "palisade: {msg}");
+    logging::line(&format!("palisade: {msg}"));
     ExitCode::from(status)
 }
 
@@ -79,7 +84,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let json = leaf.get_flag("json");
     match path.as_slice() {
         [] | ["serve"] => {
-            logging::start(&settings.log);
+            logging::start(&settings.log)?;
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             let runtime = runtime()?;
             let served = runtime.block_on(serve::serve(settings));
