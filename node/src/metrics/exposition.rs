@@ -10,7 +10,7 @@ use prometheus_client::{
 use schema::Refusal;
 
 use super::{BUCKETS_US, Histogram, LOGIN_LABELS, Metrics, NoLabels, Route, STATUSES, read};
-use crate::{app::App, store::Backing};
+use crate::{app::App, logging, store::Backing};
 
 /// The numbers of one moment.
 #[derive(Debug)]
@@ -146,6 +146,11 @@ impl Snapshot {
             ),
             bytes("palisade_journal_used", "Of the journal, some perhaps released", log.used_bytes),
             bytes("palisade_journal_size", "Of the journal, reserved", log.size_bytes),
+            counter(
+                "palisade_log_lines_lost",
+                "Log lines dropped because stderr was full, slow or closed",
+                one(logging::lines_lost()),
+            ),
             gauge(
                 "palisade_build_info",
                 "What runs",
