@@ -21,6 +21,7 @@ use crate::{
     id::{KeyId, SessionId, TokenId, UserId},
     time::Timestamp,
     token::AccessClaims,
+    user::{MAX_VERSION, ended_below},
 };
 
 /// The facts that refuse.
@@ -51,7 +52,11 @@ impl Denials {
         match fact.kind {
             FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
-            FactKind::UserVersion { user, at_least } => self.users.raise(user, at_least, fact.until),
+            // Nobody makes a higher one, and who could tell what it should have been?
+            FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => {}
+            FactKind::UserVersion { user, at_least } => {
+                self.users.raise(user, ended_below(at_least), fact.until);
+            }
             FactKind::KeyRetired { key } => self.keys.raise(key, 1, fact.until),
             FactKind::PermissionsChanged { .. } => {}
         }
@@ -79,10 +84,17 @@ impl Denials {
     }
 
     /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
-    /// nothing was.
+    /// nothing was. At most [`MAX_VERSION`].
     #[must_use]
     pub fn user_version(&self, user: UserId) -> u64 {
-        self.users.level(&user)
+        self.users.level(&user).min(MAX_VERSION)
+    }
+
+    /// Whether tokens and sessions of this version of the user are known to be refused. At
+    /// [`MAX_VERSION`] every one is.
+    #[must_use]
+    pub fn refuses_version(&self, user: UserId, version: u64) -> bool {
+        self.users.level(&user) > version
     }
 
     /// Forgets what ended more than `skew` before `now`. Readers and writers go on meanwhile.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
+use schema::user::next_version;
 
 use super::Answer;
 use crate::{
@@ -32,7 +33,7 @@ pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answ
     responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
 )]
 pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
-    let at_least = caller.claims.version + 1;
+    let at_least = next_version(caller.claims.version);
     let receipt = app.actors.users.end_all_sessions(caller.claims.user, at_least).await?;
     tracing::info!(user = %caller.claims.user, "logged out everywhere");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
