@@ -322,6 +322,30 @@ mod tests {
     }
 
     #[test]
+    fn highest_version_refuses_every_token_and_a_higher_one_nothing() {
+        let user = UserId::from_bytes([1; 16]);
+        let denied = |at_least| {
+            let denials = Denials::default();
+            denials.apply(&Fact { kind: FactKind::UserVersion { user, at_least }, until: Timestamp::MAX });
+            denials
+        };
+        let highest = denied(MAX_VERSION);
+        for version in [0, 1, MAX_VERSION - 1, MAX_VERSION] {
+            assert!(highest.refuses(&claims(1, version)) && highest.refuses_version(user, version));
+        }
+        assert_eq!(highest.user_version(user), MAX_VERSION);
+        let below = denied(MAX_VERSION - 1);
+        assert!(
+            below.refuses_version(user, MAX_VERSION - 2) && !below.refuses_version(user, MAX_VERSION - 1)
+        );
+        for absurd in [MAX_VERSION + 1, u64::MAX - 1, u64::MAX] {
+            let denials = denied(absurd);
+            assert!(!denials.refuses(&claims(1, 0)), "{absurd}");
+            assert_eq!(denials.user_version(user), 0);
+        }
+    }
+
+    #[test]
     fn what_ended_is_forgotten_after_the_skew() {
         let denials = Denials::default();
         let session = SessionId::from_bytes([1; 16]);

@@ -85,3 +85,32 @@ impl std::fmt::Debug for PasswordHash {
         f.write_str("PasswordHash(…)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_rise_to_the_highest_and_no_further() {
+        assert_eq!([0, 6].map(next_version), [1, 7]);
+        for version in [MAX_VERSION - 1, MAX_VERSION, MAX_VERSION + 1, u64::MAX] {
+            assert_eq!(next_version(version), MAX_VERSION);
+        }
+        assert_eq!([0, 6, MAX_VERSION - 1].map(ended_below), [0, 6, MAX_VERSION - 1]);
+        assert_eq!([MAX_VERSION, u64::MAX].map(ended_below), [u64::MAX; 2]);
+    }
+
+    #[test]
+    fn stored_version_beyond_the_highest_counts_as_that() {
+        let text = |version: u64| {
+            let id = "01010101-0101-0101-0101-010101010101";
+            format!(
+                r#"{{"id":"{id}","email":"a@example.org","email_confirmed":false,"password":null,
+                "first_name":null,"last_name":null,"active":true,"version":{version},"revision":0,"created_at":0}}"#
+            )
+        };
+        for (stored, read) in [(7, 7), (MAX_VERSION, MAX_VERSION), (u64::MAX, MAX_VERSION)] {
+            assert_eq!(serde_json::from_str::<User>(&text(stored)).unwrap().version, read);
+        }
+    }
+}

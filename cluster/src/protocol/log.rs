@@ -30,6 +30,8 @@ pub struct Log {
     kept: usize,
     bytes: usize,
     forgotten: Forgotten,
+    /// What is complete only because somebody else than its origin says that it was and has ended.
+    hearsay: Option<(u64, u64)>,
     until: Timestamp,
 }
 
@@ -61,6 +63,13 @@ impl Log {
     #[must_use]
     pub const fn complete(&self) -> u64 {
         self.complete
+    }
+
+    /// All up to here was applied, or the ledger or the log's origin says that it had ended: what need not be
+    /// looked for in the ledger.
+    #[must_use]
+    pub fn proven(&self) -> u64 {
+        self.hearsay.map_or(self.complete, |(first, _)| self.complete.min(first - 1))
     }
 
     /// The highest number that was applied.
@@ -162,6 +171,22 @@ impl Log {
             self.complete = seq;
             self.advance();
         }
+    }
+
+    /// The same, by the ledger's word, which counts more than hearsay.
+    pub fn skip_proven(&mut self, seq: u64) {
+        self.hearsay =
+            self.hearsay.filter(|(_, last)| *last > seq).map(|(first, last)| (first.max(seq + 1), last));
+        self.skip_to(seq);
+    }
+
+    /// As [`Self::skip_forgotten`], by the word of somebody else than the log's origin.
+    pub fn skip_hearsay(&mut self, forgotten: Forgotten) {
+        if forgotten.seq > self.complete {
+            let first = self.hearsay.map_or(self.complete + 1, |(first, _)| first);
+            self.hearsay = Some((first, forgotten.seq));
+        }
+        self.skip_forgotten(forgotten);
     }
 
     /// These have ended, and are asked for no more: neither here nor by who asks this node.

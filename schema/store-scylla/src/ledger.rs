@@ -117,6 +117,14 @@ impl LedgerStore for Store {
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>> {
         self.within(self.entries_after(origin, after, limit)).await
     }
+
+    async fn begin_life(&self, origin: Origin) -> Result<()> {
+        self.within(self.note_life(origin)).await
+    }
+
+    async fn latest_life(&self, node: NodeId) -> Result<Option<u64>> {
+        self.within(self.life(node)).await
+    }
 }
 
 impl Store {
