@@ -758,7 +758,7 @@ proptest! {
         let mut permits: Vec<(u8, Permit)> = Vec::new();
         for (n, what, which) in steps {
             if what == 0 && !permits.is_empty() {
-                permits.swap_remove(which.index(permits.len()));
+                drop(permits.swap_remove(which.index(permits.len())));
             } else if what == 1 && !permits.is_empty() {
                 permits[which.index(permits.len())].1.progress().reached(Progress::KNOWS);
             } else {
