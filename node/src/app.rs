@@ -42,7 +42,7 @@ use crate::{
     limits::{Limits, LocalCounters},
     metrics::Metrics,
     passwords::PasswordPool,
-    peers::{self, JoinError},
+    peers::{self, JoinError, KeptForOthers},
     settings::Settings,
     store::Backing,
     tokens::{self, Tokens, TokensContext},
@@ -65,6 +65,7 @@ pub struct App {
     pub backing: Backing,
     pub cache: Option<Cache>,
     pub log: Arc<LedgerWriter>,
+    pub others: Arc<KeptForOthers>,
     pub facts: Arc<Facts>,
     pub actors: Actors,
     pub ring: Arc<KeyRing>,
@@ -231,6 +232,7 @@ impl App {
             stores,
             backing,
             cache,
+            others: Arc::new(KeptForOthers::new(log.clone())),
             log,
             facts,
             actors,
@@ -277,6 +279,10 @@ impl App {
         let set = set.map_err(not_final)?;
         let (began, at) = (self.clock.now(), boottime());
         let origin = self.identity.origin();
+        // Before it decides anything: a former life that still runs learns of it.
+        if purpose == Purpose::Serve {
+            self.stores.ledger.begin_life(origin).await?;
+        }
         // Peers first: they are faster, and what they have need not be read.
         if let Some(peers) = self.peers()
             && !peers.catch_up(CATCH_UP).await
@@ -345,8 +351,8 @@ impl App {
         self.ledger_read_at.load(Ordering::Acquire) > 0 && !self.superseded.load(Ordering::Acquire)
     }
 
-    /// Another node with this one's identity is alive, and others take it for this one: what they take away
-    /// is not told here any more. So this one decides nothing from now on, and ends.
+    /// Another node with this one's identity is alive, as the store knows, and others take it for this one:
+    /// what they take away is not told here any more. So this one decides nothing from now on, and ends.
     pub fn step_down(&self) {
         if !self.superseded.swap(true, Ordering::AcqRel) {
             tracing::error!("another node runs with a copy of this data directory: this one ends");

@@ -28,8 +28,10 @@ use crate::{
 };
 
 const NAME: &str = "control.sock";
-/// Longest command and answer, in bytes.
+/// Longest command, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
+/// Longest answer, in bytes: `cluster status` of 10,000 members and 8,192 logs fits in.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// How long a client may take to send its command, and to take the answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -164,7 +166,7 @@ pub async fn ask(data_dir: &Path, command: &Command) -> io::Result<Option<Answer
     bytes.push(b'\n');
     within(ANSWER_TIMEOUT, writer.write_all(&bytes)).await?;
     let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(MAX_LINE));
+    let mut reader = BufReader::new(reader.take(MAX_ANSWER));
     within(ANSWER_TIMEOUT, reader.read_until(b'\n', &mut line)).await?;
     Ok(Some(serde_json::from_slice(&line)?))
 }
@@ -179,4 +181,30 @@ pub async fn has_ended(data_dir: &Path, patience: Duration) -> bool {
         }
     };
     tokio::time::timeout(patience, ended).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_answer_arrives_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path()).unwrap();
+        // 10,000 members and 8,192 logs, as long as they can be, and the same as a table.
+        let result = serde_json::json!(vec!["m".repeat(600); 18_192]);
+        let msg = "t".repeat(4 * 1024 * 1024 - 64);
+        let answer = serde_json::to_vec(&Answer::Done(Done { msg, result })).unwrap();
+        assert!(answer.len() > 14 * 1024 * 1024, "{}", answer.len());
+        let sent = answer.len();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut command = Vec::new();
+            BufReader::new(&mut stream).read_until(b'\n', &mut command).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+            stream.write_all(b"\n").await.unwrap();
+        });
+        let answer = ask(directory.path(), &Command::ClusterStatus).await.unwrap().unwrap();
+        assert_eq!(serde_json::to_vec(&answer).unwrap().len(), sent);
+    }
 }

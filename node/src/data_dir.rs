@@ -175,7 +175,7 @@ impl DataDir {
             name.clone_into(&mut identity.name);
         }
         // The time makes it rise also when the directory was restored from a backup.
-        identity.incarnation = now.as_millis().max(identity.incarnation + 1);
+        identity.incarnation = now.as_millis().max(identity.incarnation.saturating_add(1));
         let bytes = serde_json::to_vec_pretty(&identity).map_err(|error| wrong(&path, &error.to_string()))?;
         self.write(&path, &bytes)?;
         Ok(identity)

@@ -217,6 +217,11 @@ fn of_cluster(status: &cluster::Status, counter: MakeFamily, gauge: MakeFamily) 
             "Facts not kept for peers for want of room; they are in the ledger",
             one(status.counters.shed),
         ),
+        counter(
+            "palisade_cluster_refused_entries",
+            "Entries of peers that were not taken: too far beyond what is complete, or of too many logs",
+            one(status.counters.refused),
+        ),
         gauge(
             "palisade_cluster_members",
             "Other nodes",
