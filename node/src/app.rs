@@ -40,6 +40,7 @@ use crate::{
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
     limits::{Limits, LocalCounters},
     metrics::Metrics,
+    occasional::Warnings,
     passwords::PasswordPool,
     peers::{self, JoinError},
     settings::Settings,
@@ -72,6 +73,7 @@ pub struct App {
     pub passwords: PasswordPool,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub warnings: Warnings,
     pub queries: Queries,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
@@ -201,6 +203,7 @@ impl App {
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
+            warnings: Warnings::default(),
             queries: Queries::default(),
             started_at: clock.now(),
             freshness,
