@@ -41,6 +41,7 @@ use crate::{
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
     limits::{Limits, LocalCounters},
     metrics::Metrics,
+    occasional::Warnings,
     passwords::PasswordPool,
     peers::{self, JoinError, KeptForOthers},
     settings::Settings,
@@ -74,6 +75,7 @@ pub struct App {
     pub passwords: PasswordPool,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub warnings: Warnings,
     pub queries: Queries,
     /// The wall clock: by it tokens expire.
     pub clock: Arc<dyn Clock>,
@@ -215,6 +217,7 @@ impl App {
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
+            warnings: Warnings::default(),
             queries: Queries::default(),
             started_at: clock.now(),
             upkeep_rounds: AtomicU64::new(0),

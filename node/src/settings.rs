@@ -213,7 +213,12 @@ impl Settings {
     /// Whether the peer at this address may say for whom it speaks.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+        self.trusted_proxies.iter().any(|network| {
+            network.contains(&peer)
+                // A network of IPv4 addresses in their IPv6 form (RFC 4291, section 2.5.5.2).
+                || matches!(peer, IpAddr::V4(peer) if network.prefix_len() >= 96
+                    && network.contains(&IpAddr::V6(peer.to_ipv6_mapped())))
+        })
     }
 }
 

@@ -72,6 +72,11 @@ impl Snapshot {
                 "Refresh tokens refused",
                 one(read(&metrics.refresh_refusals)),
             ),
+            counter(
+                "palisade_forwarded_unreadable",
+                "Requests of trusted proxies whose X-Forwarded-For cannot be read",
+                one(read(&metrics.forwarded_unreadable)),
+            ),
             gauge(
                 "palisade_password_queue_length",
                 "Passwords that wait to be hashed",
