@@ -120,7 +120,7 @@ mod alone {
     #[test]
     fn memory_is_bounded_and_the_ledger_has_the_rest() {
         let mut settings = Settings::small(2, 3);
-        settings.tuning.max_kept = 1_000;
+        settings.tuning.max_bytes = 48 * 1024;
         settings.has_store = true;
         let mut world = world(settings);
         world.step(Step::Isolate { node: 2 });

@@ -41,8 +41,9 @@ use crate::{
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
     limits::{Limits, LocalCounters},
     metrics::Metrics,
+    occasional::Warnings,
     passwords::PasswordPool,
-    peers::{self, JoinError},
+    peers::{self, JoinError, KeptForOthers},
     settings::Settings,
     store::Backing,
     tokens::{self, Tokens, TokensContext},
@@ -65,6 +66,7 @@ pub struct App {
     pub backing: Backing,
     pub cache: Option<Cache>,
     pub log: Arc<LedgerWriter>,
+    pub others: Arc<KeptForOthers>,
     pub facts: Arc<Facts>,
     pub actors: Actors,
     pub ring: Arc<KeyRing>,
@@ -73,6 +75,7 @@ pub struct App {
     pub passwords: PasswordPool,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub warnings: Warnings,
     pub queries: Queries,
     /// The wall clock: by it tokens expire.
     pub clock: Arc<dyn Clock>,
@@ -214,6 +217,7 @@ impl App {
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),
+            warnings: Warnings::default(),
             queries: Queries::default(),
             started_at: clock.now(),
             upkeep_rounds: AtomicU64::new(0),
@@ -231,6 +235,7 @@ impl App {
             stores,
             backing,
             cache,
+            others: Arc::new(KeptForOthers::new(log.clone())),
             log,
             facts,
             actors,
@@ -277,6 +282,10 @@ impl App {
         let set = set.map_err(not_final)?;
         let (began, at) = (self.clock.now(), boottime());
         let origin = self.identity.origin();
+        // Before it decides anything: a former life that still runs learns of it.
+        if purpose == Purpose::Serve {
+            self.stores.ledger.begin_life(origin).await?;
+        }
         // Peers first: they are faster, and what they have need not be read.
         if let Some(peers) = self.peers()
             && !peers.catch_up(CATCH_UP).await
@@ -345,8 +354,8 @@ impl App {
         self.ledger_read_at.load(Ordering::Acquire) > 0 && !self.superseded.load(Ordering::Acquire)
     }
 
-    /// Another node with this one's identity is alive, and others take it for this one: what they take away
-    /// is not told here any more. So this one decides nothing from now on, and ends.
+    /// Another node with this one's identity is alive, as the store knows, and others take it for this one:
+    /// what they take away is not told here any more. So this one decides nothing from now on, and ends.
     pub fn step_down(&self) {
         if !self.superseded.swap(true, Ordering::AcqRel) {
             tracing::error!("another node runs with a copy of this data directory: this one ends");

@@ -50,6 +50,7 @@ pub struct Metrics {
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
     refresh_refusals: AtomicU64,
+    forwarded_unreadable: AtomicU64,
     /// How long revocations took until every live node had them.
     pub acknowledgements: Arc<Acknowledgements>,
 }
@@ -161,6 +162,11 @@ impl Metrics {
     /// A refresh token got nothing.
     pub fn refresh_refused(&self) {
         add(&self.refresh_refusals, 1);
+    }
+
+    /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
+    pub fn forwarded_unreadable(&self) {
+        add(&self.forwarded_unreadable, 1);
     }
 
     /// All of it in the text format of `OpenMetrics` 1.0, which Prometheus reads.

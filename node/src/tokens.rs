@@ -217,6 +217,33 @@ impl Tokens {
     }
 
     async fn check_unseen(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
+        let claims = self.verify(token).await?;
+        let verdict = self.verdict(claims);
+        if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
+            // The clock of the issuer may be ahead of this node's.
+            self.clocks.high_water().saw_expiry(claims.expires_at);
+            self.keep(token, claims);
+        }
+        verdict
+    }
+
+    /// The refusal of a token that is shown where a refresh token is due and does not look like one.
+    /// A genuine access token is refused for its type whether or not it is revoked: type comes before
+    /// revocation.
+    pub async fn refuse_as_refresh(&self, token: &[u8]) -> Refusal {
+        let claims = match self.verified.with(token, |claims| *claims) {
+            Some(claims) => Ok(claims),
+            None => Box::pin(self.verify(token)).await,
+        };
+        match claims {
+            Ok(claims) if self.clock.now().as_secs() >= claims.expires_at => Refusal::Expired,
+            Ok(_) => Refusal::NotRefresh,
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// What a token says whose shape, claims and signature are good.
+    async fn verify(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
             let arrived = self.clock.now();
@@ -233,14 +260,7 @@ impl Tokens {
             }
         }
         self.signatures.check(&unverified).await?;
-        let claims = unverified.into_verified();
-        let verdict = self.verdict(claims);
-        if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
-            // The clock of its issuer may be ahead of this one's.
-            self.clocks.high_water().saw_expiry(claims.expires_at);
-            self.keep(token, claims);
-        }
-        verdict
+        Ok(unverified.into_verified())
     }
 
     /// Remembers that the token's signature is good.

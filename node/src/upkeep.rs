@@ -48,6 +48,7 @@ pub async fn run(app: Arc<App>) -> StartError {
             cluster.announce(true);
             tokio::spawn(peers::keep_fresh(app.clone(), cluster.clone()));
             tokio::spawn(peers::inherit(app.clone(), cluster.clone()));
+            tokio::spawn(peers::guard_identity(app.clone(), cluster.clone()));
         }
         tokio::spawn(keep_up(app.clone(), reader));
         tokio::spawn(keep_keys(app.clone()));
@@ -94,7 +95,7 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
             }
             Err(error) => {
                 if let Some(cluster) = app.peers() {
-                    peers::keep(&app, cluster, ledger.heads(), &mut kept);
+                    peers::keep(&app, cluster, ledger.heads(), &mut kept).await;
                 }
                 if away.is_none() {
                     // It may have begun right after the last answer.

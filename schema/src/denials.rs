@@ -25,6 +25,7 @@ use crate::{
     id::{KeyId, SessionId, TokenId, UserId},
     time::Timestamp,
     token::AccessClaims,
+    user::{MAX_VERSION, ended_below},
 };
 
 /// The facts that refuse.
@@ -70,7 +71,11 @@ impl Denials {
         match fact.kind {
             FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
-            FactKind::UserVersion { user, at_least } => self.users.raise(user, at_least, fact.until),
+            // Nobody makes a higher one, and who could tell what it should have been?
+            FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => {}
+            FactKind::UserVersion { user, at_least } => {
+                self.users.raise(user, ended_below(at_least), fact.until);
+            }
             FactKind::KeyRetired { key } => self.keys.raise(key, 1, fact.until),
             FactKind::PermissionsChanged { .. } => {}
         }
@@ -98,10 +103,17 @@ impl Denials {
     }
 
     /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
-    /// nothing was.
+    /// nothing was. At most [`MAX_VERSION`].
     #[must_use]
     pub fn user_version(&self, user: UserId) -> u64 {
-        self.users.level(&user)
+        self.users.level(&user).min(MAX_VERSION)
+    }
+
+    /// Whether tokens and sessions of this version of the user are known to be refused. At
+    /// [`MAX_VERSION`] every one is.
+    #[must_use]
+    pub fn refuses_version(&self, user: UserId, version: u64) -> bool {
+        self.users.level(&user) > version
     }
 
     /// Forgets what ended more than `skew` before the horizon. Readers and writers go on meanwhile: what is
@@ -329,6 +341,30 @@ mod tests {
         assert!(denials.refuses(&claims(1, 4)));
         assert!(!denials.refuses(&claims(1, 5)));
         assert_eq!(denials.user_version(user), 5);
+    }
+
+    #[test]
+    fn highest_version_refuses_every_token_and_a_higher_one_nothing() {
+        let user = UserId::from_bytes([1; 16]);
+        let denied = |at_least| {
+            let denials = Denials::default();
+            denials.apply(&Fact { kind: FactKind::UserVersion { user, at_least }, until: Timestamp::MAX });
+            denials
+        };
+        let highest = denied(MAX_VERSION);
+        for version in [0, 1, MAX_VERSION - 1, MAX_VERSION] {
+            assert!(highest.refuses(&claims(1, version)) && highest.refuses_version(user, version));
+        }
+        assert_eq!(highest.user_version(user), MAX_VERSION);
+        let below = denied(MAX_VERSION - 1);
+        assert!(
+            below.refuses_version(user, MAX_VERSION - 2) && !below.refuses_version(user, MAX_VERSION - 1)
+        );
+        for absurd in [MAX_VERSION + 1, u64::MAX - 1, u64::MAX] {
+            let denials = denied(absurd);
+            assert!(!denials.refuses(&claims(1, 0)), "{absurd}");
+            assert_eq!(denials.user_version(user), 0);
+        }
     }
 
     #[test]

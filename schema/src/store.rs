@@ -68,7 +68,7 @@ use crate::login::LOGIN_RETENTION;
 use crate::{
     email::FoldedEmail,
     horizon::Horizons,
-    id::{LoginId, SessionId, UserId},
+    id::{LoginId, NodeId, SessionId, UserId},
     key::KeySet,
     ledger::{Entry, Head, Origin},
     login::Login,
@@ -312,6 +312,16 @@ pub trait LedgerStore: Send + Sync + 'static {
     /// only when there are no more; a store that several versions write may skip those that it cannot
     /// read.
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>>;
+    /// Notes that a node has started, by its own word; a later life that was noted stays. Nobody notes it
+    /// for another node, so it proves what [`heads`](Self::heads) does not: any node may write the log of
+    /// another. A store that only one process can open has nothing to note.
+    async fn begin_life(&self, _: Origin) -> Result<()> {
+        Ok(())
+    }
+    /// The latest incarnation of a node that was noted, if one was.
+    async fn latest_life(&self, _: NodeId) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// The store itself.

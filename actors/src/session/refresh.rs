@@ -174,9 +174,9 @@ fn settle(context: &Context, memory: &Arc<Memory>, previous: &Session, successor
 /// may be known here before the store has it.
 fn is_dead(context: &Context, request: &RefreshRequest, seen: &Known) -> bool {
     let denials = context.facts.denials();
-    let at_least = seen.user_version.max(denials.user_version(request.user));
     denials.refuses_session(request.session)
-        || seen.session.user_version < at_least
+        || denials.refuses_version(request.user, seen.session.user_version)
+        || seen.session.user_version < seen.user_version
         || request.version < seen.session.user_version
 }
 

@@ -81,7 +81,7 @@ impl Schedule {
             settings.fanout = Some(4);
         }
         if settings.has_store && random.one_in(4) {
-            settings.tuning.max_kept = 600;
+            settings.tuning.max_bytes = 40 * 1024;
         }
         // Within what tokens allow, and at times one that is far beyond.
         settings.offsets = (0..nodes).map(|_| random.below(50_000).cast_signed() - 25_000).collect();

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::protocol::{Machine, Message, Now, Tuning, machine::MemberState};
+use cluster::protocol::{Machine, Message, Now, Tuning, log::MAX_BLOCK_BYTES, machine::MemberState};
 use schema::{
     Clocks, Denials, Fact, FactKind, NodeId, SessionId, Subject, Timestamp, TokenId, UserId,
     horizon::{Saved, Trust, manual::ManualClocks},
@@ -47,8 +47,6 @@ const BEGIN: u64 = 2_000_000_000_000;
 const BOOTED: u64 = 1_000_000;
 /// How many of its last publications a node's visibility is checked of.
 const RECENT: usize = 8;
-/// What one entry of a hostile size may add to what is kept.
-const BLOCK: usize = 256;
 
 /// How a world is made.
 #[derive(Debug, Clone)]
@@ -790,16 +788,16 @@ impl World {
 
     fn check_memory(&mut self, at: usize) {
         let machine = &self.nodes[at].machine;
-        let (kept, logs) = (machine.kept(), machine.logs());
+        let (kept, bytes, logs) = (machine.kept(), machine.bytes(), machine.logs());
         let counted: usize = logs.iter().map(|log| log.kept).sum();
-        let Tuning { max_kept, max_logs, .. } = self.settings.tuning;
-        // What grows at the end of each log is not dropped.
-        let (most, count) = (max_kept + max_kept / 8 + BLOCK * logs.len(), logs.len());
+        let Tuning { max_bytes, max_logs, .. } = self.settings.tuning;
+        // What grows at the end of its own log is not dropped.
+        let (most, count) = (max_bytes + max_bytes / 8 + MAX_BLOCK_BYTES, logs.len());
         if counted != kept {
             self.breaks(|| format!("{at} counts {kept} entries and has {counted}"));
         }
-        if kept > most || count > max_logs {
-            self.breaks(|| format!("{at} holds {kept} entries of {count} logs"));
+        if bytes > most || count > max_logs {
+            self.breaks(|| format!("{at} holds {bytes} bytes of {count} logs"));
         }
     }
 
@@ -921,7 +919,11 @@ impl World {
             Message::Heads(_) => traffic.heads += 1,
             Message::Ping { .. } | Message::Pong { .. } => traffic.pings += 1,
             Message::Digests { .. } => traffic.digests += 1,
-            Message::Ack(_) | Message::Clock { .. } | Message::Leaving { .. } => {}
+            Message::Ack(_)
+            | Message::Clock { .. }
+            | Message::Leaving { .. }
+            | Message::Keep { .. }
+            | Message::Kept { .. } => {}
         }
         self.say(|| format!("{at} -> {peer}: {message:?}"));
         let sent = self.now + (size as u64 * MS / self.settings.bytes_per_ms).max(1);

@@ -37,6 +37,7 @@ use tracing::Instrument as _;
 
 use super::{
     authority::{self, Token},
+    gateway,
     request::{self, REQUEST_ID, RequestId, began},
 };
 use crate::{app::App, metrics::RouteId};
@@ -76,7 +77,8 @@ impl Lane {
                 (Version::HTTP_2, hosts) => hosts <= 1,
                 _ => false,
             }
-            && !UNUSUAL.iter().any(|name| headers.contains_key(*name));
+            && !UNUSUAL.iter().any(|name| headers.contains_key(*name))
+            && !(question.is_admit() && headers.keys().any(|name| gateway::is_unknown_header(name.as_ref())));
         if !usual || !self.decides() || self.app.is_draining() {
             return None;
         }

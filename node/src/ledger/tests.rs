@@ -40,6 +40,7 @@ use super::{
     journal::Record,
     writer::{MAX_CONTRADICTIONS, ROWS, Row},
 };
+use crate::peers::KeptForOthers;
 
 const START: Timestamp = Timestamp::from_secs(2_000_000_000);
 const TTL: Duration = Duration::from_secs(15 * 60);

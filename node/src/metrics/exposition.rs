@@ -10,7 +10,7 @@ use prometheus_client::{
 use schema::Refusal;
 
 use super::{BUCKETS_US, Histogram, LOGIN_LABELS, Metrics, NoLabels, Route, STATUSES, read};
-use crate::{app::App, store::Backing};
+use crate::{app::App, logging, store::Backing};
 
 /// The numbers of one moment.
 #[derive(Debug)]
@@ -71,6 +71,11 @@ impl Snapshot {
                 "palisade_refresh_refusals",
                 "Refresh tokens refused",
                 one(read(&metrics.refresh_refusals)),
+            ),
+            counter(
+                "palisade_forwarded_unreadable",
+                "Requests of trusted proxies whose X-Forwarded-For cannot be read",
+                one(read(&metrics.forwarded_unreadable)),
             ),
             gauge(
                 "palisade_password_queue_length",
@@ -146,6 +151,11 @@ impl Snapshot {
             ),
             bytes("palisade_journal_used", "Of the journal, some perhaps released", log.used_bytes),
             bytes("palisade_journal_size", "Of the journal, reserved", log.size_bytes),
+            counter(
+                "palisade_log_lines_lost",
+                "Log lines dropped because stderr was full, slow or closed",
+                one(logging::lines_lost()),
+            ),
             gauge(
                 "palisade_build_info",
                 "What runs",
@@ -211,6 +221,11 @@ fn of_cluster(status: &cluster::Status, counter: MakeFamily, gauge: MakeFamily) 
             "palisade_cluster_shed",
             "Facts not kept for peers for want of room; they are in the ledger",
             one(status.counters.shed),
+        ),
+        counter(
+            "palisade_cluster_refused_entries",
+            "Entries of peers that were not taken: too far beyond what is complete, or of too many logs",
+            one(status.counters.refused),
         ),
         gauge(
             "palisade_cluster_members",

@@ -41,6 +41,8 @@ const CHUNK: u64 = 1_024;
 /// Entries a batch, and batches at once.
 const BATCH: usize = 50;
 const BATCHES: usize = 8;
+/// No log has more entries: nobody numbers so many.
+const LONGEST: u64 = 1 << 48;
 /// Partitions that are read at once.
 const CHUNKS: u64 = 4;
 /// A head lives at least so long: its node announces it again every hour.
@@ -120,6 +122,14 @@ impl LedgerStore for Store {
 
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>> {
         self.within(self.entries_after(origin, after, limit)).await
+    }
+
+    async fn begin_life(&self, origin: Origin) -> Result<()> {
+        self.within(self.note_life(origin)).await
+    }
+
+    async fn latest_life(&self, node: NodeId) -> Result<Option<u64>> {
+        self.within(self.life(node)).await
     }
 }
 
@@ -227,6 +237,8 @@ impl Store {
         let (head, floor) = stored.map_or((0, 0), |head| {
             (head.seq.map_or(0, convert::number), head.floor.map_or(0, convert::number))
         });
+        // No log is so long: such a head says nothing, and nobody could read up to it.
+        let head = if head > LONGEST { 0 } else { head };
         let mut from = after.saturating_add(1).max(floor);
         let last = head / CHUNK;
         let mut chunk = from / CHUNK;

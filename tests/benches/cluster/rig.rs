@@ -110,8 +110,12 @@ impl Entropy for Random {
 
 struct Deaf;
 
+#[async_trait::async_trait]
 impl Hears for Deaf {
     fn hear(&self, _: &Fact) {}
+    async fn keep(&self, _: Vec<Entry>) -> bool {
+        false
+    }
     fn acknowledged(&self, _: Duration) {}
 }
 

@@ -118,7 +118,12 @@ impl Naive {
             return self.forget_first(first);
         }
         let last = block(*self.held.last_key_value().unwrap().0);
-        if last * BLOCK + 1 > self.complete { self.drop_block(last) } else { 0 }
+        if last * BLOCK < self.complete {
+            // The only one.
+            self.forgotten = self.forgotten.max(self.complete);
+            self.forgotten_until = self.forgotten_until.max(self.until(last));
+        }
+        self.drop_block(last)
     }
 
     fn run(&self, first: u64, last: u64, most: usize) -> Option<(u64, Vec<Fact>)> {
@@ -155,6 +160,9 @@ proptest! {
                 Act::Shed => prop_assert_eq!(log.shed(), model.shed()),
             }
             prop_assert_eq!(log.kept(), model.held.len());
+            let held = model.held.len() * size_of::<Fact>();
+            let blocks: BTreeSet<_> = model.held.keys().map(|seq| block(*seq)).collect();
+            prop_assert!(held <= log.bytes() && log.bytes() <= 2 * held + 600 * blocks.len());
             prop_assert_eq!(log.complete(), model.complete);
             prop_assert_eq!(log.forgotten().seq, model.forgotten);
             prop_assert_eq!(log.forgotten().until.as_millis(), model.forgotten_until);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
-use schema::Timestamp;
+use schema::{Timestamp, user::next_version};
 
 use super::Answer;
 use crate::{
@@ -37,7 +37,7 @@ pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answ
     responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
 )]
 pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
-    let at_least = caller.claims.version + 1;
+    let at_least = next_version(caller.claims.version);
     let receipt = app
         .actors
         .users

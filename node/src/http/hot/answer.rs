@@ -60,8 +60,12 @@ impl Answered {
                 common.write(out);
                 return out.extend_from_slice(json.as_bytes());
             }
+            Self::Admitted(claims) => {
+                out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+                gateway::write_admitted(&claims, out);
+                return common.write(out);
+            }
             Self::Problem(response) => response.into_parts(),
-            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
         };
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(head.status.as_str().as_bytes());

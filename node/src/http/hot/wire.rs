@@ -31,6 +31,7 @@ use tokio::{
 use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
     authority::Token,
+    gateway,
     request::{RequestId, began},
 };
 
@@ -174,7 +175,9 @@ impl<'a> Asked<'a> {
                 if !header.value.eq_ignore_ascii_case(b"keep-alive") {
                     return None;
                 }
-            } else if UNUSUAL.iter().any(|name| is(name)) {
+            } else if UNUSUAL.iter().any(|name| is(name))
+                || (question.is_admit() && gateway::is_unknown_header(header.name.as_bytes()))
+            {
                 return None;
             }
         }
