@@ -197,7 +197,7 @@ impl<'a> Asked<'a> {
     ) -> io::Result<Now> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
         let mut answering = pin!(lane.answer(self.question, self.token, &id));
-        let answered = match poll_once(answering.as_mut()).await {
+        let (answered, stale) = match poll_once(answering.as_mut()).await {
             Poll::Ready(answered) => answered,
             Poll::Pending => {
                 // Those before it are ready.
@@ -210,7 +210,7 @@ impl<'a> Asked<'a> {
         };
         lane.log(self.question, &answered, &id, now.began);
         out.tally.add(self.question.route(), answered.status().as_u16());
-        let common = Common { id: &id, extra: &lane.extra, closing, now_s: now.second };
+        let common = Common { id: &id, extra: &lane.extra, stale, closing, now_s: now.second };
         answered.write(&common, &mut out.bytes);
         // Others have their turn, too.
         tokio::task::consume_budget().await;
