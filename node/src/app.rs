@@ -38,7 +38,7 @@ use crate::{
     http::{queries::Queries, routes},
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
-    limits::{Limits, LocalCounters},
+    limits::{Limits, LocalCounters, Rates, SteadyClock},
     metrics::Metrics,
     occasional::Warnings,
     passwords::PasswordPool,
@@ -193,13 +193,13 @@ impl App {
             Some(cache) => Arc::new(RedisCounters::new(cache.clone(), counters)),
             None => counters,
         };
-        let limits = Limits::new(
-            counters,
-            clock.clone(),
-            settings.login_account_failures,
-            settings.login_address_failures,
-            settings.registration_rate,
-        );
+        let rates = Rates {
+            account: settings.login_account_failures,
+            address: settings.login_address_failures,
+            registration: settings.registration_rate,
+        };
+        let steady = Arc::new(SteadyClock::starting_at(clock.now()));
+        let limits = Limits::new(counters, stores.logins.clone(), steady, clock.clone(), rates);
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),

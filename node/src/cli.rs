@@ -153,6 +153,8 @@ fn operator_command(path: &[&str], leaf: &ArgMatches) -> Result<Command, Failure
         },
         ["cluster", "status"] => Command::ClusterStatus,
         ["cluster", "leave"] => Command::ClusterLeave,
+        ["limits", "list"] => Command::LimitsList,
+        ["limits", "clear"] => Command::LimitsClear { subject: text("subject").unwrap_or_default() },
         ["keys", "list"] => Command::KeysList,
         ["keys", "rotate"] => Command::KeysRotate,
         ["keys", "retire"] => {
@@ -228,6 +230,12 @@ async fn operate(settings: Settings, command: Command) -> Result<Done, Failure> 
         Ok(Some(Answer::Failed(msg))) => return Err(Failure::Failed(msg)),
         Ok(None) if matches!(command, Command::ClusterStatus | Command::ClusterLeave) => {
             return Err(Failure::Failed(format!("no node runs on {}", settings.data_dir.display())));
+        }
+        Ok(None) if matches!(command, Command::LimitsList | Command::LimitsClear { .. }) => {
+            return Err(Failure::Failed(format!(
+                "no node runs on {}, and limits are counted by nodes that run",
+                settings.data_dir.display()
+            )));
         }
         Ok(None) => {}
         Err(error) => {

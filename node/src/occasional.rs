@@ -28,10 +28,7 @@ impl Occasional {
         let next_ms = self.next_ms.load(Ordering::Relaxed);
         let later_ms = now_ms.saturating_add(millis(INTERVAL));
         let is_due = now_ms >= next_ms
-            && self
-                .next_ms
-                .compare_exchange(next_ms, later_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
+            && self.next_ms.compare_exchange(next_ms, later_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_due {
             return Some(self.left_out.swap(0, Ordering::Relaxed));
         }

@@ -58,6 +58,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(by)))
     }
 
+    /// The same moment by another clock, which shows `there` when this one shows `here`.
+    #[must_use]
+    pub fn shifted(self, here: Self, there: Self) -> Self {
+        if there >= here { self.plus(there.since(here)) } else { self.minus(here.since(there)) }
+    }
+
     /// How long since `earlier`; zero when that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

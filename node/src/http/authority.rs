@@ -156,14 +156,14 @@ async fn certainly_has_any(app: &App, user: UserId, names: &[&str]) -> Result<bo
 
 /// The built-in permissions that a user holds, directly or by a role, as the store says now.
 async fn certainly_held(app: &App, user: UserId) -> Result<BTreeSet<&'static str>, Problem> {
-    let built_in = BUILT_IN.into_iter().map(|(name, _)| name);
+    let built_in = || BUILT_IN.into_iter().map(|(name, _)| name);
     if !app.backing.is_shared() {
-        let held = |snapshot: &actors::Snapshot| built_in.filter(|name| snapshot.has(name)).collect();
+        let held = |snapshot: &actors::Snapshot| built_in().filter(|name| snapshot.has(name)).collect();
         return Ok(app.actors.permissions.with(user, held).await?);
     }
     let effective = app.stores.grants.effective(user).await?;
     let has = |name: &&str| effective.combined.iter().any(|permission| permission.name.as_str() == *name);
-    Ok(built_in.filter(has).collect())
+    Ok(built_in().filter(has).collect())
 }
 
 /// A caller who may manage permissions and roles.

@@ -107,9 +107,7 @@ pub async fn admit(app: &App, token: Token<'_>, query: &str) -> Result<AccessCla
         Ok(None | Some(Known { holds: true, .. })) => Ok(claims),
         Ok(Some(_)) => Err(Problem::forbidden()),
         // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
-        Err(problem) if problem.status().is_client_error() => {
-            Err(problem.with_status(StatusCode::FORBIDDEN))
-        }
+        Err(problem) if problem.status().is_client_error() => Err(problem.with_status(StatusCode::FORBIDDEN)),
         Err(problem) => Err(problem),
     }
 }
@@ -173,7 +171,8 @@ mod tests {
 
     #[test]
     fn only_the_headers_of_answers_are_known() {
-        for name in ["x-auth-user", "X-Auth-Session", "x-auth-kind", "x-authority", "x-auth", "authorization"] {
+        for name in ["x-auth-user", "X-Auth-Session", "x-auth-kind", "x-authority", "x-auth", "authorization"]
+        {
             assert!(!is_unknown_header(name.as_bytes()), "{name}");
         }
         for name in ["x-auth-permissions", "X-AUTH-PERMISION", "x-auth-", "x-auth-users"] {

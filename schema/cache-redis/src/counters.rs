@@ -18,7 +18,7 @@ use crate::{
     cache::{Cache, Found},
     seal::{Key, Kind},
     stats::count,
-    tally::{Tally, credible_bucket, stricter},
+    tally::{SharedBucket, Tally, emptier, stricter},
 };
 
 /// The longest value, in bytes.
@@ -72,9 +72,9 @@ impl RedisCounters {
         serde_json::from_slice(found.body()?).ok()
     }
 
-    fn credible(&self, tally: Option<Tally>, now: Timestamp) -> Tally {
+    fn credible(&self, tally: Option<Tally>, wall: Timestamp) -> Tally {
         match tally {
-            Some(tally) if tally.is_credible(now) => tally,
+            Some(tally) if tally.is_credible(wall) => tally,
             Some(_) => {
                 count(&self.cache.stats().refused);
                 Tally::default()
@@ -82,24 +82,37 @@ impl RedisCounters {
             None => Tally::default(),
         }
     }
+
+    fn credible_bucket(&self, shared: Option<SharedBucket>, rate: Rate, wall: Timestamp) -> SharedBucket {
+        match shared {
+            Some(shared) if shared.is_credible(rate, wall) => shared,
+            Some(_) => {
+                count(&self.cache.stats().refused);
+                SharedBucket::default()
+            }
+            None => SharedBucket::default(),
+        }
+    }
 }
 
+/// The node's own counts are by the caller's clock (`now`), and what nodes share by the wall clock
+/// (`wall`), which is the only one that they have in common.
 #[async_trait]
 impl Counters for RedisCounters {
-    async fn failures(&self, key: &str) -> Option<Failures> {
-        let local = self.local.failures(key).await;
+    async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures> {
+        let local = self.local.failures(key, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
         let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
-        let now = self.cache.now();
-        let shared = self.credible(self.value(&found), now);
+        let wall = self.cache.now();
+        let shared = self.credible(self.value(&found), wall);
         let local = match local {
-            Some(failures) if shared.voids(&failures) => {
+            Some(failures) if shared.voids(&failures.shifted(now, wall)) => {
                 self.local.forget(key).await;
                 None
             }
             other => other,
         };
-        match (local, shared.failures) {
+        match (local, shared.failures.map(|failures| failures.shifted(wall, now))) {
             (Some(local), Some(shared)) => Some(stricter(local, shared, now)),
             (one, other) => one.or(other),
         }
@@ -109,47 +122,99 @@ impl Counters for RedisCounters {
         // First, so that it is counted also when the caller does not wait for Redis.
         let mut local = self.local.fail(key, rate, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
+        let wall = self.cache.now();
         let shared = self
             .change(&name, |tally| {
-                let tally = self.credible(tally, now);
-                let next = tally.after_failure(rate, now);
-                let write = (next != tally).then(|| (next, next.life(rate.window, now)));
+                let tally = self.credible(tally, wall);
+                let next = tally.after_failure(rate, wall);
+                let write = (next != tally).then(|| (next, next.life(rate.window, wall)));
                 Step { write, answer: next }
             })
             .await
             .unwrap_or_default();
-        if shared.voids(&local) {
+        if shared.voids(&local.shifted(now, wall)) {
             self.local.forget(key).await;
             local = self.local.fail(key, rate, now).await;
         }
-        shared.failures.map_or(local, |shared| stricter(local, shared, now))
+        shared.failures.map_or(local, |shared| stricter(local, shared.shifted(wall, now), now))
+    }
+
+    async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket> {
+        let local = self.local.bucket(key, rate, now).await;
+        let name = self.cache.key(Kind::Bucket, key.as_bytes());
+        let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
+        let wall = self.cache.now();
+        let shared = self.credible_bucket(self.value(&found), rate, wall);
+        let local = match local {
+            Some(bucket) if shared.voids(&bucket.shifted(now, wall)) => {
+                self.local.refill(key).await;
+                None
+            }
+            other => other,
+        };
+        match (local, shared.bucket(wall).map(|bucket| bucket.shifted(wall, now))) {
+            (Some(local), Some(shared)) => Some(emptier(local, shared)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
+        if let Err(until) = self.local.take(key, rate, now).await {
+            // Unless another node has lifted it meanwhile.
+            if Bucket::wait(self.bucket(key, rate, now).await, rate, now).is_some() {
+                return Err(until);
+            }
+            self.local.take(key, rate, now).await?;
+        }
+        let name = self.cache.key(Kind::Bucket, key.as_bytes());
+        let wall = self.cache.now();
+        self.change(&name, |shared| {
+            let shared = self.credible_bucket(shared, rate, wall);
+            let (next, answer) = Bucket::take(shared.bucket(wall), rate, wall);
+            let next = shared.with(next);
+            Step { write: answer.is_ok().then(|| (next, next.life(wall))), answer }
+        })
+        .await
+        .unwrap_or(Ok(()))
+        .map_err(|until| until.shifted(wall, now))
     }
 
     async fn forget(&self, key: &str) {
         self.local.forget(key).await;
-        let name = self.cache.key(Kind::Failures, key.as_bytes());
-        let now = self.cache.now();
+        let wall = self.cache.now();
+        let failures = self.cache.key(Kind::Failures, key.as_bytes());
         // Nothing is written where nothing was counted, which is at most log-ins.
         let forgive = |tally: Option<Tally>| Step {
             write: tally.filter(|t| t.failures.is_some()).map(|_| {
-                let next = Tally::forgiven(now);
-                (next, next.life(Duration::ZERO, now))
+                let next = Tally::forgiven(wall);
+                (next, next.life(Duration::ZERO, wall))
             }),
             answer: (),
         };
         // What could not be forgiven is forgotten when its time is over.
-        self.change(&name, forgive).await;
+        self.change(&failures, forgive).await;
     }
 
-    async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
-        self.local.take(key, rate, now).await?;
-        let name = self.cache.key(Kind::Bucket, key.as_bytes());
-        self.change(&name, |bucket: Option<Bucket>| {
-            let bucket = bucket.and_then(|bucket| credible_bucket(bucket, rate, now));
-            let (next, answer) = Bucket::take(bucket, rate, now);
-            Step { write: answer.is_ok().then(|| (next, next.full_at.since(now))), answer }
-        })
-        .await
-        .unwrap_or(Ok(()))
+    async fn refill(&self, key: &str) {
+        self.local.refill(key).await;
+        let wall = self.cache.now();
+        let bucket = self.cache.key(Kind::Bucket, key.as_bytes());
+        let forgive = |shared: Option<SharedBucket>| Step {
+            write: shared.and_then(|shared| shared.bucket(wall)).map(|_| {
+                let next = SharedBucket::forgiven(wall);
+                (next, next.life(wall))
+            }),
+            answer: (),
+        };
+        self.change(&bucket, forgive).await;
+    }
+
+    async fn announce(&self, label: &str, lasting: Duration) {
+        // Without it the others do not list it, and nothing else.
+        let _ = self.cache.announce(label.as_bytes(), lasting).await;
+    }
+
+    async fn announced(&self) -> Option<Vec<String>> {
+        self.cache.announced().await.ok()
     }
 }

@@ -7,13 +7,8 @@ use serde_json::{Value, json};
 use testkit::{Node, Person};
 
 /// Every route that changes a user other than by grants, with a body that would be taken.
-const CHANGES: [(&str, &str); 5] = [
-    ("PATCH", ""),
-    ("DELETE", ""),
-    ("POST", "password"),
-    ("POST", "unlock"),
-    ("DELETE", "sessions/{sid}"),
-];
+const CHANGES: [(&str, &str); 5] =
+    [("PATCH", ""), ("DELETE", ""), ("POST", "password"), ("POST", "unlock"), ("DELETE", "sessions/{sid}")];
 /// Grants have a rule of their own: nobody gives or takes power that they lack.
 const GRANTS: [(&str, &str); 4] = [
     ("POST", "roles"),
@@ -128,7 +123,7 @@ async fn power_that_a_user_gains_during_a_request_protects_it() {
     let mut slow = testkit::Raw::to(&node).await;
     slow.send(head.into_bytes()).await.unwrap();
     root.gives(&user, "permissions_admin").await.is(200);
-    slow.send(body.into()).await.unwrap();
+    slow.send(body).await.unwrap();
     let reply = slow.reply(std::time::Duration::from_secs(30)).await;
     assert_eq!(reply.status(), Some(403), "{reply:?}");
     user.in_another_session().await;

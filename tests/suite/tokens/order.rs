@@ -44,7 +44,7 @@ async fn ended(node: &Node, path: &str) -> Person {
 
 #[tokio::test]
 async fn the_first_thing_that_is_wrong_is_answered() {
-    let node = Node::builder().setting("ACCESS_TTL", "1s").start().await;
+    let node = Node::builder().setting("ACCESS_TTL", "3s").start().await;
     let (expired, expired_and_ended) = expired(&node).await;
     node.terminate().await;
     let node = node.successor().setting("ACCESS_TTL", "15m").start().await;
@@ -73,7 +73,11 @@ async fn the_first_thing_that_is_wrong_is_answered() {
         }
         let batch = ann.post("auth_token/validation/batch").json(&json!({"tokens": [token]})).send().await;
         let verdict = batch.is(200).json()[0].clone();
-        assert_eq!((verdict["status"].as_u64(), verdict["msg"].as_str()), (Some(as_access.0.into()), Some(as_access.1)), "{what}");
+        assert_eq!(
+            (verdict["status"].as_u64(), verdict["msg"].as_str()),
+            (Some(as_access.0.into()), Some(as_access.1)),
+            "{what}"
+        );
         let gateway = node.get("/auth_request").bearer(&token).send().await;
         if as_access == VALID {
             gateway.is_done();
