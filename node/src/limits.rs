@@ -28,7 +28,6 @@ use std::{
     time::Duration,
 };
 
-use ::cluster::boottime;
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -51,27 +50,6 @@ const LISTED: usize = 100;
 const LOOKED_AT: usize = 2_000;
 /// A place that was noted in the store less than so long ago is not noted again.
 const NOTED_AGAIN: Duration = Duration::from_secs(24 * 3600);
-
-/// A clock that starts at the wall clock's time and then goes on with the machine's boot time: it
-/// does not jump when the wall clock is set.
-pub struct SteadyClock {
-    started: Timestamp,
-    booted: Duration,
-}
-
-impl SteadyClock {
-    /// Starting now.
-    #[must_use]
-    pub fn starting_at(now: Timestamp) -> Self {
-        Self { started: now, booted: boottime() }
-    }
-}
-
-impl Clock for SteadyClock {
-    fn now(&self) -> Timestamp {
-        self.started.plus(boottime().saturating_sub(self.booted))
-    }
-}
 
 /// What is limited, and how an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 //!
 //! SIGTERM: `/health/ready` turns 503 and answers say `Connection: close`; for the drain grace all
 //! is served as before; then the listener stops, what runs is finished, and the process ends with
-//! status 0. A second SIGTERM ends it at once.
+//! status 0. A second SIGTERM ends it at once. SIGINT and SIGHUP do as SIGTERM, but SIGHUP ends nothing at
+//! once, since a terminal that closes may send it twice, and it stays ignored where it was (`nohup`).
 
 use std::{
     convert::Infallible,
@@ -34,7 +35,7 @@ use rustix::process::Resource;
 use tokio::{
     io::{AsyncReadExt as _, join},
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tower::ServiceExt as _;
@@ -77,12 +78,15 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub enum ServeError {
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("{name} {address}: {why}")]
+    #[error("{name} {address}: {why}; end what listens there, or set PALISADE_{name} to another address")]
     Listen { name: &'static str, address: String, why: io::Error },
     #[error("the control socket in {0}: {1}")]
     Control(String, io::Error),
     #[error("signals: {0}")]
     Signals(io::Error),
+    /// What was to be done before it serves.
+    #[error("{0}")]
+    Prepare(String),
 }
 
 /// Runs a node until it is told to stop.
@@ -90,6 +94,19 @@ pub enum ServeError {
 /// # Errors
 /// When it does not come up.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    serve_after(settings, async |_, _| Ok(())).await
+}
+
+/// The same. With an embedded store, `prepare` is called when the node has come up, before it answers: with
+/// the address that it listens on.
+///
+/// # Errors
+/// When it does not come up, or cannot be prepared.
+pub async fn serve_after(
+    settings: Settings,
+    prepare: impl AsyncFnOnce(&App, SocketAddr) -> Result<(), ServeError>,
+) -> Result<(), ServeError> {
+    let mut hang_up = hang_up().map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     // The port is taken first: a node that cannot serve changes nothing in its store.
@@ -99,9 +116,20 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         None => None,
     };
     let app = App::start(settings).await?;
+    if let Some(because) = app.data_dir.folder_because() {
+        let directory = app.data_dir.path().display();
+        tracing::info!(%directory, because, "the data directory is a folder in the one of the settings");
+    }
     app.join().await?;
     if !app.backing.is_shared() {
         app.come_up(Purpose::Serve).await?;
+        let address = listener.local_addr();
+        let address = address.map_err(|why| ServeError::Listen {
+            name: "LISTEN",
+            address: app.settings.listen.clone(),
+            why,
+        })?;
+        prepare(&app, address).await?;
     }
     let control = control::listen(app.data_dir.path())
         .map_err(|error| ServeError::Control(app.data_dir.path().display().to_string(), error))?;
@@ -121,6 +149,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        Some(()) = hang_up.recv() => {}
         () = app.end.notified() => {}
         failed = &mut upkeep => match failed {
             Ok(error) => return Err(error.into()),
@@ -155,6 +184,26 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         _ = interrupt.recv() => tracing::warn!("told to stop again: ending at once"),
     }
     Ok(())
+}
+
+/// SIGHUP, unless whoever started the process had it ignored, as `nohup` does: a channel that never
+/// receives then.
+fn hang_up() -> io::Result<HangUp> {
+    /// The bit of SIGHUP in the kernel's sets of signals.
+    const SIGHUP: u64 = 1;
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    let is_ignored = status.is_ok_and(|status| status.sigign & SIGHUP != 0);
+    Ok(HangUp(if is_ignored { None } else { Some(signal(SignalKind::hangup())?) }))
+}
+
+/// Hang-ups of the terminal.
+struct HangUp(Option<Signal>);
+
+impl HangUp {
+    /// `None` when none will ever come.
+    async fn recv(&mut self) -> Option<()> {
+        self.0.as_mut()?.recv().await
+    }
 }
 
 async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeError> {

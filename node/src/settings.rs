@@ -2,9 +2,14 @@
 //!
 //! [`SPECS`] is the one table of them; flags, environment, file, `--help` and the README's table
 //! come from it. A wrong value, an unknown key in the file, or both `X` and `X_FILE` end the start
-//! with the name, what was given and what is allowed. An unknown `PALISADE_` variable is a
-//! warning, since orchestrators set their own.
+//! with the name, what was given and what is allowed. An empty value is unset. An unknown `PALISADE_`
+//! variable is a warning, since orchestrators set their own.
+//!
+//! Values are judged in one place, [`read`], for every command. Whether this machine can do what they
+//! say (an address that is its own, a directory that can be made) is judged in one other,
+//! [`machine::check`], before a command makes anything.
 
+pub mod machine;
 pub(crate) mod source;
 pub(crate) mod value;
 
@@ -87,7 +92,11 @@ pub const SPECS: &[Spec] = &[
         "Failed log-ins that slow an address to that rate, or off",
     ),
     spec("REGISTRATION_RATE", Some("20/1m"), "Registrations of an address, or off"),
-    spec("LOG", Some("info"), "What is logged: error, warn, info, debug, trace, or a tracing filter"),
+    spec(
+        "LOG",
+        Some("info"),
+        "What is logged: error, warn, info, debug, trace, off; also of one target, as in info,palisade=debug",
+    ),
     spec("LOG_FORMAT", None, "text or json [default: text on a terminal, else json]"),
 ];
 
@@ -229,6 +238,22 @@ pub enum SettingsError {
         given: String,
         /// What is allowed.
         allowed: String,
+    },
+    /// A value that is refused for a reason of its own.
+    #[error("{name} is {given:?}: {why}")]
+    Refused {
+        /// Where it came from.
+        name: String,
+        /// What was given, without a secret in it.
+        given: String,
+        /// Why it is refused, in a sentence that says what is allowed.
+        why: String,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("{name} is not UTF-8 text; allowed: UTF-8 text")]
+    NotText {
+        /// The variable.
+        name: String,
     },
     /// Both `X` and `X_FILE`.
     #[error("both {name} and {name}_FILE are set; set one of them")]

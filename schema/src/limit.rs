@@ -79,16 +79,6 @@ impl Failures {
     pub fn locked_for(&self, now: Timestamp) -> Option<Duration> {
         self.is_locked(now).then(|| self.locked_until.since(now))
     }
-
-    /// The same by another clock, which shows `there` when this one shows `here`.
-    #[must_use]
-    pub fn shifted(self, here: Timestamp, there: Timestamp) -> Self {
-        Self {
-            since: self.since.shifted(here, there),
-            locked_until: self.locked_until.shifted(here, there),
-            ..self
-        }
-    }
 }
 
 /// A bucket of tokens that fills evenly (GCRA): so many at once, and on average so many in the
@@ -121,19 +111,12 @@ impl Bucket {
         let full_at = bucket.map_or(now, |bucket| bucket.full_at.max(now)).plus(each);
         full_at.since(now).checked_sub(rate.window).filter(|wait| !wait.is_zero())
     }
-
-    /// The same by another clock, which shows `there` when this one shows `here`.
-    #[must_use]
-    pub fn shifted(self, here: Timestamp, there: Timestamp) -> Self {
-        Self { full_at: self.full_at.shifted(here, there), since: self.since.shifted(here, there) }
-    }
 }
 
 /// Where counts are kept: in a node's memory, or in a cache that nodes share. It may forget; then
 /// limits are softer, and nothing else. So it has no errors.
 ///
-/// `now`, and every time that is given back, is of the caller's clock, which should not jump. Where
-/// nodes share counts, the implementation converts to a clock that they share.
+/// `now`, and every time that is given back, is of a clock that does not jump.
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
     /// The failures that are remembered.
@@ -287,16 +270,6 @@ mod tests {
         });
         assert_eq!(taken.count(), 50, "half the time gives half of it back");
         assert_eq!(Bucket::wait(bucket, rate, later.plus(rate.window)), None);
-    }
-
-    #[test]
-    fn counts_are_the_same_by_another_clock() {
-        let (here, there) = (Timestamp::from_secs(1_000), Timestamp::from_secs(50));
-        let failures = fail(10, None, here);
-        let shifted = failures.shifted(here, there);
-        assert_eq!(shifted.locked_for(there), failures.locked_for(here));
-        assert_eq!(shifted.shifted(there, here), failures);
-        assert_eq!(fail(1, None, here).shifted(here, there).locked_for(there), None);
     }
 
     #[test]

@@ -58,12 +58,6 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// The same moment by another clock, which shows `there` when this one shows `here`.
-    #[must_use]
-    pub fn shifted(self, here: Self, there: Self) -> Self {
-        if there >= here { self.plus(there.since(here)) } else { self.minus(here.since(there)) }
-    }
-
     /// How long since `earlier`; zero when that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
@@ -95,6 +89,13 @@ impl fmt::Debug for Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
+}
+
+/// A clock that never jumps and goes on while the machine is suspended: boot time on a machine, what the test
+/// says in a test.
+pub trait MonotonicClock: Send + Sync + 'static {
+    /// The time since some moment before this process.
+    fn elapsed(&self) -> Duration;
 }
 
 /// Where random bytes come from: the operating system in a node, a seed in a test.

@@ -323,15 +323,6 @@ fn ipv6_customer_is_one_address_and_a_mapped_one_is_ipv4() {
     assert_ne!(counted("192.0.2.1"), counted("192.0.2.2"));
 }
 
-#[test]
-fn steady_clock_goes_on_from_where_it_started() {
-    let start = Timestamp::from_secs(1_000);
-    let clock = SteadyClock::starting_at(start);
-    let first = clock.now();
-    assert!(first >= start && first.since(start) < Duration::from_secs(60));
-    assert!(clock.now() >= first);
-}
-
 #[tokio::test]
 async fn what_is_remembered_is_bounded() {
     let counters = LocalCounters::default();

@@ -72,9 +72,9 @@ impl RedisCounters {
         serde_json::from_slice(found.body()?).ok()
     }
 
-    fn credible(&self, tally: Option<Tally>, wall: Timestamp) -> Tally {
+    fn credible(&self, tally: Option<Tally>, now: Timestamp) -> Tally {
         match tally {
-            Some(tally) if tally.is_credible(wall) => tally,
+            Some(tally) if tally.is_credible(now) => tally,
             Some(_) => {
                 count(&self.cache.stats().refused);
                 Tally::default()
@@ -83,9 +83,9 @@ impl RedisCounters {
         }
     }
 
-    fn credible_bucket(&self, shared: Option<SharedBucket>, rate: Rate, wall: Timestamp) -> SharedBucket {
+    fn credible_bucket(&self, shared: Option<SharedBucket>, rate: Rate, now: Timestamp) -> SharedBucket {
         match shared {
-            Some(shared) if shared.is_credible(rate, wall) => shared,
+            Some(shared) if shared.is_credible(rate, now) => shared,
             Some(_) => {
                 count(&self.cache.stats().refused);
                 SharedBucket::default()
@@ -95,24 +95,21 @@ impl RedisCounters {
     }
 }
 
-/// The node's own counts are by the caller's clock (`now`), and what nodes share by the wall clock
-/// (`wall`), which is the only one that they have in common.
 #[async_trait]
 impl Counters for RedisCounters {
     async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures> {
         let local = self.local.failures(key, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
         let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
-        let wall = self.cache.now();
-        let shared = self.credible(self.value(&found), wall);
+        let shared = self.credible(self.value(&found), now);
         let local = match local {
-            Some(failures) if shared.voids(&failures.shifted(now, wall)) => {
+            Some(failures) if shared.voids(&failures) => {
                 self.local.forget(key).await;
                 None
             }
             other => other,
         };
-        match (local, shared.failures.map(|failures| failures.shifted(wall, now))) {
+        match (local, shared.failures) {
             (Some(local), Some(shared)) => Some(stricter(local, shared, now)),
             (one, other) => one.or(other),
         }
@@ -122,37 +119,35 @@ impl Counters for RedisCounters {
         // First, so that it is counted also when the caller does not wait for Redis.
         let mut local = self.local.fail(key, rate, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
-        let wall = self.cache.now();
         let shared = self
             .change(&name, |tally| {
-                let tally = self.credible(tally, wall);
-                let next = tally.after_failure(rate, wall);
-                let write = (next != tally).then(|| (next, next.life(rate.window, wall)));
+                let tally = self.credible(tally, now);
+                let next = tally.after_failure(rate, now);
+                let write = (next != tally).then(|| (next, next.life(rate.window, now)));
                 Step { write, answer: next }
             })
             .await
             .unwrap_or_default();
-        if shared.voids(&local.shifted(now, wall)) {
+        if shared.voids(&local) {
             self.local.forget(key).await;
             local = self.local.fail(key, rate, now).await;
         }
-        shared.failures.map_or(local, |shared| stricter(local, shared.shifted(wall, now), now))
+        shared.failures.map_or(local, |shared| stricter(local, shared, now))
     }
 
     async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket> {
         let local = self.local.bucket(key, rate, now).await;
         let name = self.cache.key(Kind::Bucket, key.as_bytes());
         let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
-        let wall = self.cache.now();
-        let shared = self.credible_bucket(self.value(&found), rate, wall);
+        let shared = self.credible_bucket(self.value(&found), rate, now);
         let local = match local {
-            Some(bucket) if shared.voids(&bucket.shifted(now, wall)) => {
+            Some(bucket) if shared.voids(&bucket) => {
                 self.local.refill(key).await;
                 None
             }
             other => other,
         };
-        match (local, shared.bucket(wall).map(|bucket| bucket.shifted(wall, now))) {
+        match (local, shared.bucket(now)) {
             (Some(local), Some(shared)) => Some(emptier(local, shared)),
             (one, other) => one.or(other),
         }
@@ -167,27 +162,25 @@ impl Counters for RedisCounters {
             self.local.take(key, rate, now).await?;
         }
         let name = self.cache.key(Kind::Bucket, key.as_bytes());
-        let wall = self.cache.now();
         self.change(&name, |shared| {
-            let shared = self.credible_bucket(shared, rate, wall);
-            let (next, answer) = Bucket::take(shared.bucket(wall), rate, wall);
+            let shared = self.credible_bucket(shared, rate, now);
+            let (next, answer) = Bucket::take(shared.bucket(now), rate, now);
             let next = shared.with(next);
-            Step { write: answer.is_ok().then(|| (next, next.life(wall))), answer }
+            Step { write: answer.is_ok().then(|| (next, next.life(now))), answer }
         })
         .await
         .unwrap_or(Ok(()))
-        .map_err(|until| until.shifted(wall, now))
     }
 
     async fn forget(&self, key: &str) {
         self.local.forget(key).await;
-        let wall = self.cache.now();
+        let now = self.cache.now();
         let failures = self.cache.key(Kind::Failures, key.as_bytes());
         // Nothing is written where nothing was counted, which is at most log-ins.
         let forgive = |tally: Option<Tally>| Step {
             write: tally.filter(|t| t.failures.is_some()).map(|_| {
-                let next = Tally::forgiven(wall);
-                (next, next.life(Duration::ZERO, wall))
+                let next = Tally::forgiven(now);
+                (next, next.life(Duration::ZERO, now))
             }),
             answer: (),
         };
@@ -197,12 +190,12 @@ impl Counters for RedisCounters {
 
     async fn refill(&self, key: &str) {
         self.local.refill(key).await;
-        let wall = self.cache.now();
+        let now = self.cache.now();
         let bucket = self.cache.key(Kind::Bucket, key.as_bytes());
         let forgive = |shared: Option<SharedBucket>| Step {
-            write: shared.and_then(|shared| shared.bucket(wall)).map(|_| {
-                let next = SharedBucket::forgiven(wall);
-                (next, next.life(wall))
+            write: shared.and_then(|shared| shared.bucket(now)).map(|_| {
+                let next = SharedBucket::forgiven(now);
+                (next, next.life(now))
             }),
             answer: (),
         };

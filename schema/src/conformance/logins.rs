@@ -9,6 +9,7 @@ use super::{
     sample::{Samples, first, pages},
 };
 use crate::{
+    horizon::manual::horizon_at,
     login::{Login, Outcome},
     place::{AccountKey, Place},
 };
@@ -97,8 +98,8 @@ pub async fn a_place_is_swept_after_its_last_note(harness: &impl Harness) {
         stores.logins.note_place(ann, home, time).await.unwrap();
     }
     stores.logins.note_place(ann, work, first).await.unwrap();
-    assert_eq!(stores.upkeep.sweep(first, 100).await.unwrap(), 0);
-    assert_eq!(stores.upkeep.sweep(later, 100).await.unwrap(), 1);
+    assert_eq!(stores.upkeep.sweep(horizon_at(first).into(), 100).await.unwrap(), 0);
+    assert_eq!(stores.upkeep.sweep(horizon_at(later).into(), 100).await.unwrap(), 1);
     assert_eq!(stores.logins.last_from(ann, work).await.unwrap(), None);
     assert_eq!(stores.logins.last_from(ann, home).await.unwrap(), Some(later));
 }

@@ -44,7 +44,7 @@ struct PlaceRow {
 #[async_trait]
 impl Logins for Store {
     async fn record(&self, login: &Login) -> Result<()> {
-        let now = self.now();
+        let now = self.settled();
         let end = login.time.plus(LOGIN_RETENTION);
         if end <= now {
             return Ok(());
