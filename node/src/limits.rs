@@ -244,8 +244,8 @@ pub struct Limits {
 #[derive(Clone)]
 struct Seen {
     subject: Subject,
-    /// When that was last counted, logged and announced.
-    since: Timestamp,
+    /// Until then it need not be counted, logged and announced again.
+    until: Timestamp,
 }
 
 impl Limits {
@@ -321,7 +321,7 @@ impl Limits {
         }
     }
 
-    /// Counts a failure; gives for how long it locked the account.
+    /// Counts a failure; gives for how long the account is locked, when it was not before.
     pub async fn failed(&self, email: &FoldedEmail, address: IpAddr) -> Option<Duration> {
         let now = self.steady.now();
         if let Some(rate) = self.rates.address {
@@ -337,8 +337,11 @@ impl Limits {
         let from = self.origin(&account, address).await;
         let subject = account.subject(from);
         let locked = self.counters.fail(&subject.key(), rate, now).await.locked_for(now)?;
+        // Those that were tried at the same time lock it once.
+        if !self.see(&subject, locked) {
+            return None;
+        }
         self.counts.accounts.fetch_add(1, Ordering::Relaxed);
-        self.see(&subject, locked);
         self.counters.announce(&label(&subject), locked).await;
         Some(locked)
     }
@@ -358,16 +361,17 @@ impl Limits {
         self.counters.announce(&label(subject), rate.window).await;
     }
 
-    /// Remembers what was seen limited; says whether that is new, or was new so long ago.
-    fn see(&self, subject: &Subject, window: Duration) -> bool {
+    /// Remembers what was seen limited; says whether that is news: the same was not seen before it
+    /// would have ended.
+    fn see(&self, subject: &Subject, lasting: Duration) -> bool {
         let now = self.steady.now();
-        let mut is_new = false;
+        let mut is_news = false;
         lock(&self.seen).update(&subject.key(), |seen| {
-            let since = seen.map(|seen| seen.since).filter(|since| now.since(*since) < window);
-            is_new = since.is_none();
-            Seen { subject: subject.clone(), since: since.unwrap_or(now) }
+            let until = seen.map(|seen| seen.until).filter(|until| *until > now);
+            is_news = until.is_none();
+            Seen { subject: subject.clone(), until: until.unwrap_or(now.plus(lasting)) }
         });
-        is_new
+        is_news
     }
 
     /// A good log-in ends the row of failures of the account, from places like this one. The address
