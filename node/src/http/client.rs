@@ -155,7 +155,7 @@ mod tests {
     const PROXY: &str = "10.0.0.1";
 
     fn settings(trusted: Option<&str>) -> Settings {
-        let trusted = trusted.map(|trusted| ("PALISADE_TRUSTED_PROXIES".to_owned(), trusted.to_owned()));
+        let trusted = trusted.map(|trusted| ("PALISADE_TRUSTED_PROXIES".into(), trusted.into()));
         let sources = Sources { environment: trusted.into_iter().collect(), ..Sources::default() };
         settings::read(&sources).unwrap().0
     }
