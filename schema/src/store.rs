@@ -78,6 +78,7 @@ use crate::{
     place::{AccountKey, Place},
     power::Power,
     session::Session,
+    time::Timestamp,
     user::User,
 };
 
