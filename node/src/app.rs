@@ -39,7 +39,7 @@ use crate::{
     http::{queries::Queries, routes},
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
-    limits::{Limits, LocalCounters},
+    limits::{Limits, LocalCounters, Rates},
     metrics::Metrics,
     occasional::Warnings,
     passwords::PasswordPool,
@@ -207,13 +207,12 @@ impl App {
             Some(cache) => Arc::new(RedisCounters::new(cache.clone(), counters)),
             None => counters,
         };
-        let limits = Limits::new(
-            counters,
-            steady,
-            settings.login_account_failures,
-            settings.login_address_failures,
-            settings.registration_rate,
-        );
+        let rates = Rates {
+            account: settings.login_account_failures,
+            address: settings.login_address_failures,
+            registration: settings.registration_rate,
+        };
+        let limits = Limits::new(counters, stores.logins.clone(), steady, clock.clone(), rates);
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
             metrics: Metrics::new(routes()),

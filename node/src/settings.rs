@@ -96,7 +96,11 @@ pub const SPECS: &[Spec] = &[
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
     spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
-    spec("LOGIN_ADDRESS_FAILURES", Some("100/15m"), "Failed logins that lock an address, or off"),
+    spec(
+        "LOGIN_ADDRESS_FAILURES",
+        Some("100/15m"),
+        "Failed log-ins that slow an address to that rate, or off",
+    ),
     spec("REGISTRATION_RATE", Some("20/1m"), "Registrations of an address, or off"),
     spec(
         "LOG",

@@ -3,7 +3,7 @@
 //! A handler returns a [`Problem`]; the frame of the request ([`super::request`]) adds the request
 //! id and writes the body, so also answers that no handler made have this form.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use actors::{ActorError, CatalogueError, user::UserError};
 use axum::{
@@ -11,7 +11,7 @@ use axum::{
     http::{self, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use schema::{Refusal, StoreError, Timestamp};
+use schema::{Refusal, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -91,17 +91,16 @@ impl Problem {
         problem
     }
 
-    /// 429 until then.
-    pub fn too_many(code: &'static str, msg: &'static str, until: Timestamp, now: Timestamp) -> Self {
+    /// 429 for so long.
+    pub fn too_many(code: &'static str, msg: &'static str, wait: Duration) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, msg);
-        problem.retry_after_s =
-            Some(until.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(3600).max(1));
+        problem.retry_after_s = Some(wait.as_millis().div_ceil(1000).try_into().unwrap_or(3600).max(1));
         problem
     }
 
     /// 429: too many failed attempts on an account or from an address.
-    pub fn locked(until: Timestamp, now: Timestamp) -> Self {
-        Self::too_many("locked", "Too many failed attempts; try again later", until, now)
+    pub fn locked(wait: Duration) -> Self {
+        Self::too_many("locked", "Too many failed attempts; try again later", wait)
     }
 
     /// The status.

@@ -78,6 +78,20 @@ impl Snapshot {
                 one(read(&metrics.refresh_refusals)),
             ),
             counter(
+                "palisade_limits_reached",
+                "Accounts locked and addresses slowed",
+                vec![
+                    (label("kind", "account"), read(&app.limits.counts.accounts)),
+                    (label("kind", "address"), read(&app.limits.counts.addresses)),
+                    (label("kind", "registration"), read(&app.limits.counts.registrations)),
+                ],
+            ),
+            counter(
+                "palisade_limits_lifted",
+                "Counters that an operator or an admin set back",
+                one(read(&app.limits.counts.lifted)),
+            ),
+            counter(
                 "palisade_forwarded_unreadable",
                 "Requests of trusted proxies whose X-Forwarded-For cannot be read",
                 one(read(&metrics.forwarded_unreadable)),

@@ -34,6 +34,7 @@ const MISSING: &str = "Missing Authorization Header";
 const OTHER_SCHEME: &str =
     "Missing 'Bearer' type in 'Authorization' header. Expected 'Authorization: Bearer <JWT>'";
 const BAD_HEADER: &str = "Bad Authorization header. Expected 'Authorization: Bearer <JWT>'";
+const UNKNOWN: &str = "A parameter or header is unknown or repeated; the only one is `permissions`";
 const FORBIDDEN: &str = "You are not allowed to do this";
 
 #[tokio::test]
@@ -198,7 +199,6 @@ async fn a_gateway_gets_the_same_answer_by_every_way() {
         FORBIDDEN,
     )
     .await;
-    const UNKNOWN: &str = "A parameter or header is unknown or repeated; the only one is `permissions`";
     for unknown in [
         Asked::of(&format!("{ADMIT}?x=y")),
         Asked::of(&format!("{ADMIT}?permissions=%22{has}%22&permissions=%22{has}%22")),

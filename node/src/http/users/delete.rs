@@ -29,7 +29,12 @@ pub async fn delete(
     State(app): State<Arc<App>>,
     Changing(on): Changing,
 ) -> Result<Taken<StatusCode>, Problem> {
-    let receipt = app.actors.users.delete(on.user).await?;
+    // Beside the deletion, which waits for nothing: places that stay end by themselves.
+    let (user, deleted) = tokio::join!(app.stores.users.get(on.user), app.actors.users.delete(on.user));
+    let receipt = deleted?;
+    if let Ok(Some(user)) = user {
+        app.limits.forget_places(&user.email.folded()).await;
+    }
     tracing::info!(user = %on.user, by = %on.caller.claims.user, "a user was deleted");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
 }

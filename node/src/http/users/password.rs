@@ -71,6 +71,11 @@ pub async fn change_password(
         on.still_may_change(&app).await?;
         let (_, _, receipt) = app.actors.users.change_password(on.user, password).await?;
         tracing::info!(user = %on.user, by = %on.caller.claims.user, "a password was set by an admin");
+        // Failures with the old password say nothing about the new one. The password is set, whether or
+        // not the lock can be lifted.
+        if let Ok(Some(user)) = app.stores.users.get(on.user).await {
+            app.limits.unlock(&user.email.folded()).await;
+        }
         Ok(Taken(receipt, StatusCode::NO_CONTENT).into_response())
     }
 }

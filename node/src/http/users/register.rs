@@ -54,9 +54,9 @@ pub async fn register(
         person_name("last_name", given.last_name),
         Normalized::new(&given.password).map_err(|error| Problem::field("password", error.to_string())),
     )?;
-    app.limits.may_register(client.ip_address).await.map_err(|until| {
+    app.limits.may_register(client.ip_address).await.map_err(|wait| {
         let msg = "Too many registrations from this address; try again later";
-        Problem::too_many("too_many_registrations", msg, until, app.clocks.steady())
+        Problem::too_many("too_many_registrations", msg, wait)
     })?;
     // Known now is known before the work of hashing; the store decides all the same.
     if app.stores.users.by_email(&email.folded()).await?.is_some() {

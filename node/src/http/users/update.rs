@@ -90,8 +90,13 @@ pub async fn update(
         receipt = Some(app.actors.users.set_active(on.user, active).await?.1);
         tracing::info!(user = %on.user, by = %on.caller.claims.user, active, "a user was enabled or disabled");
     }
+    let renamed = email.is_some() && on.is_own();
     let profile = ProfileChange { email, first_name, last_name };
     let user = app.actors.users.change_profile(on.user, profile).await?;
+    if renamed {
+        // Who has shown the password here may be locked out here by nobody.
+        app.limits.owner_is_at(&user.email.folded(), client.ip_address).await;
+    }
     let view = UserView::for_caller(&app, &on.caller, user).await?;
     Ok(match receipt {
         Some(receipt) => Taken(receipt, Json(view)).into_response(),
