@@ -18,6 +18,7 @@ use crate::{
     http::cluster::ClusterView,
     keys::{self, KeyError, KeyInfo},
     passwords::{Normalized, PasswordError},
+    source::Source,
 };
 
 /// Something to do.
@@ -260,7 +261,7 @@ impl App {
     /// An operator waits while users fill the queue.
     async fn hash_patiently(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
         for _ in 0..100 {
-            match self.passwords.hash(password.clone()).await {
+            match self.passwords.hash(password.clone(), Source::OWN).await {
                 Ok(hash) => return Ok(hash),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
