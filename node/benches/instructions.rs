@@ -153,11 +153,11 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
     let lane = Lane::new(&app).await;
     tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        wire::serve(&lane, stream, Timeouts::new(Duration::from_secs(600)), stopped, || ()).await
+        wire::serve(&lane, stream, peer, Timeouts::new(Duration::from_secs(600)), stopped, || ()).await
     });
     (client, request)
 }

@@ -33,6 +33,7 @@ use store_redb::OpenError;
 use tokio::sync::Notify;
 
 use crate::{
+    budget::Budget,
     clock::{BootClock, ClockFile, SystemClock, SystemEntropy, boot_id},
     data_dir::{DataDir, DataDirError, Identity},
     freshness::Freshness,
@@ -74,6 +75,8 @@ pub struct App {
     pub tokens: Tokens,
     pub passwords: PasswordPool,
     pub limits: Limits,
+    /// The memory of requests.
+    pub bodies: Arc<Budget>,
     pub metrics: Metrics,
     pub warnings: Warnings,
     pub queries: Queries,
@@ -215,6 +218,7 @@ impl App {
         let limits = Limits::new(counters, stores.logins.clone(), steady, clock.clone(), rates);
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
+            bodies: Budget::new(usize::try_from(settings.body_budget).unwrap_or(usize::MAX)),
             metrics: Metrics::new(routes()),
             warnings: Warnings::default(),
             queries: Queries::default(),

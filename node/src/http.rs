@@ -4,10 +4,12 @@
 //! `api` with `routes!`; the OpenAPI document, the metrics and the tests that walk all routes
 //! take it from there. What a handler may rely on is said by its extractors ([`authority`]).
 
+pub mod asker;
 pub mod authority;
 pub mod body;
 pub mod client;
 pub mod connection;
+pub mod held;
 pub mod hot;
 pub mod page;
 pub mod problem;

@@ -19,6 +19,7 @@ use crate::{
     keys::{self, KeyError, KeyInfo},
     limits::Named,
     passwords::{Normalized, PasswordError},
+    source::Source,
 };
 
 /// Something to do.
@@ -314,7 +315,7 @@ impl App {
     /// An operator waits while users fill the queue.
     async fn hash_patiently(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
         for _ in 0..100 {
-            match self.passwords.hash(password.clone()).await {
+            match self.passwords.hash(password.clone(), Source::OWN).await {
                 Ok(hash) => return Ok(hash),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }

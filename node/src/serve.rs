@@ -85,6 +85,15 @@ const MAX_H2_STREAMS: u32 = 256;
 const H2_PING: Duration = Duration::from_secs(30);
 /// How long a client by HTTP/2 has to end a connection that is idle, after it was told.
 const H2_GOODBYE: Duration = Duration::from_secs(1);
+/// What a client by HTTP/2 may send before a handler has read what came before it, in bytes: on a stream, and
+/// on all streams of a connection. hyper's own 1 MiB would be held outside `BODY_BUDGET`.
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 256 * 1024;
+/// How many streams may be opened and reset before they were looked at ("rapid reset", CVE-2023-44487), and how
+/// many a client may make the node reset by errors; then the connection is ended. `CONTINUATION` frames, and
+/// empty ones, are bounded by h2 itself (by the length of a head).
+const H2_RESETS: usize = 20;
+const H2_ERRORS: usize = 256;
 /// How long what runs may still take at the end: with the drain grace it stays below the ten seconds
 /// that Docker gives.
 const FINISH: Duration = Duration::from_secs(4);
@@ -343,7 +352,9 @@ impl Connections {
                 let (stream, begun, spoken) = match &service.lane {
                     None => (stream, Vec::new(), false),
                     Some(lane) => {
-                        match wire::serve(lane, stream, timeouts, stop.clone(), || first.is_here()).await? {
+                        match wire::serve(lane, stream, peer, timeouts, stop.clone(), || first.is_here())
+                            .await?
+                        {
                             End::Closed => return Ok(()),
                             End::HandedOver { stream, begun, spoken } => (stream, begun, spoken),
                         }
@@ -485,7 +496,7 @@ async fn answer(
         return Ok(answer.map(|body| Answer::new(Either::Left(Full::new(body)), work)));
     }
     if let Some(lane) = lane
-        && let Some(response) = lane.take(&request).await
+        && let Some(response) = lane.take(&request, peer).await
     {
         return Ok(response.map(|body| Answer::new(Either::Left(body), work)));
     }
@@ -572,6 +583,10 @@ fn server() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .keep_alive_interval(H2_PING)
         .max_concurrent_streams(MAX_H2_STREAMS)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(H2_RESETS)
+        .max_local_error_reset_streams(H2_ERRORS)
         .max_header_list_size(MAX_H2_HEAD_BYTES);
     server
 }

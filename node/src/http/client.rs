@@ -16,8 +16,8 @@ use axum::{
 };
 use schema::session::MAX_USER_AGENT_CHARS;
 
-use super::problem::Problem;
-use crate::{app::App, occasional::excerpt, settings::Settings};
+use super::{asker::Asker, problem::Problem};
+use crate::{app::App, occasional::excerpt, settings::Settings, source::Source};
 
 /// The field of a proxy that speaks for a client.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -33,6 +33,8 @@ pub struct Client {
     pub ip_address: IpAddr,
     /// `User-Agent`, cut to a bound.
     pub user_agent: Option<String>,
+    /// Whose share of what is scarce its requests take.
+    pub source: Source,
 }
 
 impl FromRequestParts<Arc<App>> for Client {
@@ -45,7 +47,8 @@ impl FromRequestParts<Arc<App>> for Client {
             let text = String::from_utf8_lossy(value.as_bytes());
             text.chars().take(MAX_USER_AGENT_CHARS).collect()
         });
-        Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent })
+        let source = Asker::of_parts(parts).source(&app.settings);
+        Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent, source })
     }
 }
 
@@ -57,6 +60,13 @@ enum Found<'a> {
     Ignored(IpAddr),
     /// This hop of a trusted proxy cannot be read; the address is that of the last proxy that could be.
     Unreadable(IpAddr, &'a [u8]),
+}
+
+/// The client's address, as far as it can be known, without a word about the headers.
+pub(super) fn quiet_address(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> IpAddr {
+    match find(peer, headers, settings) {
+        Found::Address(address) | Found::Ignored(address) | Found::Unreadable(address, _) => address,
+    }
 }
 
 /// Finds the client from the connection's peer leftwards, as far as the proxies are trusted.

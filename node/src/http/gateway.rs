@@ -13,6 +13,7 @@ use schema::token::AccessClaims;
 use uuid::fmt::Hyphenated;
 
 use super::{
+    asker::Asker,
     authority::{self, Token},
     page::pairs,
     problem::{Problem, ProblemBody},
@@ -52,7 +53,8 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
 )]
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let query = request.uri().query().unwrap_or_default();
-    let claims = admit(&app, authority::token(request.headers()), query).await?;
+    let asker = Asker::of(request.extensions(), request.headers());
+    let claims = admit(&app, authority::token(request.headers()), asker, query).await?;
     let mut names = request.headers().keys().map(HeaderName::as_str);
     match names.find(|name| is_unknown_header(name.as_bytes())) {
         Some(name) => Err(unknown(&app, name)),
@@ -93,8 +95,13 @@ fn unknown(app: &App, name: &str) -> Problem {
 ///
 /// # Errors
 /// 401, 403, or 503 when it cannot be known.
-pub async fn admit(app: &App, token: Token<'_>, query: &str) -> Result<AccessClaims, Problem> {
-    let claims = authority::check(app, token).await.map_err(|refusal| {
+pub async fn admit(
+    app: &App,
+    token: Token<'_>,
+    asker: Asker<'_>,
+    query: &str,
+) -> Result<AccessClaims, Problem> {
+    let claims = authority::check(app, token, asker).await.map_err(|refusal| {
         let problem = Problem::from(refusal);
         if refusal.is_unknown() { problem } else { problem.with_status(StatusCode::UNAUTHORIZED) }
     })?;

@@ -21,6 +21,7 @@ pub mod wire;
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -37,6 +38,7 @@ use schema::time::millis;
 use tracing::Instrument as _;
 
 use super::{
+    asker::Asker,
     authority::{self, Token},
     gateway,
     problem::Problem,
@@ -66,8 +68,12 @@ impl Lane {
         Self { app: app.clone(), routes, extra: super::cors_headers(&app.settings.cors_origins).await }
     }
 
-    /// Answers a request that hyper has read, if it is for this lane.
-    pub async fn take<B: Body>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    /// Answers a request that hyper has read from this peer, if it is for this lane.
+    pub async fn take<B: Body>(
+        &self,
+        request: &Request<B>,
+        peer: SocketAddr,
+    ) -> Option<Response<Full<Bytes>>> {
         let target = request.uri();
         let question = Question::of(target.path(), target.query())?;
         let headers = request.headers();
@@ -86,7 +92,8 @@ impl Lane {
         }
         let began = began();
         let id = RequestId::of(given_id(headers), &*self.app.entropy);
-        let (answered, stale) = self.answer(question, authority::token(headers), &id).await;
+        let asker = Asker::with_headers(peer, headers);
+        let (answered, stale) = self.answer(question, authority::token(headers), asker, &id).await;
         self.log(question, &answered, &id, began);
         self.count(question.route(), answered.status().as_u16(), 1, began.elapsed());
         let mut response = answered.into_response();
@@ -110,9 +117,10 @@ impl Lane {
         &self,
         question: Question<'_>,
         token: Token<'_>,
+        asker: Asker<'_>,
         id: &RequestId<'_>,
     ) -> (Answered, Option<Duration>) {
-        let mut asking = pin!(question.ask(&self.app, token));
+        let mut asking = pin!(question.ask(&self.app, token, asker));
         let (answer, stale) = match poll_once(asking.as_mut()).await {
             Poll::Ready(answer) => (answer, None),
             Poll::Pending => {

@@ -106,6 +106,13 @@ impl Snapshot {
                 "Tokens that wait for their signature to be checked",
                 one(count(app.tokens.waiting())),
             ),
+            bytes("palisade_body_budget_held", "Of the budget of requests under way", count(app.bodies.held())),
+            bytes("palisade_body_budget_size", "Of the budget of requests, all of it", count(app.bodies.total())),
+            counter(
+                "palisade_body_budget_refusals",
+                "Requests refused for want of budget, of the node or of one client's share",
+                one(app.bodies.refusals()),
+            ),
             bytes(
                 "palisade_verified_tokens",
                 "Of the tokens whose signature is known to be good",

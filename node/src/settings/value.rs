@@ -75,7 +75,12 @@ pub(super) fn settings(
         journal_size: required(
             take("JOURNAL_SIZE"),
             "a number and KiB, MiB or GiB; here 64KiB to 1GiB",
-            bytes,
+            |text| bytes(text).filter(|bytes| (64 << 10..=1 << 30).contains(bytes)),
+        )?,
+        body_budget: required(
+            take("BODY_BUDGET"),
+            "a number and KiB, MiB or GiB; here 32MiB to 64GiB",
+            |text| bytes(text).filter(|bytes| (32 << 20..=64 << 30).contains(bytes)),
         )?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
         data_dir: required(take("DATA_DIR"), DIRECTORY, directory)?,
@@ -379,8 +384,7 @@ fn bytes(text: &str) -> Option<u64> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (64 << 10..=1 << 30).contains(&bytes).then_some(bytes)
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn optional<T>(

@@ -19,6 +19,7 @@ use crate::{
         body::{self, Text},
         problem::{Problem, ProblemBody},
     },
+    source::Source,
 };
 
 /// How many tokens a batch may have.
@@ -77,6 +78,7 @@ fn refused(refusal: Refusal, out: &mut Vec<u8>) {
 )]
 pub async fn validate_batch(
     State(app): State<Arc<App>>,
+    source: Source,
     _: Caller,
     Text(text): Text<MAX_BATCH_BYTES>,
 ) -> Answer<impl IntoResponse> {
@@ -91,6 +93,7 @@ pub async fn validate_batch(
     let mut verdicts = Vec::with_capacity(tokens.len() * (VALID.len() + 1) + 2);
     verdicts.push(b'[');
     let (mut good, mut now) = (0, app.clock.now());
+    let mut search = app.tokens.key_search();
     for (n, Token(token)) in tokens.iter().enumerate() {
         if n > 0 {
             verdicts.push(b',');
@@ -99,7 +102,7 @@ pub async fn validate_batch(
         let verdict = match app.tokens.check_seen(token, now) {
             Some(verdict) => verdict,
             None => {
-                let verdict = app.tokens.check(token).await;
+                let verdict = app.tokens.check_unseen(token, source, &mut search).await;
                 now = app.clock.now();
                 verdict
             }

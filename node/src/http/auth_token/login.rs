@@ -27,6 +27,7 @@ use crate::{
     },
     metrics::LoginResult,
     passwords::{Normalized, Verdict},
+    source::Source,
     tokens::RefreshTokens,
 };
 
@@ -69,7 +70,7 @@ pub async fn login(
         return Err(Problem::locked(wait));
     }
     let user = app.stores.users.by_email(&email).await?;
-    let checked = check(&app, user, &given.password).await;
+    let checked = check(&app, user, &given.password, client.source).await;
     // Asked again: while this one waited for its turn, others may have locked the account, and a
     // lock hides whether a password was right.
     if let Err(wait) = app.limits.may_log_in(&email, client.ip_address).await {
@@ -103,30 +104,35 @@ impl<E: Into<Problem>> From<E> for Failed {
 }
 
 /// Checks the password, in the same time whatever there is to check.
-async fn check(app: &App, user: Option<User>, password: &str) -> Result<(User, Outcome), Failed> {
+async fn check(
+    app: &App,
+    user: Option<User>,
+    password: &str,
+    source: Source,
+) -> Result<(User, Outcome), Failed> {
     let typed = Normalized::typed(password);
     let Some(user) = user else {
-        app.passwords.verify_nobody(typed).await?;
+        app.passwords.verify_nobody(typed, source).await?;
         return Err(Failed::NoUser);
     };
     let (Some(hash), Some(typed)) = (user.password.clone(), typed.clone()) else {
         let outcome = if user.password.is_none() { Outcome::NoPassword } else { Outcome::BadPassword };
-        app.passwords.verify_nobody(typed).await?;
+        app.passwords.verify_nobody(typed, source).await?;
         return Ok((user, outcome));
     };
-    let verdict = app.passwords.verify(typed.clone(), hash.clone()).await?;
+    let verdict = app.passwords.verify(typed.clone(), hash.clone(), source).await?;
     let outcome = match verdict {
         Verdict::Wrong => Outcome::BadPassword,
         Verdict::Damaged => {
             tracing::error!(user = %user.id, "the stored password hash is damaged");
-            app.passwords.verify_nobody(Some(typed)).await?;
+            app.passwords.verify_nobody(Some(typed), source).await?;
             Outcome::BadPassword
         }
         Verdict::Good | Verdict::GoodButOld if !user.active => Outcome::Disabled,
         Verdict::Good => Outcome::Success,
         Verdict::GoodButOld => {
             // A stronger hash is welcome, not required: the login goes on without it.
-            if let Ok(stronger) = app.passwords.hash(typed).await
+            if let Ok(stronger) = app.passwords.hash(typed, source).await
                 && let Err(error) = app.actors.users.rehash_password(user.id, hash, stronger).await
             {
                 tracing::warn!(user = %user.id, %error, "the password hash stays as it is");

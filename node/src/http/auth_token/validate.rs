@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    extract::{Request, State},
+    http::{HeaderValue, header},
     response::IntoResponse,
 };
 use schema::token::AccessClaims;
@@ -13,6 +13,7 @@ use super::Answer;
 use crate::{
     app::App,
     http::{
+        asker::Asker,
         authority::{self, Token},
         problem::{Problem, ProblemBody},
     },
@@ -25,8 +26,8 @@ pub const VALID: &str = r#"{"msg":"Token is valid"}"#;
 ///
 /// # Errors
 /// The refusal.
-pub async fn verdict(app: &App, token: Token<'_>) -> Result<AccessClaims, Problem> {
-    Ok(authority::check(app, token).await?)
+pub async fn verdict(app: &App, token: Token<'_>, asker: Asker<'_>) -> Result<AccessClaims, Problem> {
+    Ok(authority::check(app, token, asker).await?)
 }
 
 /// Validate a token
@@ -39,8 +40,9 @@ pub async fn verdict(app: &App, token: Token<'_>) -> Result<AccessClaims, Proble
         (status = 422, description = "A token that cannot be believed", body = ProblemBody),
     ),
 )]
-pub async fn validate(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer<impl IntoResponse> {
-    verdict(&app, authority::token(&headers)).await?;
+pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Answer<impl IntoResponse> {
+    let asker = Asker::of(request.extensions(), request.headers());
+    verdict(&app, authority::token(request.headers()), asker).await?;
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], VALID))
 }

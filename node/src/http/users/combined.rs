@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
+        asker::Asker,
         authority::{self, OnUser, Token, require_any, segment, user_named},
         problem::{Problem, ProblemBody},
         queries::{self, Known},
@@ -92,7 +93,7 @@ pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<i
     // A segment that cannot be decoded names nobody, after it is clear who asks.
     let id = segment(&mut parts, &app, "id").await.unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
-    let holds = holds(&app, authority::token(&parts.headers), &id, query).await?;
+    let holds = holds(&app, authority::token(&parts.headers), Asker::of_parts(&parts), &id, query).await?;
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], if holds { HOLDS } else { HOLDS_NOT }))
 }
@@ -101,8 +102,14 @@ pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<i
 ///
 /// # Errors
 /// The refusal of the token, 403, 404, 422, or 503 when it cannot be known.
-pub async fn holds(app: &App, token: Token<'_>, id: &str, query: &str) -> Result<bool, Problem> {
-    let caller = authority::check(app, token).await?.user;
+pub async fn holds(
+    app: &App,
+    token: Token<'_>,
+    asker: Asker<'_>,
+    id: &str,
+    query: &str,
+) -> Result<bool, Problem> {
+    let caller = authority::check(app, token, asker).await?.user;
     let user = user_named(id, caller)?;
     if user != caller {
         require_any(app, caller, &ASKERS).await?;

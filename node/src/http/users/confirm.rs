@@ -24,7 +24,7 @@ pub async fn confirm(
     let email = user.email.folded();
     app.limits.may_log_in(&email, client.ip_address).await.map_err(Problem::locked)?;
     let verdict = match (Normalized::typed(password), user.password.clone()) {
-        (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,
+        (Some(typed), Some(hash)) => app.passwords.verify(typed, hash, client.source).await?,
         _ => Verdict::Wrong,
     };
     // Asked again, as at a log-in: a lock hides whether it was right.

@@ -65,9 +65,9 @@ pub async fn change_password(
     if on.is_own() {
         let Some(old) = given.old_password else { return Err(Problem::field("old_password", "is missing")) };
         let confirmed = confirm(&app, &on.caller, &client, &old).await?;
-        own(&app, &on, new, confirmed).await
+        own(&app, &on, &client, new, confirmed).await
     } else {
-        let password = NewPassword { hash: app.passwords.hash(new).await?, own: None };
+        let password = NewPassword { hash: app.passwords.hash(new, client.source).await?, own: None };
         on.still_may_change(&app).await?;
         let (_, _, receipt) = app.actors.users.change_password(on.user, password).await?;
         tracing::info!(user = %on.user, by = %on.caller.claims.user, "a password was set by an admin");
@@ -80,12 +80,18 @@ pub async fn change_password(
     }
 }
 
-async fn own(app: &App, on: &OnUser, new: Normalized, confirmed: PasswordHash) -> Result<Response, Problem> {
+async fn own(
+    app: &App,
+    on: &OnUser,
+    client: &Client,
+    new: Normalized,
+    confirmed: PasswordHash,
+) -> Result<Response, Problem> {
     let session = on.caller.claims.session;
     let secret = app.tokens.refresh.secret();
     let live: SecretHash = RefreshTokens::hash(&secret);
     let own = OwnChange { confirmed, token_version: on.caller.claims.version, session, live };
-    let password = NewPassword { hash: app.passwords.hash(new).await?, own: Some(own) };
+    let password = NewPassword { hash: app.passwords.hash(new, client.source).await?, own: Some(own) };
     let (version, expires_at, receipt) = app.actors.users.change_password(on.user, password).await?;
     tracing::info!(user = %on.user, "a password was changed");
     let refresh = app.tokens.refresh.tagged(RefreshToken {

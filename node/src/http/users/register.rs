@@ -62,7 +62,7 @@ pub async fn register(
     if app.stores.users.by_email(&email.folded()).await?.is_some() {
         return Err(actors::user::UserError::EmailTaken.into());
     }
-    let hash = app.passwords.hash(password).await?;
+    let hash = app.passwords.hash(password, client.source).await?;
     let user = app.new_user(email, Some(hash), first_name, last_name);
     app.actors.users.register(user.clone()).await?;
     tracing::info!(user = %user.id, "registered");
