@@ -10,7 +10,7 @@ mod output;
 mod prompt;
 mod quickstart;
 
-use std::{collections::BTreeMap, fmt, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, fmt, io, path::Path, process::ExitCode, time::Duration};
 
 use clap::ArgMatches;
 use schema::{KeyId, email::Email};
@@ -33,6 +33,9 @@ const ENDED: Duration = Duration::from_secs(10);
 /// How long a command waits until what it took away is in the ledger.
 const FLUSH: Duration = Duration::from_secs(10);
 
+/// How long the process waits at its end for log lines that stderr has not taken yet.
+const LOG_FLUSH: Duration = Duration::from_millis(500);
+
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -45,13 +48,15 @@ pub fn main() -> ExitCode {
         // What was asked for: help, or the version.
         Err(help) => output::say(help.render().to_string().trim_end()),
     };
-    match done {
+    let status = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::complain(&failure.to_string());
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
-    }
+    };
+    logging::flush(LOG_FLUSH);
+    status
 }
 
 /// Why a command did not do what it should.
@@ -100,14 +105,14 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     match path.as_slice() {
         [] | ["serve"] => {
             machine::check(&settings)?;
-            start_logging(&settings, &warnings);
+            start_logging(&settings, &warnings)?;
             Ok(until_told_to_stop(serve::serve(settings))??)
         }
         ["quickstart"] => {
             quickstart::check(&settings)?;
             machine::check(&settings)?;
             let plan = context.quickstart(json)?;
-            start_logging(&settings, &warnings);
+            start_logging(&settings, &warnings)?;
             until_told_to_stop(quickstart::serve(settings, plan))?
         }
         ["check-config"] => {
@@ -134,9 +139,10 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(settings: &Settings, warnings: &[String]) {
-    logging::start(&settings.log);
+fn start_logging(settings: &Settings, warnings: &[String]) -> io::Result<()> {
+    logging::start(&settings.log)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(())
 }
 
 /// Nothing that is under way when it returns is waited for any more.

@@ -5,6 +5,7 @@
 //!   palisade.redb         the embedded store
 //!   journal.0, .1         what the ledger does not have yet
 //!   node.json             name, id and incarnation of this node
+//!   clock.json            how the clocks ran, and up to where things were forgotten
 //!   node.lock             locked by the process that uses the directory
 //!   master.key            0600, when MASTER_KEY is not set
 //!   control.sock          0600, while a node runs
@@ -174,7 +175,7 @@ impl DataDir {
             name.clone_into(&mut identity.name);
         }
         // The time makes it rise also when the directory was restored from a backup.
-        identity.incarnation = now.as_millis().max(identity.incarnation + 1);
+        identity.incarnation = now.as_millis().max(identity.incarnation.saturating_add(1));
         let bytes = serde_json::to_vec_pretty(&identity).map_err(|error| wrong(&path, &error.to_string()))?;
         self.write(&path, &bytes)?;
         Ok(identity)
@@ -210,7 +211,7 @@ impl DataDir {
     }
 
     /// Writes a small file whole or not at all, durably, readable by the owner alone.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
         let new = path.with_extension("new");
         let written = (|| {
             let mut options = fs::OpenOptions::new();

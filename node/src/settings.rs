@@ -82,6 +82,16 @@ pub const SPECS: &[Spec] = &[
     spec("REFRESH_TTL", Some("30d"), "Life of a refresh token, 1s to 3650d"),
     spec("REFRESH_GRACE", Some("10s"), "How long a spent refresh token gets the same successor, 0s to 5m"),
     spec("DRAIN_GRACE", Some("3s"), "How long it still serves after SIGTERM, 0s to 10m"),
+    spec(
+        "IDLE_TIMEOUT",
+        Some("75s"),
+        "How long an idle connection stays, 1s to 1h; the head of a request and the taking of an answer at most 30s of it",
+    ),
+    spec(
+        "CONNECTIONS_PER_ADDRESS",
+        None,
+        "Connections that an address may have (IPv6: a /64) [default: a quarter of all]",
+    ),
     spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
@@ -119,6 +129,8 @@ pub struct Settings {
     pub refresh_ttl: Duration,
     pub refresh_grace: Duration,
     pub drain_grace: Duration,
+    pub idle_timeout: Duration,
+    pub connections_per_address: Option<usize>,
     pub operator_listen: Option<String>,
     pub cors_origins: CorsOrigins,
     pub trusted_proxies: Vec<IpNet>,
@@ -213,7 +225,12 @@ impl Settings {
     /// Whether the peer at this address may say for whom it speaks.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+        self.trusted_proxies.iter().any(|network| {
+            network.contains(&peer)
+                // A network of IPv4 addresses in their IPv6 form (RFC 4291, section 2.5.5.2).
+                || matches!(peer, IpAddr::V4(peer) if network.prefix_len() >= 96
+                    && network.contains(&IpAddr::V6(peer.to_ipv6_mapped())))
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Failure;
-use crate::operator::Done;
+use crate::{logging, operator::Done};
 
 /// Writes a text and the end of its line to stdout.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ fn lines(done: &Done) -> String {
 /// Says on one line of stderr what went wrong. When that is lost too, the status says it.
 pub(super) fn complain(msg: &str) {
     let line: Vec<_> = msg.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let _ = writeln!(io::stderr(), "palisade: {}", harmless(&line.join(" ")));
+    logging::line(&format!("palisade: {}", harmless(&line.join(" "))));
 }
 
 /// Without what moves a terminal's cursor: texts of users are in it.

@@ -16,7 +16,7 @@ use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
 use super::problem::Problem;
-use crate::{app::App, settings::StalePolicy};
+use crate::app::App;
 
 /// `X-Request-Id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -70,8 +70,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     response.headers_mut().insert(REQUEST_ID, id_value);
     if knowing
         && app.is_informed()
-        && app.freshness.policy() == StalePolicy::Open
-        && let Some(age) = app.freshness.staleness()
+        && let Some(age) = app.freshness.disclosed()
     {
         response.headers_mut().insert(STALE, HeaderValue::from(millis(age)));
     }

@@ -1,17 +1,17 @@
 //! What is answered, as bytes on a connection or as a response for hyper.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use http_body_util::Full;
-use schema::token::AccessClaims;
+use schema::{time::millis, token::AccessClaims};
 
 use crate::http::{
     gateway,
-    request::{REQUEST_ID, RequestId},
+    request::{REQUEST_ID, RequestId, STALE},
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -60,8 +60,12 @@ impl Answered {
                 common.write(out);
                 return out.extend_from_slice(json.as_bytes());
             }
+            Self::Admitted(claims) => {
+                out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+                gateway::write_admitted(&claims, out);
+                return common.write(out);
+            }
             Self::Problem(response) => response.into_parts(),
-            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
         };
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(head.status.as_str().as_bytes());
@@ -80,6 +84,8 @@ impl Answered {
 pub(super) struct Common<'a> {
     pub(super) id: &'a RequestId<'a>,
     pub(super) extra: &'a HeaderMap,
+    /// How old what it rests on is, if that is to be said.
+    pub(super) stale: Option<Duration>,
     /// Whether it is the last on its connection.
     pub(super) closing: bool,
     pub(super) now_s: u64,
@@ -90,6 +96,9 @@ impl Common<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in self.extra {
             field(name.as_str(), value.as_bytes(), out);
+        }
+        if let Some(age) = self.stale {
+            field(STALE.as_str(), millis(age).to_string().as_bytes(), out);
         }
         if self.closing {
             field("connection", b"close", out);
