@@ -130,7 +130,9 @@ pub enum StartError {
     Seal(#[from] SealError),
     #[error(transparent)]
     Tokens(#[from] tokens::StartError),
-    #[error("the journal: {0}")]
+    #[error(
+        "the journal in the data directory cannot be opened: {0}; when the disk is full, make room or set PALISADE_JOURNAL_SIZE to less"
+    )]
     Journal(io::Error),
     #[error("PALISADE_REDIS: {0}")]
     Redis(#[from] cache_redis::OpenError),

@@ -99,7 +99,7 @@ pub(super) fn settings(
         connections_per_address: optional(
             take("CONNECTIONS_PER_ADDRESS"),
             "a number from 1 to 1000000",
-            |text| text.parse().ok().filter(|number| (1..=1_000_000).contains(number)),
+            |text| number(text).filter(|number| (1..=1_000_000).contains(number)),
         )?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
         cors_origins: optional(
@@ -376,6 +376,11 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Digits alone: `parse` would take a sign too.
+fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let unit: u64 = match unit {
@@ -423,8 +428,7 @@ fn address(text: &str) -> Option<String> {
     } else {
         host.parse::<Ipv4Addr>().is_ok() || is_name(host)
     };
-    let port_is_good = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    (host_is_good && port_is_good).then(|| text.to_owned())
+    (host_is_good && number::<u16>(port).is_some()).then(|| text.to_owned())
 }
 
 /// A name that can be looked up (RFC 1123, section 2.1; underscores too, since container networks have
