@@ -51,6 +51,7 @@ pub struct Metrics {
     refreshes: AtomicU64,
     refresh_refusals: AtomicU64,
     forwarded_unreadable: AtomicU64,
+    connections_refused: AtomicU64,
     /// How long revocations took until every live node had them.
     pub acknowledgements: Arc<Acknowledgements>,
 }
@@ -167,6 +168,11 @@ impl Metrics {
     /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
     pub fn forwarded_unreadable(&self) {
         add(&self.forwarded_unreadable, 1);
+    }
+
+    /// A connection got no more than the answer to one request of operators.
+    pub fn connection_refused(&self) {
+        add(&self.connections_refused, 1);
     }
 
     /// All of it in the text format of `OpenMetrics` 1.0, which Prometheus reads.

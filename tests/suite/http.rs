@@ -2,9 +2,12 @@
 //! browsers see, and that no secret is told.
 
 mod browsers;
+mod connections;
+mod early;
 mod form;
 mod hostile;
 mod injection;
 mod operators;
 mod routes;
 mod secrets;
+mod unreadable;

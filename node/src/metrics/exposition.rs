@@ -60,6 +60,11 @@ impl Snapshot {
         let log = app.log.state();
         let mut families = vec![
             counter("palisade_http_requests", "Requests answered", metrics.requests()),
+            counter(
+                "palisade_http_connections_refused",
+                "Connections beyond the share of their address or beyond all that the node has",
+                one(read(&metrics.connections_refused)),
+            ),
             counter("palisade_token_verdicts", "Verdicts on access tokens", verdicts),
             counter(
                 "palisade_logins",

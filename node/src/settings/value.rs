@@ -90,6 +90,12 @@ pub(super) fn settings(
         refresh_ttl: seconds(take("REFRESH_TTL"), "1s to 3650d", 1, 3_650 * DAY)?,
         refresh_grace: seconds(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
         drain_grace: seconds(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
+        idle_timeout: seconds(take("IDLE_TIMEOUT"), "1s to 1h", 1, HOUR)?,
+        connections_per_address: optional(
+            take("CONNECTIONS_PER_ADDRESS"),
+            "a number from 1 to 1000000",
+            |text| text.parse().ok().filter(|number| (1..=1_000_000).contains(number)),
+        )?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
         cors_origins: optional(
             take("CORS_ORIGINS"),

@@ -7,7 +7,7 @@
 //! header) is never interpreted here, so there is nothing that two parsers could understand differently.
 //!
 //! Bounds: a head has to fit into `BUFFER` and `MAX_HEADERS`, and to be there in time; an answer has to be
-//! taken in time. A connection that waits for its client holds no buffer.
+//! taken in time ([`Timeouts`]). A connection that waits for its client holds no buffer.
 
 use std::{
     cell::RefCell,
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use schema::{Refusal, authorization::bearer};
 use tokio::{
     io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
@@ -31,6 +32,7 @@ use tokio::{
 use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
     authority::Token,
+    connection::{Timeouts, refused},
     gateway,
     request::{RequestId, began},
 };
@@ -59,7 +61,7 @@ pub enum End {
     },
 }
 
-/// Serves a connection until it ends, asks for something else, is idle for so long, or `stop` says so.
+/// Serves a connection until it ends, asks for something else, does not get on in time, or `stop` says so.
 /// `asked` is called when its first request is there.
 ///
 /// # Errors
@@ -67,16 +69,25 @@ pub enum End {
 pub async fn serve(
     lane: &Lane,
     mut stream: TcpStream,
-    patience: Duration,
     stop: watch::Receiver<bool>,
     asked: impl FnOnce(),
 ) -> io::Result<End> {
-    let mut idle = Idle::new(patience, stop);
+    let timeouts = &lane.timeouts;
+    let mut idle = Idle::new(timeouts.idle, stop);
+    let patience = timeouts.write;
     let mut asked = Some(asked);
     // The beginning of a request whose end is not there yet.
     let mut begun = Vec::new();
     loop {
-        let Some(mut buffers) = idle.read(&mut stream, &begun).await? else { return Ok(End::Closed) };
+        let mut buffers = match idle.read(&mut stream, &begun, timeouts).await? {
+            Read::Bytes(buffers) => buffers,
+            Read::Late if !begun.is_empty() => {
+                // Rare, and large.
+                Box::pin(refused::refuse(&lane.app, &stream, StatusCode::REQUEST_TIMEOUT)).await;
+                return Ok(End::Closed);
+            }
+            Read::Late | Read::End => return Ok(End::Closed),
+        };
         let Buffers { input, filled, output } = &mut buffers;
         let read = &input[..*filled];
         let mut now = Now { began: began(), second: lane.app.clock.now().as_secs() };
@@ -267,7 +278,9 @@ impl Output {
             Err(error) => return Err(error),
         };
         if written < self.bytes.len() {
-            timeout(patience, stream.write_all(&self.bytes[written..])).await??;
+            let taken = timeout(patience, stream.write_all(&self.bytes[written..])).await;
+            // What the client did not take is not kept for it by the system either.
+            taken.inspect_err(|_| stream.set_zero_linger().unwrap_or_default())??;
             after = began();
         }
         self.bytes.clear();
@@ -326,10 +339,20 @@ impl Buffers {
     }
 }
 
+/// What a client sends.
+enum Read {
+    Bytes(Buffers),
+    /// Nothing, in the time that it has.
+    Late,
+    /// Nothing more, or nothing more is wanted.
+    End,
+}
+
 /// Waiting for a client: for its bytes, for so long, until it is told to stop.
 ///
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
+    /// How long it is waited from `since`.
     patience: Duration,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
@@ -349,9 +372,14 @@ impl Idle {
         Self { patience, since: began(), sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
     }
 
-    /// What comes next, after what has `begun`; `None` when there is nothing to wait for.
-    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Option<Buffers>> {
+    /// What comes next, after what has `begun`.
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8], timeouts: &Timeouts) -> io::Result<Read> {
         let mut polled = false;
+        self.patience = if begun.is_empty() { timeouts.idle } else { timeouts.head };
+        if !begun.is_empty() && self.sleep.deadline() > (self.since + self.patience).into() {
+            self.sleep.as_mut().reset((self.since + self.patience).into());
+            self.waker = None;
+        }
         poll_fn(|cx| {
             let mut buffers = Buffers::take();
             buffers.input[..begun.len()].copy_from_slice(begun);
@@ -360,44 +388,47 @@ impl Idle {
                 Poll::Ready(Ok(())) => {
                     let read = free.filled().len();
                     buffers.filled = begun.len() + read;
-                    return Poll::Ready(Ok((read > 0).then_some(buffers)));
+                    return Poll::Ready(Ok(if read > 0 { Read::Bytes(buffers) } else { Read::End }));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => buffers.give_back(),
             }
             let first = !std::mem::replace(&mut polled, true);
-            if self.is_over(cx, first) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+            self.is_over(cx, first).map(Ok)
         })
         .await
     }
 
     /// Whether there is no more waiting. In the first turn of a wait nothing has happened mostly, so it is
     /// not asked in the dear way.
-    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> bool {
+    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> Poll<Read> {
         let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let happened = self.sleep.is_elapsed() || self.stop.has_changed().unwrap_or(true);
         if first && known && !happened {
-            return false;
+            return Poll::Pending;
         }
         if !known {
             self.waker = Some(cx.waker().clone());
         }
         // With a task's budget spent, the two would say that nothing happened, and wake nobody.
         let ask = poll_fn(|cx| Poll::Ready(self.ask(cx)));
-        pin!(unconstrained(ask)).poll(cx) == Poll::Ready(true)
+        match pin!(unconstrained(ask)).poll(cx) {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => Poll::Pending,
+        }
     }
 
-    fn ask(&mut self, cx: &mut Context<'_>) -> bool {
+    fn ask(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         if self.stopped.as_mut().poll(cx).is_ready() {
-            return true;
+            return Poll::Ready(Read::End);
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let until = self.since + self.patience;
             if until <= began() {
-                return true;
+                return Poll::Ready(Read::Late);
             }
             self.sleep.as_mut().reset(until.into());
         }
-        false
+        Poll::Pending
     }
 }
