@@ -23,6 +23,7 @@ use axum::{
     extract::Request,
     http::{HeaderValue, StatusCode, Version, header},
 };
+use cluster::boottime;
 use http_body_util::{Either, Full};
 use hyper::{
     body::{Body as _, Incoming},
@@ -60,6 +61,7 @@ use crate::{
             wire::{self, End},
         },
     },
+    occasional::Occasional,
     peers,
     settings::Settings,
     upkeep,
@@ -78,8 +80,6 @@ const MAX_OPERATOR_CONNECTIONS: usize = 256;
 const SHARE_OF_ADDRESS: usize = 4;
 /// How many connections beyond those are listened to for a moment: operators always get through.
 const RESERVE: usize = 64;
-/// How often it is logged that there are too many, in seconds.
-const WARN_INTERVAL_S: u64 = 60;
 const MAX_H2_STREAMS: u32 = 256;
 /// How often a client by HTTP/2 is asked whether it is there.
 const H2_PING: Duration = Duration::from_secs(30);
@@ -287,15 +287,14 @@ fn share(app: &App, all: usize) -> usize {
 struct Connections {
     service: Service,
     server: auto::Builder<TokioExecutor>,
-    timeouts: Timeouts,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
     /// Tells connections to stop. Each has a receiver as long as it is there.
     stop: watch::Sender<bool>,
     /// How many have not sent a request yet.
     fresh: Arc<AtomicUsize>,
-    /// When a connection that has no place was last in the log, in seconds since the epoch.
-    warned_s: AtomicU64,
+    /// About connections that have no place.
+    warnings: Occasional,
 }
 
 impl Connections {
@@ -304,12 +303,11 @@ impl Connections {
         let proxies = app.settings.trusted_proxies.clone();
         Self {
             server: server(),
-            timeouts: Timeouts::new(app.settings.idle_timeout),
             admission: Admission::new(all, share(app, all), proxies),
             reserve: Reserve::new(app.clone(), router.clone(), for_operators, RESERVE),
             stop: watch::channel(false).0,
             fresh: Arc::default(),
-            warned_s: AtomicU64::new(0),
+            warnings: Occasional::default(),
             service,
         }
     }
@@ -328,12 +326,10 @@ impl Connections {
     /// Counts a connection that has no place, and says so now and then.
     fn refused(&self, peer: SocketAddr) {
         self.service.app.metrics.connection_refused();
-        let now_s = self.service.app.clock.now().as_secs();
-        let warned_s = self.warned_s.load(Ordering::Relaxed);
-        if now_s.abs_diff(warned_s) >= WARN_INTERVAL_S {
-            self.warned_s.store(now_s, Ordering::Relaxed);
+        if let Some(left_out) = self.warnings.due(boottime()) {
             tracing::warn!(
                 address = %peer.ip(),
+                left_out,
                 "no connections left for this address: it has its share (CONNECTIONS_PER_ADDRESS), or all are taken; \
                  list it in TRUSTED_PROXIES if it is a proxy"
             );
@@ -345,16 +341,14 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         self.fresh.fetch_add(1, Ordering::Relaxed);
         let first = First { asked: AtomicBool::new(false), fresh: self.fresh.clone() };
-        let (server, service, timeouts) = (self.server.clone(), self.service.clone(), self.timeouts);
+        let (server, service) = (self.server.clone(), self.service.clone());
         let stop = self.stop.subscribe();
         tokio::spawn(async move {
             let served = async {
                 let (stream, begun, spoken) = match &service.lane {
                     None => (stream, Vec::new(), false),
                     Some(lane) => {
-                        match wire::serve(lane, stream, peer, timeouts, stop.clone(), || first.is_here())
-                            .await?
-                        {
+                        match wire::serve(lane, stream, peer, stop.clone(), || first.is_here()).await? {
                             End::Closed => return Ok(()),
                             End::HandedOver { stream, begun, spoken } => (stream, begun, spoken),
                         }
@@ -362,6 +356,7 @@ impl Connections {
                 };
                 // A connection keeps its protocol, and only its first bytes say which.
                 let server = if spoken || !may_be_http2(&begun) { server.http1_only() } else { server };
+                let timeouts = Timeouts::new(service.app.settings.idle_timeout);
                 let line = Line::new(stream, timeouts, !begun.is_empty());
                 // Rare on a connection of the hot lane, and large.
                 Box::pin(by_hyper(&server, service, stop, &line, begun, peer, first)).await
@@ -473,8 +468,9 @@ async fn by_hyper(
     };
     match refused {
         // Never in the middle of another answer.
-        Some(status) if at_rest => refused::refuse(&app, line.stream(), status).await,
-        _ if unread => linger(line.stream()).await,
+        // Both are rare, and large.
+        Some(status) if at_rest => Box::pin(refused::refuse(&app, line.stream(), status)).await,
+        _ if unread => Box::pin(linger(line.stream())).await,
         _ => {}
     }
     failed.map_or(Ok(()), Err)

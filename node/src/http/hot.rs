@@ -40,6 +40,7 @@ use tracing::Instrument as _;
 use super::{
     asker::Asker,
     authority::{self, Token},
+    connection::Timeouts,
     gateway,
     problem::Problem,
     request::{self, REQUEST_ID, RequestId, STALE, began},
@@ -56,6 +57,7 @@ const UNUSUAL: [&str; 8] =
 pub struct Lane {
     app: Arc<App>,
     routes: [RouteId; Question::ROUTES.len()],
+    timeouts: Timeouts,
     /// What answers carry beside, where browsers may call.
     extra: HeaderMap,
 }
@@ -65,7 +67,9 @@ impl Lane {
     #[must_use]
     pub async fn new(app: &Arc<App>) -> Self {
         let routes = Question::ROUTES.map(|route| app.metrics.route("GET", route));
-        Self { app: app.clone(), routes, extra: super::cors_headers(&app.settings.cors_origins).await }
+        let timeouts = Timeouts::new(app.settings.idle_timeout);
+        let extra = super::cors_headers(&app.settings.cors_origins).await;
+        Self { app: app.clone(), routes, timeouts, extra }
     }
 
     /// Answers a request that hyper has read from this peer, if it is for this lane.

@@ -63,7 +63,8 @@ pub enum End {
     },
 }
 
-/// Serves a connection with this peer until it ends, asks for something else, does not get on in time, or `stop` says so.
+/// Serves a connection with this peer until it ends, asks for something else, does not get on in time, or
+/// `stop` says so.
 /// `asked` is called when its first request is there.
 ///
 /// # Errors
@@ -72,17 +73,17 @@ pub async fn serve(
     lane: &Lane,
     mut stream: TcpStream,
     peer: SocketAddr,
-    timeouts: Timeouts,
     stop: watch::Receiver<bool>,
     asked: impl FnOnce(),
 ) -> io::Result<End> {
-    let mut idle = Idle::new(timeouts, stop);
+    let timeouts = &lane.timeouts;
+    let mut idle = Idle::new(timeouts.idle, stop);
     let patience = timeouts.write;
     let mut asked = Some(asked);
     // The beginning of a request whose end is not there yet.
     let mut begun = Vec::new();
     loop {
-        let mut buffers = match idle.read(&mut stream, &begun).await? {
+        let mut buffers = match idle.read(&mut stream, &begun, timeouts).await? {
             Read::Bytes(buffers) => buffers,
             Read::Late if !begun.is_empty() => {
                 // Rare, and large.
@@ -357,8 +358,7 @@ enum Read {
 ///
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
-    timeouts: Timeouts,
-    /// The one of them that counts now.
+    /// How long it is waited from `since`.
     patience: Duration,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
@@ -381,9 +381,9 @@ impl Idle {
     }
 
     /// What comes next, after what has `begun`.
-    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Read> {
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8], timeouts: &Timeouts) -> io::Result<Read> {
         let mut polled = false;
-        self.patience = if begun.is_empty() { self.timeouts.idle } else { self.timeouts.head };
+        self.patience = if begun.is_empty() { timeouts.idle } else { timeouts.head };
         if !begun.is_empty() && self.sleep.deadline() > (self.since + self.patience).into() {
             self.sleep.as_mut().reset((self.since + self.patience).into());
             self.waker = None;
