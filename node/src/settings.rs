@@ -5,6 +5,7 @@
 //! with the name, what was given and what is allowed. An unknown `PALISADE_` variable is a
 //! warning, since orchestrators set their own.
 
+pub(crate) mod origin;
 pub(crate) mod source;
 pub(crate) mod value;
 
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 use schema::{limit::Rate, token::Algorithm};
 use zeroize::Zeroizing;
 
+pub use origin::PublicUrl;
 pub use source::{Sources, read};
 
 /// One setting.
@@ -78,6 +80,11 @@ pub const SPECS: &[Spec] = &[
     spec("REFRESH_GRACE", Some("10s"), "How long a spent refresh token gets the same successor, 0s to 5m"),
     spec("DRAIN_GRACE", Some("3s"), "How long it still serves after SIGTERM, 0s to 10m"),
     spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
+    spec(
+        "PUBLIC_URL",
+        None,
+        "The URL at which people and providers reach this deployment; https, or http on loopback",
+    ),
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
     spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
@@ -111,6 +118,7 @@ pub struct Settings {
     pub refresh_grace: Duration,
     pub drain_grace: Duration,
     pub operator_listen: Option<String>,
+    pub public_url: Option<PublicUrl>,
     pub cors_origins: CorsOrigins,
     pub trusted_proxies: Vec<IpNet>,
     pub login_account_failures: Option<Rate>,
@@ -184,7 +192,7 @@ pub enum CorsOrigins {
     None,
     /// From anywhere.
     Any,
-    /// From these.
+    /// From these, in the form in which browsers send them.
     Listed(Vec<String>),
 }
 
@@ -195,7 +203,7 @@ impl CorsOrigins {
         match self {
             Self::None => false,
             Self::Any => true,
-            Self::Listed(origins) => origins.iter().any(|allowed| allowed == origin),
+            Self::Listed(origins) => origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
         }
     }
 }

@@ -15,7 +15,7 @@ use axum::{
 use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
-use super::problem::Problem;
+use super::{problem::Problem, security};
 use crate::{app::App, settings::StalePolicy};
 
 /// `X-Request-Id`.
@@ -68,6 +68,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     let id_value = HeaderValue::from_bytes(id.as_bytes()).unwrap_or(HeaderValue::from_static("-"));
     response.headers_mut().insert(REQUEST_ID, id_value);
+    security::guard(response.headers_mut());
     if knowing
         && app.is_informed()
         && app.freshness.policy() == StalePolicy::Open
@@ -119,7 +120,7 @@ pub fn log(id: &str, method: &str, route: &str, status: u16, took: impl Fn() -> 
 
 /// Whether an answer may rest on keys or on what has been taken away: all but what operators watch, and
 /// the documentation.
-fn needs_knowledge(path: &str) -> bool {
+pub(super) fn needs_knowledge(path: &str) -> bool {
     const OPEN: [&str; 4] = ["/health/", "/metrics", "/apidocs", "/openapi.json"];
     !OPEN.iter().any(|root| path.starts_with(root))
 }

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ClusterSettings, CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, StalePolicy, StoreSetting,
-    source::Given,
+    origin, source::Given,
 };
 use cluster::secret::Secret;
 
@@ -82,12 +82,9 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         refresh_grace: seconds(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
         drain_grace: seconds(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
-        cors_origins: optional(
-            take("CORS_ORIGINS"),
-            "* or http(s)://host[:port], separated by commas",
-            origins,
-        )?
-        .unwrap_or(CorsOrigins::None),
+        public_url: optional(take("PUBLIC_URL"), origin::PUBLIC_URL, origin::public_url)?,
+        cors_origins: optional(take("CORS_ORIGINS"), origin::ORIGINS, origin::origins)?
+            .unwrap_or(CorsOrigins::None),
         trusted_proxies: optional(
             take("TRUSTED_PROXIES"),
             "addresses or networks, as in 10.0.0.0/8,::1",
@@ -286,18 +283,6 @@ fn rate(text: &str) -> Option<Option<Rate>> {
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn origins(text: &str) -> Option<CorsOrigins> {
-    if text.trim() == "*" {
-        return Some(CorsOrigins::Any);
-    }
-    let origin = |part: &str| {
-        let host = part.strip_prefix("https://").or_else(|| part.strip_prefix("http://"))?;
-        let plain = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
-        plain.then(|| part.to_owned())
-    };
-    list(text).map(origin).collect::<Option<_>>().map(CorsOrigins::Listed)
 }
 
 fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {

@@ -12,9 +12,17 @@ use schema::token::AccessClaims;
 use crate::http::{
     gateway,
     request::{REQUEST_ID, RequestId},
+    security,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The head of a 200 up to its length.
+const JSON_HEAD: &str = concat!(
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n",
+    security::bodiless!(),
+    security::no_page!(),
+    "content-length: "
+);
 
 /// An answer of the hot lane.
 #[derive(Debug)]
@@ -37,7 +45,7 @@ impl Answered {
 
     /// For hyper, but for the request id's header.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        match self {
+        let mut response = match self {
             Self::Json(json) => {
                 let mut response = Response::new(Full::new(Bytes::from_static(json.as_bytes())));
                 response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -45,16 +53,16 @@ impl Answered {
             }
             Self::Problem(response) => response.map(Full::new),
             Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Full::default()),
-        }
+        };
+        security::guard(response.headers_mut());
+        response
     }
 
     /// As HTTP/1.1 (RFC 9112), to the end of `out`.
     pub(super) fn write(self, common: &Common<'_>, out: &mut Vec<u8>) {
         let (head, body) = match self {
             Self::Json(json) => {
-                out.extend_from_slice(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ",
-                );
+                out.extend_from_slice(JSON_HEAD.as_bytes());
                 number(json.len(), out);
                 out.extend_from_slice(b"\r\n");
                 common.write(out);
@@ -71,6 +79,8 @@ impl Answered {
         for (name, value) in &head.headers {
             field(name.as_str(), value.as_bytes(), out);
         }
+        let security = if body.is_empty() { security::BODILESS_LINES } else { security::NO_PAGE_LINES };
+        out.extend_from_slice(security.as_bytes());
         common.write(out);
         out.extend_from_slice(&body);
     }
