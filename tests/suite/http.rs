@@ -3,6 +3,7 @@
 
 mod browsers;
 mod form;
+mod headers;
 mod hostile;
 mod injection;
 mod operators;
