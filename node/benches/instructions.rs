@@ -26,6 +26,7 @@ use node::{
     app::{App, Purpose},
     http::{
         self,
+        connection::Timeouts,
         hot::{Lane, wire},
     },
     settings::{self, Sources},
@@ -156,7 +157,7 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     let lane = Lane::new(&app).await;
     tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        wire::serve(&lane, stream, Duration::from_secs(600), stopped, || ()).await
+        wire::serve(&lane, stream, Timeouts::new(Duration::from_secs(600)), stopped, || ()).await
     });
     (client, request)
 }

@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod body;
 pub mod client;
+pub mod connection;
 pub mod hot;
 pub mod page;
 pub mod problem;

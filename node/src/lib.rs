@@ -30,6 +30,7 @@ pub mod ledger;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod occasional;
 pub mod operator;
 pub mod passwords;
 pub mod peers;

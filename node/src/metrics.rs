@@ -52,6 +52,8 @@ pub struct Metrics {
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
     refresh_refusals: AtomicU64,
+    forwarded_unreadable: AtomicU64,
+    connections_refused: AtomicU64,
     /// How long revocations took until every live node had them.
     pub acknowledgements: Arc<Acknowledgements>,
 }
@@ -163,6 +165,16 @@ impl Metrics {
     /// A refresh token got nothing.
     pub fn refresh_refused(&self) {
         add(&self.refresh_refusals, 1);
+    }
+
+    /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
+    pub fn forwarded_unreadable(&self) {
+        add(&self.forwarded_unreadable, 1);
+    }
+
+    /// A connection got no more than the answer to one request of operators.
+    pub fn connection_refused(&self) {
+        add(&self.connections_refused, 1);
     }
 
     /// All of it in a text format.

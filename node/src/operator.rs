@@ -195,13 +195,16 @@ impl App {
         let role = self.superuser_role().await?;
         let email: Email = new.email.parse().map_err(|_| OperatorError::Email(new.email.clone()))?;
         let existing = self.stores.users.by_email(&email.folded()).await?;
+        let created = existing.is_none();
         let (user, msg) = match existing {
             // Done before is done; but whoever else has this email is not made one silently.
             Some(user) if self.stores.grants.raw(user.id).await?.roles.contains(&role.id) => {
-                (user.id, format!("{} is a superuser already", new.email))
+                (user.id, format!("{} is a superuser already, and its password stays as it was", new.email))
             }
             Some(_) if !new.promote => return Err(OperatorError::Exists(new.email)),
-            Some(user) => (user.id, format!("{} is a superuser now", new.email)),
+            Some(user) => {
+                (user.id, format!("{} is a superuser now, and its password stays as it was", new.email))
+            }
             None => {
                 let password = Normalized::new(&new.password)?;
                 let hash = self.hash_patiently(password).await?;
@@ -216,7 +219,20 @@ impl App {
         };
         self.actors.users.give(user, GrantChange::Role(role)).await.map_err(OperatorError::User)?;
         tracing::info!(%user, "a superuser was made");
-        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email }) })
+        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email, "created": created }) })
+    }
+
+    /// The email of one who counts as a superuser, if anybody does.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn a_superuser(&self) -> Result<Option<String>, StoreError> {
+        for id in self.stores.superusers.load().await?.value.counted {
+            if let Some(user) = self.stores.users.get(id).await? {
+                return Ok(Some(user.email.as_str().to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     async fn delete_superuser(&self, email: &str, force: bool) -> Result<Done, OperatorError> {

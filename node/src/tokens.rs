@@ -18,7 +18,7 @@ use std::{
 
 use jsonwebtoken::Header;
 use schema::{
-    Clock, Denials, Entropy, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
+    Clock, Clocks, Denials, Entropy, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
     time::millis,
     token::{AccessClaims, Claims, Expected, Unverified, access::ACCESS_TYPE},
 };
@@ -29,6 +29,7 @@ use signatures::Signatures;
 
 use crate::{
     byte_cache::ByteCache,
+    clock::ClockFile,
     freshness::Freshness,
     keys::{KeyRing, LOOKUP_INTERVAL, MasterKey, SealError},
 };
@@ -48,6 +49,8 @@ pub struct Tokens {
     denials: Arc<Denials>,
     freshness: Arc<Freshness>,
     clock: Arc<dyn Clock>,
+    clocks: Arc<Clocks>,
+    clock_file: Arc<ClockFile>,
     entropy: Arc<dyn Entropy>,
     verified: ByteCache<AccessClaims>,
     signatures: Signatures,
@@ -66,6 +69,8 @@ pub struct TokensContext {
     pub denials: Arc<Denials>,
     pub freshness: Arc<Freshness>,
     pub clock: Arc<dyn Clock>,
+    pub clocks: Arc<Clocks>,
+    pub clock_file: Arc<ClockFile>,
     pub entropy: Arc<dyn Entropy>,
 }
 
@@ -91,8 +96,19 @@ impl Tokens {
     pub fn new(context: TokensContext) -> Result<Self, StartError> {
         let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
         let signatures = Signatures::start(&context.ring)?;
-        let TokensContext { expected, access_ttl, ring, master, stores, denials, freshness, clock, entropy } =
-            context;
+        let TokensContext {
+            expected,
+            access_ttl,
+            ring,
+            master,
+            stores,
+            denials,
+            freshness,
+            clock,
+            clocks,
+            clock_file,
+            entropy,
+        } = context;
         let access_ttl_ms = AtomicU64::new(millis(access_ttl));
         Ok(Self {
             expected,
@@ -103,6 +119,8 @@ impl Tokens {
             denials,
             freshness,
             clock,
+            clocks,
+            clock_file,
             entropy,
             verified: ByteCache::new(KEPT_TOKENS, KEPT_BYTES),
             signatures,
@@ -127,6 +145,10 @@ impl Tokens {
     /// When the library does not sign, or no key may.
     pub fn issue(&self, user: UserId, session: SessionId, version: u64) -> Result<String, SignError> {
         let now = self.clock.now();
+        let expires_at = self.clocks.expiry(self.access_ttl());
+        // Before the token is out: whatever refuses it is to last until its end, after a restart too.
+        self.clocks.high_water().saw_expiry(expires_at.as_secs());
+        self.clock_file.cover(&self.clocks, expires_at);
         let claims = Claims {
             iss: self.expected.issuer.clone(),
             aud: self.expected.audience.clone(),
@@ -134,7 +156,7 @@ impl Tokens {
             sid: session,
             jti: TokenId::new(now, self.entropy.id()),
             iat: now.as_secs(),
-            exp: now.plus(self.access_ttl()).as_secs(),
+            exp: expires_at.as_secs(),
             nbf: None,
             uv: version,
             r#type: ACCESS_TYPE.into(),
@@ -195,6 +217,33 @@ impl Tokens {
     }
 
     async fn check_unseen(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
+        let claims = self.verify(token).await?;
+        let verdict = self.verdict(claims);
+        if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
+            // The clock of the issuer may be ahead of this node's.
+            self.clocks.high_water().saw_expiry(claims.expires_at);
+            self.keep(token, claims);
+        }
+        verdict
+    }
+
+    /// The refusal of a token that is shown where a refresh token is due and does not look like one.
+    /// A genuine access token is refused for its type whether or not it is revoked: type comes before
+    /// revocation.
+    pub async fn refuse_as_refresh(&self, token: &[u8]) -> Refusal {
+        let claims = match self.verified.with(token, |claims| *claims) {
+            Some(claims) => Ok(claims),
+            None => Box::pin(self.verify(token)).await,
+        };
+        match claims {
+            Ok(claims) if self.clock.now().as_secs() >= claims.expires_at => Refusal::Expired,
+            Ok(_) => Refusal::NotRefresh,
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// What a token says whose shape, claims and signature are good.
+    async fn verify(&self, token: &[u8]) -> Result<AccessClaims, Refusal> {
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
             let arrived = self.clock.now();
@@ -211,12 +260,7 @@ impl Tokens {
             }
         }
         self.signatures.check(&unverified).await?;
-        let claims = unverified.into_verified();
-        let verdict = self.verdict(claims);
-        if matches!(verdict, Ok(_) | Err(Refusal::Revoked)) {
-            self.keep(token, claims);
-        }
-        verdict
+        Ok(unverified.into_verified())
     }
 
     /// Remembers that the token's signature is good.

@@ -24,7 +24,8 @@
 //!   completes or removes it. Nobody is locked out by it: the same call again succeeds.
 //! - **Nothing is promised between two calls**, and nothing above relies on it.
 //! - **Expiry**: what has ended (`expires_at`, `until`, [`LOGIN_RETENTION`]) may vanish at any time
-//!   after; who reads checks the time itself.
+//!   after; who reads checks the time itself. It vanishes by a [`Horizon`](crate::Horizon) or a time to live counted
+//!   from [`Clocks::settled`](crate::Clocks::settled), never by the wall clock, which can jump.
 //!
 //! # Adding a store, step by step
 //! 1. A crate `schema/store-<name>` that depends on `schema` and the driver, nothing else of ours.
@@ -66,7 +67,8 @@ use async_trait::async_trait;
 use crate::login::LOGIN_RETENTION;
 use crate::{
     email::FoldedEmail,
-    id::{LoginId, SessionId, UserId},
+    horizon::Horizons,
+    id::{LoginId, NodeId, SessionId, UserId},
     key::KeySet,
     ledger::{Entry, Head, Origin},
     login::Login,
@@ -75,7 +77,6 @@ use crate::{
     permission::{Effective, Grant, Grants, Permission, Role},
     power::Power,
     session::Session,
-    time::Timestamp,
     user::User,
 };
 
@@ -311,6 +312,16 @@ pub trait LedgerStore: Send + Sync + 'static {
     /// only when there are no more; a store that several versions write may skip those that it cannot
     /// read.
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>>;
+    /// Notes that a node has started, by its own word; a later life that was noted stays. Nobody notes it
+    /// for another node, so it proves what [`heads`](Self::heads) does not: any node may write the log of
+    /// another. A store that only one process can open has nothing to note.
+    async fn begin_life(&self, _: Origin) -> Result<()> {
+        Ok(())
+    }
+    /// The latest incarnation of a node that was noted, if one was.
+    async fn latest_life(&self, _: NodeId) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// The store itself.
@@ -318,7 +329,7 @@ pub trait LedgerStore: Send + Sync + 'static {
 pub trait Upkeep: Send + Sync + 'static {
     /// Whether it answers.
     async fn ping(&self) -> Result<()>;
-    /// Removes some of what has ended at `now`, at most `limit` rows; says how many. A store that
+    /// Removes some of what ended before the horizons, at most `limit` rows; says how many. A store that
     /// forgets by itself has nothing to do.
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize>;
+    async fn sweep(&self, horizons: Horizons, limit: usize) -> Result<usize>;
 }

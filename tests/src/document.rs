@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{Answer, binary::palisade};
 
 /// Headers that an answer has only if the document says so.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "x-request-id",
     "palisade-visible",
     "palisade-durability",
@@ -19,6 +19,7 @@ const OURS: [&str; 9] = [
     "cache-control",
     "x-auth-user",
     "x-auth-session",
+    "x-auth-kind",
 ];
 
 /// The answer is one that the document promises for this operation: its status, its headers, its body.

@@ -57,7 +57,7 @@ pub use cluster::Cluster;
 pub use command::{Palisade, Run};
 pub use drain::Drain;
 pub use loadtest::LoadTest;
-pub use node::{Node, Shared};
+pub use node::{Node, Shared, Shift};
 pub use patience::{eventually, within};
 pub use person::Person;
 pub use raw::Raw;

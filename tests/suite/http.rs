@@ -2,6 +2,8 @@
 //! browsers see, and that no secret is told.
 
 mod browsers;
+mod connections;
+mod early;
 mod form;
 mod headers;
 mod hostile;
@@ -9,3 +11,4 @@ mod injection;
 mod operators;
 mod routes;
 mod secrets;
+mod unreadable;

@@ -5,5 +5,6 @@ mod cli;
 mod directory;
 mod flood;
 mod full;
+mod logs;
 mod settings;
 mod stored;

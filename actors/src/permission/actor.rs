@@ -108,7 +108,7 @@ async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
     let snapshots = context.facts.snapshots();
     for _ in 0..ATTEMPTS {
         let epoch = snapshots.epoch_of(user);
-        let began = context.clock.now();
+        let began = context.clock.monotonic();
         let (stored, effective) =
             tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
         let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began, snapshots.names()));

@@ -1,6 +1,11 @@
 //! Taking everything from a user: disable, delete.
 
-use schema::{Subject, UserId, fact::FactKind, power::Loss, user::User};
+use schema::{
+    Subject, UserId,
+    fact::FactKind,
+    power::Loss,
+    user::{User, ended_below, next_version},
+};
 
 use super::{UserError, change::update};
 use crate::{Context, Receipt, superusers};
@@ -39,7 +44,7 @@ async fn disable(context: &Context, user: User) -> Result<(User, Receipt), UserE
         Ok(())
     })
     .await?;
-    context.stores.sessions.end_older(id, user.version).await?;
+    context.stores.sessions.end_older(id, ended_below(user.version)).await?;
     Ok((user, receipt))
 }
 
@@ -54,16 +59,16 @@ pub(super) async fn kill_tokens(
     change: impl Fn(&mut User) -> Result<(), UserError> + Send + Sync,
 ) -> Result<(User, Receipt), UserError> {
     let id = user.id;
-    let at_least = next_version(context, user);
+    let at_least = unused_version(context, user);
     let mut receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let updated = update(context, id, |user| {
         change(user)?;
-        user.version = user.version.saturating_add(1).max(at_least);
+        user.version = next_version(user.version).max(at_least);
         Ok(())
     })
     .await;
     // Without an answer it may have happened all the same.
-    let beyond = updated.as_ref().map_or(at_least.saturating_add(1), |user| user.version);
+    let beyond = updated.as_ref().map_or_else(|_| next_version(at_least), |user| user.version);
     if beyond > at_least {
         let raised = FactKind::UserVersion { user: id, at_least: beyond };
         receipt = context.facts.take_away(&[raised]).await?;
@@ -82,18 +87,18 @@ pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, Use
 /// The facts are durable first: afterwards nobody could say what to refuse.
 async fn remove(context: &Context, user: &User) -> Result<Receipt, UserError> {
     let id = user.id;
-    let at_least = next_version(context, user);
+    let at_least = unused_version(context, user);
     context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let deleted = context.stores.users.delete(id).await;
     // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
-    let last = FactKind::UserVersion { user: id, at_least: at_least.saturating_add(1) };
+    let last = FactKind::UserVersion { user: id, at_least: next_version(at_least) };
     let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
     let receipt = context.facts.take_away(&[last, changed]).await?;
     deleted?;
     Ok(receipt)
 }
 
-/// The version that no token carries yet.
-fn next_version(context: &Context, user: &User) -> u64 {
-    user.version.max(context.facts.denials().user_version(user.id)).saturating_add(1)
+/// A version that no token carries yet, below [`MAX_VERSION`](schema::user::MAX_VERSION).
+fn unused_version(context: &Context, user: &User) -> u64 {
+    next_version(user.version.max(context.facts.denials().user_version(user.id)))
 }

@@ -16,7 +16,7 @@ use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
 use super::{problem::Problem, security};
-use crate::{app::App, settings::StalePolicy};
+use crate::app::App;
 
 /// `X-Request-Id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -71,8 +71,7 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     security::guard(response.headers_mut());
     if knowing
         && app.is_informed()
-        && app.freshness.policy() == StalePolicy::Open
-        && let Some(age) = app.freshness.staleness()
+        && let Some(age) = app.freshness.disclosed()
     {
         response.headers_mut().insert(STALE, HeaderValue::from(millis(age)));
     }

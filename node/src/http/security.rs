@@ -22,8 +22,6 @@ macro_rules! no_page {
 }
 pub(super) use {bodiless, no_page};
 
-/// What an answer without a body carries, as lines of HTTP/1.1.
-pub const BODILESS_LINES: &str = bodiless!();
 /// What an answer with a body that is no page carries, as lines of HTTP/1.1.
 pub const NO_PAGE_LINES: &str = concat!(bodiless!(), no_page!());
 
@@ -56,7 +54,7 @@ mod tests {
 
     #[test]
     fn lines_say_what_the_headers_say() {
-        assert_eq!(lines(None), BODILESS_LINES);
+        assert_eq!(lines(None), bodiless!());
         assert_eq!(lines(Some("application/json")), NO_PAGE_LINES);
     }
 }

@@ -254,7 +254,10 @@ mod tests {
         let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
         let master = MasterKey::new(Zeroizing::new([7; 32]));
         let (clock, entropy) = (&SystemClock, &SystemEntropy);
-        let tools = Tools { stores: &stores, master: &master, clock, entropy, published: Duration::ZERO };
+        let (horizon, latest_expiry) = (schema::Horizon::NOTHING, Timestamp::EPOCH);
+        let published = Duration::ZERO;
+        let tools =
+            Tools { stores: &stores, master: &master, clock, entropy, horizon, latest_expiry, published };
         let set = ensure(tools, Algorithm::EdDSA, Duration::from_secs(60)).await.unwrap();
         let (ring, denials) = (KeyRing::default(), Denials::default());
         let signs = || ring.with_signer(&denials, |signer| signer.id);

@@ -40,7 +40,8 @@ pub(super) fn origins(text: &str) -> Option<CorsOrigins> {
         return Some(CorsOrigins::Any);
     }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(origin).collect::<Option<_>>().map(CorsOrigins::Listed)
+    let origins = parts.map(origin).collect::<Option<Vec<_>>>()?;
+    (!origins.is_empty()).then_some(CorsOrigins::Listed(origins))
 }
 
 /// Parses an origin (RFC 6454, section 6.1). A slash at the end is forgiven: people copy it from the address

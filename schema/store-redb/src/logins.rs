@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use schema::{
-    LoginId, Timestamp, UserId,
+    Horizon, LoginId, UserId,
     login::{LOGIN_RETENTION, Login},
     page::{Page, PageOf},
     store::{Logins, Result},
@@ -50,8 +50,9 @@ pub(crate) fn forget(change: &Change<'_>, user: UserId) -> Result<()> {
 }
 
 /// Removes entries that have been kept long enough; says how many.
-pub(crate) fn sweep(change: &Change<'_>, now: Timestamp, limit: usize) -> Result<usize> {
-    let old = change.scan(&LOGIN_TIMES, &Span::up_to(&now.minus(LOGIN_RETENTION)), limit)?;
+pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
+    let kept_from = horizon.time().minus(LOGIN_RETENTION);
+    let old = change.scan(&LOGIN_TIMES, &Span::up_to(&kept_from), limit)?;
     for (time, ()) in &old {
         let (_, user, id) = *time;
         change.remove(&LOGIN_TIMES, time)?;

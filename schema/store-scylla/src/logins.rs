@@ -38,7 +38,7 @@ struct LoginRow {
 #[async_trait]
 impl Logins for Store {
     async fn record(&self, login: &Login) -> Result<()> {
-        let now = self.now();
+        let now = self.settled();
         let end = login.time.plus(LOGIN_RETENTION);
         if end <= now {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use schema::{
-    Timestamp,
+    horizon::Horizons,
     store::{Result, Upkeep},
 };
 use scylla::value::Row;
@@ -19,7 +19,7 @@ impl Upkeep for Store {
     }
 
     /// The database forgets by itself.
-    async fn sweep(&self, _now: Timestamp, _limit: usize) -> Result<usize> {
+    async fn sweep(&self, _horizons: Horizons, _limit: usize) -> Result<usize> {
         Ok(0)
     }
 }

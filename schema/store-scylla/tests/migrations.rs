@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Real, begin, column, config, cql, fresh, now, opened, refused, session};
+use common::{Real, begin, clocks, column, config, cql, fresh, now, opened, refused, session};
 use schema::{StoreError, store::Created};
 use store_scylla::{State, migration};
 
@@ -119,7 +119,7 @@ async fn who_died_with_the_lock_delays_the_others_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_nobody_answers_every_call_says_so_at_once() {
     let config = "cql://ann:S3CRET@127.0.0.1:1/p".parse().unwrap();
-    let opened = store_scylla::open(config, true, std::sync::Arc::new(Real), std::sync::Arc::new(Real));
+    let opened = store_scylla::open(config, true, clocks(), std::sync::Arc::new(Real));
     let began = Instant::now();
     let answer = opened.stores.users.get(schema::UserId::from_bytes([1; 16])).await;
     assert!(matches!(&answer, Err(StoreError::Unavailable(_))), "{answer:?}");

@@ -66,7 +66,7 @@ pub async fn login(
     let email = FoldedEmail::of(&given.email);
     if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(Problem::locked(until, app.clock.now()));
+        return Err(Problem::locked(until, app.clocks.steady()));
     }
     let user = app.stores.users.by_email(&email).await?;
     let checked = check(&app, user, &given.password).await;
@@ -74,7 +74,7 @@ pub async fn login(
     // lock hides whether a password was right.
     if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(Problem::locked(until, app.clock.now()));
+        return Err(Problem::locked(until, app.clocks.steady()));
     }
     let attempt = Attempt { app: &app, email: &email, client, device: given.device };
     match checked {

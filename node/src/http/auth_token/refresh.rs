@@ -33,7 +33,7 @@ pub async fn refresh(State(app): State<Arc<App>>, client: Client, headers: Heade
         Ok(token) => token,
         // No refresh token at all: what is wrong with it is said by the other table.
         Err(Refusal::NotRefresh) => {
-            return Err(app.tokens.check(text).await.err().unwrap_or(Refusal::NotRefresh).into());
+            return Err(app.tokens.refuse_as_refresh(text).await.into());
         }
         Err(refusal) => {
             app.metrics.refresh_refused();

@@ -68,19 +68,14 @@ impl Kind {
         [
             vec![
                 (400, "Malformed: the request, its query or its body"),
+                (408, "The request or its body did not arrive in time"),
+                (414, "The request's target is too long"),
                 (431, "The request's head is too large"),
             ],
             when(self.token, &[(401, "No token, or one that has expired or was revoked")]),
             when(self.token && !self.gateway, &[(422, "A token that cannot be read or believed")]),
             when(self.names, &[(404, "There is no such thing")]),
-            when(
-                self.body,
-                &[
-                    (408, "The body did not arrive in time"),
-                    (413, "The body is too large"),
-                    (415, "The body is not of the right type"),
-                ],
-            ),
+            when(self.body, &[(413, "The body is too large"), (415, "The body is not of the right type")]),
             when(self.knows, &[(503, "It cannot be known or stored now; try again")]),
         ]
         .concat()

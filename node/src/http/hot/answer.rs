@@ -1,17 +1,17 @@
 //! What is answered, as bytes on a connection or as a response for hyper.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use http_body_util::Full;
-use schema::token::AccessClaims;
+use schema::{time::millis, token::AccessClaims};
 
 use crate::http::{
     gateway,
-    request::{REQUEST_ID, RequestId},
+    request::{REQUEST_ID, RequestId, STALE},
     security,
 };
 
@@ -23,6 +23,8 @@ const JSON_HEAD: &str = concat!(
     security::no_page!(),
     "content-length: "
 );
+/// The head of a 204 up to whom it admits.
+const ADMITTED_HEAD: &str = concat!("HTTP/1.1 204 No Content\r\n", security::bodiless!());
 
 /// An answer of the hot lane.
 #[derive(Debug)]
@@ -68,8 +70,12 @@ impl Answered {
                 common.write(out);
                 return out.extend_from_slice(json.as_bytes());
             }
+            Self::Admitted(claims) => {
+                out.extend_from_slice(ADMITTED_HEAD.as_bytes());
+                gateway::write_admitted(&claims, out);
+                return common.write(out);
+            }
             Self::Problem(response) => response.into_parts(),
-            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
         };
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(head.status.as_str().as_bytes());
@@ -79,8 +85,7 @@ impl Answered {
         for (name, value) in &head.headers {
             field(name.as_str(), value.as_bytes(), out);
         }
-        let security = if body.is_empty() { security::BODILESS_LINES } else { security::NO_PAGE_LINES };
-        out.extend_from_slice(security.as_bytes());
+        out.extend_from_slice(security::NO_PAGE_LINES.as_bytes());
         common.write(out);
         out.extend_from_slice(&body);
     }
@@ -90,6 +95,8 @@ impl Answered {
 pub(super) struct Common<'a> {
     pub(super) id: &'a RequestId<'a>,
     pub(super) extra: &'a HeaderMap,
+    /// How old what it rests on is, if that is to be said.
+    pub(super) stale: Option<Duration>,
     /// Whether it is the last on its connection.
     pub(super) closing: bool,
     pub(super) now_s: u64,
@@ -100,6 +107,9 @@ impl Common<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in self.extra {
             field(name.as_str(), value.as_bytes(), out);
+        }
+        if let Some(age) = self.stale {
+            field(STALE.as_str(), millis(age).to_string().as_bytes(), out);
         }
         if self.closing {
             field("connection", b"close", out);

@@ -54,6 +54,11 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// Whether a gateway asks.
+    pub(super) const fn is_admit(self) -> bool {
+        matches!(self, Self::Admit { .. })
+    }
+
     /// Its place in [`Self::ROUTES`].
     pub(super) const fn route(self) -> usize {
         match self {

@@ -7,7 +7,7 @@
 //! header) is never interpreted here, so there is nothing that two parsers could understand differently.
 //!
 //! Bounds: a head has to fit into `BUFFER` and `MAX_HEADERS`, and to be there in time; an answer has to be
-//! taken in time. A connection that waits for its client holds no buffer.
+//! taken in time ([`Timeouts`]). A connection that waits for its client holds no buffer.
 
 use std::{
     cell::RefCell,
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use schema::{Refusal, authorization::bearer};
 use tokio::{
     io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
@@ -31,6 +32,8 @@ use tokio::{
 use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
     authority::Token,
+    connection::{Timeouts, refused},
+    gateway,
     request::{RequestId, began},
 };
 
@@ -58,7 +61,7 @@ pub enum End {
     },
 }
 
-/// Serves a connection until it ends, asks for something else, is idle for so long, or `stop` says so.
+/// Serves a connection until it ends, asks for something else, does not get on in time, or `stop` says so.
 /// `asked` is called when its first request is there.
 ///
 /// # Errors
@@ -66,16 +69,25 @@ pub enum End {
 pub async fn serve(
     lane: &Lane,
     mut stream: TcpStream,
-    patience: Duration,
+    timeouts: Timeouts,
     stop: watch::Receiver<bool>,
     asked: impl FnOnce(),
 ) -> io::Result<End> {
-    let mut idle = Idle::new(patience, stop);
+    let mut idle = Idle::new(timeouts, stop);
+    let patience = timeouts.write;
     let mut asked = Some(asked);
     // The beginning of a request whose end is not there yet.
     let mut begun = Vec::new();
     loop {
-        let Some(mut buffers) = idle.read(&mut stream, &begun).await? else { return Ok(End::Closed) };
+        let mut buffers = match idle.read(&mut stream, &begun).await? {
+            Read::Bytes(buffers) => buffers,
+            Read::Late if !begun.is_empty() => {
+                // Rare, and large.
+                Box::pin(refused::refuse(&lane.app, &stream, StatusCode::REQUEST_TIMEOUT)).await;
+                return Ok(End::Closed);
+            }
+            Read::Late | Read::End => return Ok(End::Closed),
+        };
         let Buffers { input, filled, output } = &mut buffers;
         let read = &input[..*filled];
         let mut now = Now { began: began(), second: lane.app.clock.now().as_secs() };
@@ -174,7 +186,9 @@ impl<'a> Asked<'a> {
                 if !header.value.eq_ignore_ascii_case(b"keep-alive") {
                     return None;
                 }
-            } else if UNUSUAL.iter().any(|name| is(name)) {
+            } else if UNUSUAL.iter().any(|name| is(name))
+                || (question.is_admit() && gateway::is_unknown_header(header.name.as_bytes()))
+            {
                 return None;
             }
         }
@@ -194,7 +208,7 @@ impl<'a> Asked<'a> {
     ) -> io::Result<Now> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
         let mut answering = pin!(lane.answer(self.question, self.token, &id));
-        let answered = match poll_once(answering.as_mut()).await {
+        let (answered, stale) = match poll_once(answering.as_mut()).await {
             Poll::Ready(answered) => answered,
             Poll::Pending => {
                 // Those before it are ready.
@@ -207,7 +221,7 @@ impl<'a> Asked<'a> {
         };
         lane.log(self.question, &answered, &id, now.began);
         out.tally.add(self.question.route(), answered.status().as_u16());
-        let common = Common { id: &id, extra: &lane.extra, closing, now_s: now.second };
+        let common = Common { id: &id, extra: &lane.extra, stale, closing, now_s: now.second };
         answered.write(&common, &mut out.bytes);
         // Others have their turn, too.
         tokio::task::consume_budget().await;
@@ -264,7 +278,9 @@ impl Output {
             Err(error) => return Err(error),
         };
         if written < self.bytes.len() {
-            timeout(patience, stream.write_all(&self.bytes[written..])).await??;
+            let taken = timeout(patience, stream.write_all(&self.bytes[written..])).await;
+            // What the client did not take is not kept for it by the system either.
+            taken.inspect_err(|_| stream.set_zero_linger().unwrap_or_default())??;
             after = began();
         }
         self.bytes.clear();
@@ -323,10 +339,21 @@ impl Buffers {
     }
 }
 
+/// What a client sends.
+enum Read {
+    Bytes(Buffers),
+    /// Nothing, in the time that it has.
+    Late,
+    /// Nothing more, or nothing more is wanted.
+    End,
+}
+
 /// Waiting for a client: for its bytes, for so long, until it is told to stop.
 ///
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
+    timeouts: Timeouts,
+    /// The one of them that counts now.
     patience: Duration,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
@@ -338,17 +365,24 @@ struct Idle {
 }
 
 impl Idle {
-    fn new(patience: Duration, stop: watch::Receiver<bool>) -> Self {
+    fn new(timeouts: Timeouts, stop: watch::Receiver<bool>) -> Self {
+        let patience = timeouts.idle;
         let mut waiting = stop.clone();
         let stopped = Box::pin(async move {
             let _ = waiting.wait_for(|stop| *stop).await;
         });
-        Self { patience, since: began(), sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
+        let sleep = Box::pin(sleep(patience));
+        Self { timeouts, patience, since: began(), sleep, stop, stopped, waker: None }
     }
 
-    /// What comes next, after what has `begun`; `None` when there is nothing to wait for.
-    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Option<Buffers>> {
+    /// What comes next, after what has `begun`.
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Read> {
         let mut polled = false;
+        self.patience = if begun.is_empty() { self.timeouts.idle } else { self.timeouts.head };
+        if !begun.is_empty() && self.sleep.deadline() > (self.since + self.patience).into() {
+            self.sleep.as_mut().reset((self.since + self.patience).into());
+            self.waker = None;
+        }
         poll_fn(|cx| {
             let mut buffers = Buffers::take();
             buffers.input[..begun.len()].copy_from_slice(begun);
@@ -357,44 +391,47 @@ impl Idle {
                 Poll::Ready(Ok(())) => {
                     let read = free.filled().len();
                     buffers.filled = begun.len() + read;
-                    return Poll::Ready(Ok((read > 0).then_some(buffers)));
+                    return Poll::Ready(Ok(if read > 0 { Read::Bytes(buffers) } else { Read::End }));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => buffers.give_back(),
             }
             let first = !std::mem::replace(&mut polled, true);
-            if self.is_over(cx, first) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+            self.is_over(cx, first).map(Ok)
         })
         .await
     }
 
     /// Whether there is no more waiting. In the first turn of a wait nothing has happened mostly, so it is
     /// not asked in the dear way.
-    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> bool {
+    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> Poll<Read> {
         let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let happened = self.sleep.is_elapsed() || self.stop.has_changed().unwrap_or(true);
         if first && known && !happened {
-            return false;
+            return Poll::Pending;
         }
         if !known {
             self.waker = Some(cx.waker().clone());
         }
         // With a task's budget spent, the two would say that nothing happened, and wake nobody.
         let ask = poll_fn(|cx| Poll::Ready(self.ask(cx)));
-        pin!(unconstrained(ask)).poll(cx) == Poll::Ready(true)
+        match pin!(unconstrained(ask)).poll(cx) {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => Poll::Pending,
+        }
     }
 
-    fn ask(&mut self, cx: &mut Context<'_>) -> bool {
+    fn ask(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         if self.stopped.as_mut().poll(cx).is_ready() {
-            return true;
+            return Poll::Ready(Read::End);
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let until = self.since + self.patience;
             if until <= began() {
-                return true;
+                return Poll::Ready(Read::Late);
             }
             self.sleep.as_mut().reset(until.into());
         }
-        false
+        Poll::Pending
     }
 }

@@ -22,7 +22,7 @@ pub async fn confirm(
 ) -> Result<PasswordHash, Problem> {
     let user = app.stores.users.get(caller.claims.user).await?.ok_or_else(Problem::not_found)?;
     let email = user.email.folded();
-    let locked = |until| Problem::locked(until, app.clock.now());
+    let locked = |until| Problem::locked(until, app.clocks.steady());
     app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
     let verdict = match (Normalized::typed(password), user.password.clone()) {
         (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,

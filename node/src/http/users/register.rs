@@ -56,7 +56,7 @@ pub async fn register(
     )?;
     app.limits.may_register(client.ip_address).await.map_err(|until| {
         let msg = "Too many registrations from this address; try again later";
-        Problem::too_many("too_many_registrations", msg, until, app.clock.now())
+        Problem::too_many("too_many_registrations", msg, until, app.clocks.steady())
     })?;
     // Known now is known before the work of hashing; the store decides all the same.
     if app.stores.users.by_email(&email.folded()).await?.is_some() {

@@ -76,11 +76,13 @@ pub async fn list(
 ) -> Result<Json<SessionPage>, Problem> {
     let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
     let (now, denials) = (app.clock.now(), app.facts.denials());
-    let at_least = user.version.max(denials.user_version(user.id));
     let found = app.stores.sessions.list(on.user, page).await?;
     let next_page_token = found.next.as_ref().map(to_token);
     let live = found.items.into_iter().filter(|session| {
-        session.user_version >= at_least && session.expires_at > now && !denials.refuses_session(session.id)
+        session.user_version >= user.version
+            && session.expires_at > now
+            && !denials.refuses_version(user.id, session.user_version)
+            && !denials.refuses_session(session.id)
     });
     let current = on.caller.claims.session;
     let sessions = live.map(|session| SessionView::new(session, current)).collect();
