@@ -10,6 +10,7 @@
 //! [`machine::check`], before a command makes anything.
 
 pub mod machine;
+pub(crate) mod origin;
 pub(crate) mod source;
 pub(crate) mod value;
 
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 use schema::{limit::Rate, token::Algorithm};
 use zeroize::Zeroizing;
 
+pub use origin::PublicUrl;
 pub use source::{Sources, read};
 
 /// One setting.
@@ -94,6 +96,11 @@ pub const SPECS: &[Spec] = &[
     ),
     spec("BODY_BUDGET", Some("256MiB"), "Memory for requests and answers under way, 32MiB to 64GiB"),
     spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
+    spec(
+        "PUBLIC_URL",
+        None,
+        "The URL at which people and providers reach this deployment; https, or http on loopback",
+    ),
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
     spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
@@ -138,6 +145,7 @@ pub struct Settings {
     pub connections_per_address: Option<usize>,
     pub body_budget: u64,
     pub operator_listen: Option<String>,
+    pub public_url: Option<PublicUrl>,
     pub cors_origins: CorsOrigins,
     pub trusted_proxies: Vec<IpNet>,
     pub login_account_failures: Option<Rate>,
@@ -211,7 +219,7 @@ pub enum CorsOrigins {
     None,
     /// From anywhere.
     Any,
-    /// From these.
+    /// From these, in the form in which browsers send them.
     Listed(Vec<String>),
 }
 
@@ -222,7 +230,7 @@ impl CorsOrigins {
         match self {
             Self::None => false,
             Self::Any => true,
-            Self::Listed(origins) => origins.iter().any(|allowed| allowed == origin),
+            Self::Listed(origins) => origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
         }
     }
 }

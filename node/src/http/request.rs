@@ -15,7 +15,7 @@ use axum::{
 use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
-use super::{body, held::Held, problem::Problem};
+use super::{body, held::Held, problem::Problem, security};
 use crate::{app::App, budget::UsedUp};
 
 /// `X-Request-Id`.
@@ -76,6 +76,7 @@ pub async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next
     }
     let id_value = HeaderValue::from_bytes(id.as_bytes()).unwrap_or(HeaderValue::from_static("-"));
     response.headers_mut().insert(REQUEST_ID, id_value);
+    security::guard(response.headers_mut());
     if knowing
         && app.is_informed()
         && let Some(age) = app.freshness.disclosed()
@@ -148,7 +149,7 @@ pub fn log(id: &str, method: &str, route: &str, status: u16, took: impl Fn() -> 
 
 /// Whether an answer may rest on keys or on what has been taken away: all but what operators watch, and
 /// the documentation.
-fn needs_knowledge(path: &str) -> bool {
+pub(super) fn needs_knowledge(path: &str) -> bool {
     const OPEN: [&str; 4] = ["/health/", "/metrics", "/apidocs", "/openapi.json"];
     !OPEN.iter().any(|root| path.starts_with(root))
 }

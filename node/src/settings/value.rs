@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ClusterSettings, CorsOrigins, LogFormat, LogSettings, SPECS, Settings, SettingsError, StalePolicy,
-    StoreSetting, source::Given,
+    StoreSetting, origin, source::Given,
 };
 use cluster::secret::Secret;
 
@@ -102,12 +102,9 @@ pub(super) fn settings(
             |text| number(text).filter(|number| (1..=1_000_000).contains(number)),
         )?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
-        cors_origins: optional(
-            take("CORS_ORIGINS"),
-            "* or http(s)://host[:port], separated by commas",
-            origins,
-        )?
-        .unwrap_or(CorsOrigins::None),
+        public_url: optional(take("PUBLIC_URL"), origin::PUBLIC_URL, origin::public_url)?,
+        cors_origins: optional(take("CORS_ORIGINS"), origin::ORIGINS, origin::origins)?
+            .unwrap_or(CorsOrigins::None),
         trusted_proxies: optional(
             take("TRUSTED_PROXIES"),
             "addresses or networks, as in 10.0.0.0/8,::1",
@@ -493,19 +490,6 @@ fn rate(text: &str) -> Option<Option<Rate>> {
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn origins(text: &str) -> Option<CorsOrigins> {
-    if text.trim() == "*" {
-        return Some(CorsOrigins::Any);
-    }
-    let origin = |part: &str| {
-        let host = part.strip_prefix("https://").or_else(|| part.strip_prefix("http://"))?;
-        let plain = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
-        plain.then(|| part.to_owned())
-    };
-    let origins = list(text).map(origin).collect::<Option<Vec<_>>>()?;
-    (!origins.is_empty()).then_some(CorsOrigins::Listed(origins))
 }
 
 fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {

@@ -23,8 +23,8 @@ async fn is(node: &Client, asked: &Asked, status: u16, msg: &str) {
     assert_eq!(answered.status, status, "{asked:?}: {answered:?}");
     if status >= 400 {
         assert_eq!(answered.msg(), msg, "{asked:?}");
-        let is_401 = answered.headers.contains_key("www-authenticate");
-        assert_eq!(is_401, status == 401, "{answered:?}");
+        let challenged = answered.headers.contains_key("www-authenticate");
+        assert_eq!(challenged, matches!(status, 401 | 403), "{answered:?}");
     } else {
         assert_eq!(answered.body, msg, "{asked:?}");
     }

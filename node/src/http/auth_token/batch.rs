@@ -34,7 +34,7 @@ const TURN: usize = 128;
 pub struct Batch<'a> {
     /// At most 1,000.
     #[serde(borrow)]
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<String>, max_items = 1000)]
     tokens: Vec<Token<'a>>,
 }
 
@@ -53,6 +53,7 @@ pub struct BatchVerdict {
     msg: &'static str,
     /// Its code, when it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     code: Option<&'static str>,
 }
 
@@ -67,13 +68,12 @@ fn refused(refusal: Refusal, out: &mut Vec<u8>) {
 
 /// Validate many tokens
 #[utoipa::path(
-    post, path = "/auth_token/validation/batch", tag = "tokens",
+    post, path = "/auth_token/validation/batch", tag = "tokens", operation_id = "validate_tokens",
     security(("bearer" = [])),
     request_body = Batch,
     responses(
-        (status = 200, body = Vec<BatchVerdict>),
-        (status = 401, body = ProblemBody),
-        (status = 413, description = "More than 1,000 tokens or 4 MiB", body = ProblemBody),
+        (status = 200, description = "A verdict on each token, in order", body = Vec<BatchVerdict>),
+        (status = 413, description = "More than 1,000 tokens, or 4 MiB", body = ProblemBody),
     ),
 )]
 pub async fn validate_batch(

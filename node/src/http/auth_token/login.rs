@@ -47,13 +47,13 @@ pub struct Credentials {
 
 /// Log in
 #[utoipa::path(
-    post, path = "/auth_token", tag = "tokens",
+    post, path = "/auth_token", tag = "tokens", operation_id = "log_in",
     request_body = Credentials,
     responses(
-        (status = 200, body = TokenPair),
+        (status = 200, description = "A token pair of a new session", body = TokenPair),
         (status = 401, description = "Bad email or password", body = ProblemBody),
-        (status = 429, description = "The account is locked, or the address is slowed; see Retry-After", body = ProblemBody),
-        (status = 503, description = "Too many logins wait, or the store is away; see Retry-After", body = ProblemBody),
+        (status = 429, description = "The account is locked, or the address is slowed", body = ProblemBody),
+        (status = 503, description = "Too many log-ins wait, or the store is away", body = ProblemBody),
     ),
 )]
 pub async fn login(

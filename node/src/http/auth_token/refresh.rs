@@ -18,10 +18,10 @@ use crate::{
 /// Shown again within the grace it gets the same successor; later the session is revoked, since
 /// somebody has a copy (RFC 9700, section 4.14.2).
 #[utoipa::path(
-    post, path = "/auth_token/token_refresh", tag = "tokens",
+    post, path = "/auth_token/token_refresh", tag = "tokens", operation_id = "refresh_token",
     security(("refresh" = [])),
     responses(
-        (status = 200, body = TokenPair),
+        (status = 200, description = "The next token pair", body = TokenPair),
         (status = 401, description = "Ended, or past its life", body = ProblemBody),
         (status = 422, description = "No refresh token", body = ProblemBody),
         (status = 503, description = "The store is away; the token is not spent", body = ProblemBody),

@@ -15,14 +15,14 @@ use crate::{
 
 /// Delete a user
 #[utoipa::path(
-    delete, path = "/users/{id}", tag = "users",
+    delete, path = "/users/{id}", tag = "users", operation_id = "delete_user",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
     responses(
-        (status = 204, description = "Gone, with all sessions"),
-        (status = 403, body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "This is the last superuser", body = ProblemBody),
+        (status = 204, description = "Deleted, with all sessions"),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+        (status = 409, description = "This would leave no active superuser", body = ProblemBody),
     ),
 )]
 pub async fn delete(

@@ -42,16 +42,16 @@ pub struct PasswordChange {
 
 /// Change a password
 #[utoipa::path(
-    post, path = "/users/{id}/password", tag = "users",
+    post, path = "/users/{id}/password", tag = "users", operation_id = "change_password",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
     request_body = PasswordChange,
     responses(
-        (status = 200, description = "One's own: a new pair for this session", body = TokenPair),
-        (status = 204, description = "Another's, by an admin"),
-        (status = 400, body = ProblemBody),
-        (status = 403, description = "Not yours, or the old password is wrong", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 200, description = "The caller's own password: a new pair for this session", body = TokenPair),
+        (status = 204, description = "Another user's, by an admin"),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 403, description = "Not the caller's to change, or the old password is wrong", body = ProblemBody),
         (status = 429, description = "Too many wrong old passwords", body = ProblemBody),
     ),
 )]

@@ -34,10 +34,10 @@ pub struct Registration {
 
 /// Register
 #[utoipa::path(
-    post, path = "/users", tag = "users",
+    post, path = "/users", tag = "users", operation_id = "register_user",
     request_body = Registration,
     responses(
-        (status = 201, body = UserView),
+        (status = 201, description = "The new user", body = UserView),
         (status = 400, description = "Invalid fields", body = ProblemBody),
         (status = 409, description = "A user with this email exists", body = ProblemBody),
         (status = 429, description = "Too many registrations from this address", body = ProblemBody),
