@@ -19,7 +19,9 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,13 +37,15 @@ use crate::settings::value::decode_key;
 const STORE: &str = "palisade.redb";
 const IDENTITY: &str = "node.json";
 /// Everything that a node makes in its directory, finished or not.
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     STORE,
     "palisade.redb.new",
     "journal.0",
     "journal.1",
     IDENTITY,
     "node.new",
+    "clock.json",
+    "clock.new",
     "node.lock",
     "master.key",
     "master.new",
@@ -112,11 +116,7 @@ impl DataDir {
     /// Gives what root made here to the user of the directory, who could not read it otherwise: a command in
     /// a container is often root's, and the node another user's.
     pub fn give_to_owner(&self) {
-        let Ok(directory) = fs::metadata(&self.path) else { return };
-        let (user, group) = (directory.uid(), directory.gid());
-        if user == 0 || !rustix::process::geteuid().is_root() {
-            return;
-        }
+        let Some((user, group)) = self.other_owner() else { return };
         for path in FILES.map(|name| self.path.join(name)) {
             if path.symlink_metadata().is_ok_and(|file| file.uid() == 0)
                 && let Err(error) = lchown(&path, Some(user), Some(group))
@@ -124,6 +124,13 @@ impl DataDir {
                 tracing::warn!(path = %path.display(), %error, "a file of root cannot be given to the directory's user");
             }
         }
+    }
+
+    /// The user and the group of the directory, when this process is root's and the directory is not.
+    fn other_owner(&self) -> Option<(u32, u32)> {
+        let directory = fs::metadata(&self.path).ok()?;
+        let is_of_another = directory.uid() != 0 && rustix::process::geteuid().is_root();
+        is_of_another.then(|| (directory.uid(), directory.gid()))
     }
 
     /// The embedded store.
@@ -217,6 +224,10 @@ impl DataDir {
             let mut options = fs::OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(bytes)?;
+            if let Some((user, group)) = self.other_owner() {
+                // Some file systems have no owners.
+                let _ = fchown(&file, Some(user), Some(group));
+            }
             file.sync_all()?;
             fs::rename(&new, path)?;
             fs::File::open(&self.path)?.sync_all()

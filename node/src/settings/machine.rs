@@ -4,7 +4,7 @@
 //! Names are not looked up: what they resolve to may differ in a minute.
 
 use std::{
-    io::ErrorKind::{AddrNotAvailable, PermissionDenied},
+    io::ErrorKind::PermissionDenied,
     net::{SocketAddr, TcpListener},
 };
 
@@ -39,7 +39,7 @@ pub fn check(settings: &Settings) -> Result<(), MachineError> {
     for (name, address) in listeners {
         let Some(why) = address.and_then(cannot_listen) else { continue };
         let given = address.unwrap_or_default().to_owned();
-        return Err(SettingsError::Refused { name: name.into(), given, why: why.into() }.into());
+        return Err(SettingsError::Refused { name: name.into(), given, why }.into());
     }
     if let StoreSetting::Cql(config) = &settings.store {
         config.check_files().map_err(|why| SettingsError::Refused {
@@ -54,16 +54,19 @@ pub fn check(settings: &Settings) -> Result<(), MachineError> {
 
 /// Whether the address is another machine's, or its port one that this user may not open. A port that is
 /// taken is no mistake in the settings: the node that they are for may be running.
-fn cannot_listen(address: &str) -> Option<&'static str> {
+fn cannot_listen(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().ok()?;
     let mut any_port = address;
     any_port.set_port(0);
-    if TcpListener::bind(any_port).is_err_and(|error| error.kind() == AddrNotAvailable) {
-        return Some("this machine has no such address; listen on one that it has, or on 0.0.0.0");
+    if let Err(error) = TcpListener::bind(any_port) {
+        return Some(format!(
+            "this machine cannot listen there ({error}); use an address of its own, or 0.0.0.0"
+        ));
     }
     let is_privileged = (1..PRIVILEGED_PORTS).contains(&address.port());
-    if is_privileged && TcpListener::bind(address).is_err_and(|error| error.kind() == PermissionDenied) {
-        return Some("this user may not open a port below 1024; use another one");
+    let denied = |error: std::io::Error| error.kind() == PermissionDenied;
+    if is_privileged && TcpListener::bind(address).is_err_and(denied) {
+        return Some("this user may not open a port below 1024; use another one".into());
     }
     None
 }

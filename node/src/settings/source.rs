@@ -170,8 +170,9 @@ fn read_file(given: &Given) -> Result<BTreeMap<String, String>, SettingsError> {
     let text = read_bounded(Path::new(path)).map_err(unreadable)?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         // The message of the error alone: its snippet could show a secret.
-        let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count());
-        let line = line.map(|line| format!(" in line {}", line.max(1))).unwrap_or_default();
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| format!(" in line {}", 1 + before.matches('\n').count()));
+        let line = line.unwrap_or_default();
         unreadable(format!("it is no TOML{line}: {}", error.message().replace('\n', ", ")))
     })?;
     let mut values = BTreeMap::new();

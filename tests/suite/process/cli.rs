@@ -556,7 +556,8 @@ async fn at_a_terminal(call: Palisade, dialogue: &[(&str, &str)]) -> (std::proce
     let words: Vec<_> = std::iter::once(call.get_program()).chain(call.get_args()).map(quoted).collect();
     // It gives the command a session with a controlling terminal, at which passwords are asked for.
     let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--flush", "--command", &words.join(" "), "/dev/null"]);
+    let line = format!("tty && exec {}", words.join(" "));
+    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
     call.get_envs().for_each(|(name, value)| match value {
         Some(value) => drop(command.env(name, value)),
         None => drop(command.env_remove(name)),
@@ -576,6 +577,12 @@ async fn at_a_terminal(call: Palisade, dialogue: &[(&str, &str)]) -> (std::proce
                 && let Some(at) = said[seen..].find(question.as_str())
             {
                 seen += at + question.len();
+                let terminal = said.lines().next().unwrap();
+                while (question.starts_with("Password") || question.starts_with("The same"))
+                    && shows(terminal)
+                {
+                    std::thread::yield_now();
+                }
                 writeln!(keyboard, "{answer}").unwrap();
                 next = questions.next();
             }
@@ -585,6 +592,13 @@ async fn at_a_terminal(call: Palisade, dialogue: &[(&str, &str)]) -> (std::proce
     });
     let said = within(Duration::from_secs(60), "the end of the dialogue", spoken).await.unwrap();
     (child.wait().unwrap(), said)
+}
+
+/// Whether a terminal shows what is typed.
+fn shows(terminal: &str) -> bool {
+    let settings = Command::new("stty").args(["-F", terminal, "-a"]).output().unwrap();
+    assert!(settings.status.success(), "{terminal}: {settings:?}");
+    !String::from_utf8_lossy(&settings.stdout).split_whitespace().any(|word| word == "-echo")
 }
 
 #[tokio::test]
