@@ -33,13 +33,14 @@ use store_redb::OpenError;
 use tokio::sync::Notify;
 
 use crate::{
+    budget::Budget,
     clock::{BootClock, ClockFile, SystemClock, SystemEntropy, boot_id},
     data_dir::{DataDir, DataDirError, Identity},
     freshness::Freshness,
     http::{queries::Queries, routes},
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
-    limits::{Limits, LocalCounters},
+    limits::{Limits, LocalCounters, Rates},
     metrics::Metrics,
     occasional::Warnings,
     passwords::PasswordPool,
@@ -74,6 +75,8 @@ pub struct App {
     pub tokens: Tokens,
     pub passwords: PasswordPool,
     pub limits: Limits,
+    /// The memory of requests.
+    pub bodies: Arc<Budget>,
     pub metrics: Metrics,
     pub warnings: Warnings,
     pub queries: Queries,
@@ -209,15 +212,15 @@ impl App {
             Some(cache) => Arc::new(RedisCounters::new(cache.clone(), counters)),
             None => counters,
         };
-        let limits = Limits::new(
-            counters,
-            steady,
-            settings.login_account_failures,
-            settings.login_address_failures,
-            settings.registration_rate,
-        );
+        let rates = Rates {
+            account: settings.login_account_failures,
+            address: settings.login_address_failures,
+            registration: settings.registration_rate,
+        };
+        let limits = Limits::new(counters, stores.logins.clone(), steady, clock.clone(), rates);
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
+            bodies: Budget::new(usize::try_from(settings.body_budget).unwrap_or(usize::MAX)),
             metrics: Metrics::new(routes()),
             warnings: Warnings::default(),
             queries: Queries::default(),

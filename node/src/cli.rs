@@ -205,6 +205,8 @@ impl CommandLine<'_> {
             }
             ["cluster", "status"] => Command::ClusterStatus,
             ["cluster", "leave"] => Command::ClusterLeave,
+            ["limits", "list"] => Command::LimitsList,
+            ["limits", "clear"] => Command::LimitsClear { subject: self.text("subject").unwrap_or_default() },
             ["keys", "list"] => Command::KeysList,
             ["keys", "rotate"] => Command::KeysRotate,
             ["keys", "retire"] => {
@@ -334,6 +336,12 @@ async fn operate(mut settings: Settings, command: Command) -> Result<Done, Failu
         Ok(None) if matches!(command, Command::ClusterStatus | Command::ClusterLeave) => {
             return Err(Failure::Failed(format!(
                 "no node runs on {}; check PALISADE_DATA_DIR, or start one",
+                directory.display()
+            )));
+        }
+        Ok(None) if matches!(command, Command::LimitsList | Command::LimitsClear { .. }) => {
+            return Err(Failure::Failed(format!(
+                "no node runs on {}, and limits are counted by nodes that run",
                 directory.display()
             )));
         }

@@ -23,6 +23,7 @@ use axum::{
     extract::Request,
     http::{HeaderValue, StatusCode, Version, header},
 };
+use cluster::boottime;
 use http_body_util::{Either, Full};
 use hyper::{
     body::{Body as _, Incoming},
@@ -60,6 +61,7 @@ use crate::{
             wire::{self, End},
         },
     },
+    occasional::Occasional,
     peers,
     settings::Settings,
     upkeep,
@@ -78,13 +80,20 @@ const MAX_OPERATOR_CONNECTIONS: usize = 256;
 const SHARE_OF_ADDRESS: usize = 4;
 /// How many connections beyond those are listened to for a moment: operators always get through.
 const RESERVE: usize = 64;
-/// How often it is logged that there are too many, in seconds.
-const WARN_INTERVAL_S: u64 = 60;
 const MAX_H2_STREAMS: u32 = 256;
 /// How often a client by HTTP/2 is asked whether it is there.
 const H2_PING: Duration = Duration::from_secs(30);
 /// How long a client by HTTP/2 has to end a connection that is idle, after it was told.
 const H2_GOODBYE: Duration = Duration::from_secs(1);
+/// What a client by HTTP/2 may send before a handler has read what came before it, in bytes: on a stream, and
+/// on all streams of a connection. hyper's own 1 MiB would be held outside `BODY_BUDGET`.
+const H2_STREAM_WINDOW: u32 = 64 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 256 * 1024;
+/// How many streams may be opened and reset before they were looked at ("rapid reset", CVE-2023-44487), and how
+/// many a client may make the node reset by errors; then the connection is ended. `CONTINUATION` frames, and
+/// empty ones, are bounded by h2 itself (by the length of a head).
+const H2_RESETS: usize = 20;
+const H2_ERRORS: usize = 256;
 /// How long what runs may still take at the end: with the drain grace it stays below the ten seconds
 /// that Docker gives.
 const FINISH: Duration = Duration::from_secs(4);
@@ -278,15 +287,14 @@ fn share(app: &App, all: usize) -> usize {
 struct Connections {
     service: Service,
     server: auto::Builder<TokioExecutor>,
-    timeouts: Timeouts,
     admission: Arc<Admission>,
     reserve: Arc<Reserve>,
     /// Tells connections to stop. Each has a receiver as long as it is there.
     stop: watch::Sender<bool>,
     /// How many have not sent a request yet.
     fresh: Arc<AtomicUsize>,
-    /// When a connection that has no place was last in the log, in seconds since the epoch.
-    warned_s: AtomicU64,
+    /// About connections that have no place.
+    warnings: Occasional,
 }
 
 impl Connections {
@@ -295,12 +303,11 @@ impl Connections {
         let proxies = app.settings.trusted_proxies.clone();
         Self {
             server: server(),
-            timeouts: Timeouts::new(app.settings.idle_timeout),
             admission: Admission::new(all, share(app, all), proxies),
             reserve: Reserve::new(app.clone(), router.clone(), for_operators, RESERVE),
             stop: watch::channel(false).0,
             fresh: Arc::default(),
-            warned_s: AtomicU64::new(0),
+            warnings: Occasional::default(),
             service,
         }
     }
@@ -319,12 +326,10 @@ impl Connections {
     /// Counts a connection that has no place, and says so now and then.
     fn refused(&self, peer: SocketAddr) {
         self.service.app.metrics.connection_refused();
-        let now_s = self.service.app.clock.now().as_secs();
-        let warned_s = self.warned_s.load(Ordering::Relaxed);
-        if now_s.abs_diff(warned_s) >= WARN_INTERVAL_S {
-            self.warned_s.store(now_s, Ordering::Relaxed);
+        if let Some(left_out) = self.warnings.due(boottime()) {
             tracing::warn!(
                 address = %peer.ip(),
+                left_out,
                 "no connections left for this address: it has its share (CONNECTIONS_PER_ADDRESS), or all are taken; \
                  list it in TRUSTED_PROXIES if it is a proxy"
             );
@@ -336,14 +341,14 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         self.fresh.fetch_add(1, Ordering::Relaxed);
         let first = First { asked: AtomicBool::new(false), fresh: self.fresh.clone() };
-        let (server, service, timeouts) = (self.server.clone(), self.service.clone(), self.timeouts);
+        let (server, service) = (self.server.clone(), self.service.clone());
         let stop = self.stop.subscribe();
         tokio::spawn(async move {
             let served = async {
                 let (stream, begun, spoken) = match &service.lane {
                     None => (stream, Vec::new(), false),
                     Some(lane) => {
-                        match wire::serve(lane, stream, timeouts, stop.clone(), || first.is_here()).await? {
+                        match wire::serve(lane, stream, peer, stop.clone(), || first.is_here()).await? {
                             End::Closed => return Ok(()),
                             End::HandedOver { stream, begun, spoken } => (stream, begun, spoken),
                         }
@@ -351,6 +356,7 @@ impl Connections {
                 };
                 // A connection keeps its protocol, and only its first bytes say which.
                 let server = if spoken || !may_be_http2(&begun) { server.http1_only() } else { server };
+                let timeouts = Timeouts::new(service.app.settings.idle_timeout);
                 let line = Line::new(stream, timeouts, !begun.is_empty());
                 // Rare on a connection of the hot lane, and large.
                 Box::pin(by_hyper(&server, service, stop, &line, begun, peer, first)).await
@@ -462,8 +468,9 @@ async fn by_hyper(
     };
     match refused {
         // Never in the middle of another answer.
-        Some(status) if at_rest => refused::refuse(&app, line.stream(), status).await,
-        _ if unread => linger(line.stream()).await,
+        // Both are rare, and large.
+        Some(status) if at_rest => Box::pin(refused::refuse(&app, line.stream(), status)).await,
+        _ if unread => Box::pin(linger(line.stream())).await,
         _ => {}
     }
     failed.map_or(Ok(()), Err)
@@ -485,7 +492,7 @@ async fn answer(
         return Ok(answer.map(|body| Answer::new(Either::Left(Full::new(body)), work)));
     }
     if let Some(lane) = lane
-        && let Some(response) = lane.take(&request).await
+        && let Some(response) = lane.take(&request, peer).await
     {
         return Ok(response.map(|body| Answer::new(Either::Left(body), work)));
     }
@@ -572,6 +579,10 @@ fn server() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .keep_alive_interval(H2_PING)
         .max_concurrent_streams(MAX_H2_STREAMS)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(H2_RESETS)
+        .max_local_error_reset_streams(H2_ERRORS)
         .max_header_list_size(MAX_H2_HEAD_BYTES);
     server
 }

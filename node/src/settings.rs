@@ -10,6 +10,7 @@
 //! [`machine::check`], before a command makes anything.
 
 pub mod machine;
+pub(crate) mod origin;
 pub(crate) mod source;
 pub(crate) mod value;
 
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 use schema::{limit::Rate, token::Algorithm};
 use zeroize::Zeroizing;
 
+pub use origin::PublicUrl;
 pub use source::{Sources, read};
 
 /// One setting.
@@ -92,11 +94,21 @@ pub const SPECS: &[Spec] = &[
         None,
         "Connections that an address may have (IPv6: a /64) [default: a quarter of all]",
     ),
+    spec("BODY_BUDGET", Some("256MiB"), "Memory for requests and answers under way, 32MiB to 64GiB"),
     spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
+    spec(
+        "PUBLIC_URL",
+        None,
+        "The URL at which people and providers reach this deployment; https, or http on loopback",
+    ),
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
     spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
-    spec("LOGIN_ADDRESS_FAILURES", Some("100/15m"), "Failed logins that lock an address, or off"),
+    spec(
+        "LOGIN_ADDRESS_FAILURES",
+        Some("100/15m"),
+        "Failed log-ins that slow an address to that rate, or off",
+    ),
     spec("REGISTRATION_RATE", Some("20/1m"), "Registrations of an address, or off"),
     spec(
         "LOG",
@@ -131,7 +143,9 @@ pub struct Settings {
     pub drain_grace: Duration,
     pub idle_timeout: Duration,
     pub connections_per_address: Option<usize>,
+    pub body_budget: u64,
     pub operator_listen: Option<String>,
+    pub public_url: Option<PublicUrl>,
     pub cors_origins: CorsOrigins,
     pub trusted_proxies: Vec<IpNet>,
     pub login_account_failures: Option<Rate>,
@@ -205,7 +219,7 @@ pub enum CorsOrigins {
     None,
     /// From anywhere.
     Any,
-    /// From these.
+    /// From these, in the form in which browsers send them.
     Listed(Vec<String>),
 }
 
@@ -216,7 +230,7 @@ impl CorsOrigins {
         match self {
             Self::None => false,
             Self::Any => true,
-            Self::Listed(origins) => origins.iter().any(|allowed| allowed == origin),
+            Self::Listed(origins) => origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
         }
     }
 }

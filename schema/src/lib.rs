@@ -31,6 +31,7 @@ pub mod login;
 pub mod name;
 pub mod page;
 pub mod permission;
+pub mod place;
 pub mod power;
 pub mod query;
 pub mod refusal;

@@ -75,8 +75,10 @@ use crate::{
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
+    place::{AccountKey, Place},
     power::Power,
     session::Session,
+    time::Timestamp,
     user::User,
 };
 
@@ -282,13 +284,21 @@ pub trait Superusers: Send + Sync + 'static {
     async fn swap(&self, expected: u64, next: &Power) -> Result<bool>;
 }
 
-/// Login histories.
+/// Login histories, and the places that log-ins came from.
 #[async_trait]
 pub trait Logins: Send + Sync + 'static {
     /// Adds an entry. Added again with the same id: no change.
     async fn record(&self, login: &Login) -> Result<()>;
     /// The entries of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
+    /// Notes that the owner of an account logged in from a place at this time. One row for each
+    /// account and place, which ends [`LOGIN_RETENTION`] after the last note.
+    async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()>;
+    /// When the owner of an account last logged in from a place. One look, whatever the length of
+    /// the history.
+    async fn last_from(&self, account: AccountKey, place: Place) -> Result<Option<Timestamp>>;
+    /// Forgets the places of an account.
+    async fn forget_places(&self, account: AccountKey) -> Result<()>;
 }
 
 /// The signing keys.

@@ -5,6 +5,7 @@ mod browsers;
 mod connections;
 mod early;
 mod form;
+mod headers;
 mod hostile;
 mod injection;
 mod operators;

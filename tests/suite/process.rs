@@ -7,4 +7,5 @@ mod flood;
 mod full;
 mod logs;
 mod settings;
+mod shares;
 mod stored;

@@ -83,6 +83,15 @@ impl Snapshot {
         &self.names
     }
 
+    /// How many bytes it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        /// The pointer to a name, the counters before its text, and what the allocator takes.
+        const BESIDE_NAME: usize = 48;
+        let names: usize = self.names.iter().map(|name| name.as_str().len() + BESIDE_NAME).sum();
+        let ids = size_of_val(&*self.roles) + size_of_val(&*self.permissions);
+        size_of::<Self>() + size_of_val(&*self.bits) + ids + names
+    }
+
     fn rests_on(&self, subject: Subject) -> bool {
         match subject {
             Subject::User(_) => false,

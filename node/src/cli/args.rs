@@ -18,6 +18,7 @@ pub(super) fn command() -> Command {
         .subcommand(app())
         .subcommand(superuser())
         .subcommand(keys())
+        .subcommand(limits())
         .subcommand(cluster())
         .subcommand(schema())
         .subcommand(Command::new("check-config").about("Check the settings as the start of a node does, and make nothing"))
@@ -74,6 +75,15 @@ fn keys() -> Command {
         .subcommand(Command::new("list").about("List them"))
         .subcommand(Command::new("rotate").about("The next key signs from now on, the old one only verifies"))
         .subcommand(retire)
+}
+
+fn limits() -> Command {
+    let clear = Command::new("clear").about("Lift the limits of an account or an address").arg(
+        Arg::new("subject").required(true).value_name("ADDRESS|EMAIL").help("See `palisade limits list`"),
+    );
+    group("limits", "Accounts that are locked and addresses that are slowed, by failed log-ins")
+        .subcommand(Command::new("list").about("List them"))
+        .subcommand(clear)
 }
 
 fn cluster() -> Command {

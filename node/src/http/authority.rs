@@ -32,7 +32,7 @@ use schema::{
 
 use serde::de::DeserializeOwned;
 
-use super::{body::Body, problem::Problem};
+use super::{asker::Asker, body::Body, problem::Problem};
 use crate::app::App;
 
 /// Who calls: an access token that is good now.
@@ -59,9 +59,9 @@ pub fn token(headers: &HeaderMap) -> Token<'_> {
 ///
 /// # Errors
 /// The refusal.
-pub async fn check(app: &App, token: Token<'_>) -> Result<AccessClaims, Refusal> {
+pub async fn check(app: &App, token: Token<'_>, asker: Asker<'_>) -> Result<AccessClaims, Refusal> {
     let verdict = match token {
-        Ok(token) => app.tokens.check(token).await,
+        Ok(token) => app.tokens.check(token, || asker.source(&app.settings)).await,
         Err(refusal) => Err(refusal),
     };
     app.metrics.verdict(verdict.err());
@@ -72,7 +72,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let claims = check(app, token(&parts.headers)).await?;
+        let claims = check(app, token(&parts.headers), Asker::of_parts(parts)).await?;
         Ok(Self { claims, app: app.clone() })
     }
 }
@@ -85,7 +85,10 @@ impl FromRequestParts<Arc<App>> for Leaver {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let verdict = match token(&parts.headers) {
-            Ok(token) => app.tokens.check_to_take_away(token).await,
+            Ok(token) => {
+                let source = || Asker::of_parts(parts).source(&app.settings);
+                app.tokens.check_to_take_away(token, source).await
+            }
             Err(refusal) => Err(refusal),
         };
         app.metrics.verdict(verdict.err());

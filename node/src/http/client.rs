@@ -16,8 +16,8 @@ use axum::{
 };
 use schema::session::MAX_USER_AGENT_CHARS;
 
-use super::problem::Problem;
-use crate::{app::App, occasional::excerpt, settings::Settings};
+use super::{asker::Asker, problem::Problem};
+use crate::{app::App, occasional::excerpt, settings::Settings, source::Source};
 
 /// The field of a proxy that speaks for a client.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -33,6 +33,8 @@ pub struct Client {
     pub ip_address: IpAddr,
     /// `User-Agent`, cut to a bound.
     pub user_agent: Option<String>,
+    /// Whose share of what is scarce its requests take.
+    pub source: Source,
 }
 
 impl FromRequestParts<Arc<App>> for Client {
@@ -45,7 +47,8 @@ impl FromRequestParts<Arc<App>> for Client {
             let text = String::from_utf8_lossy(value.as_bytes());
             text.chars().take(MAX_USER_AGENT_CHARS).collect()
         });
-        Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent })
+        let source = Asker::of_parts(parts).source(&app.settings);
+        Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent, source })
     }
 }
 
@@ -57,6 +60,13 @@ enum Found<'a> {
     Ignored(IpAddr),
     /// This hop of a trusted proxy cannot be read; the address is that of the last proxy that could be.
     Unreadable(IpAddr, &'a [u8]),
+}
+
+/// The client's address, as far as it can be known, without a word about the headers.
+pub(super) fn quiet_address(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> IpAddr {
+    match find(peer, headers, settings) {
+        Found::Address(address) | Found::Ignored(address) | Found::Unreadable(address, _) => address,
+    }
 }
 
 /// Finds the client from the connection's peer leftwards, as far as the proxies are trusted.
@@ -170,26 +180,26 @@ mod tests {
         let settings = settings(Some("10.0.0.0/8,2001:db8:ffff::/48,::ffff:192.168.0.0/112"));
         for (lines, client) in [
             (&["198.51.100.7"][..], "198.51.100.7"),
-            (&["198.51.100.7:51234"], "198.51.100.7"),
-            (&[r#""198.51.100.7:51234""#], "198.51.100.7"),
-            (&["2001:db8::7"], "2001:db8::7"),
-            (&["[2001:db8::7]"], "2001:db8::7"),
-            (&["[2001:db8::7]:443"], "2001:db8::7"),
-            (&[r#""[2001:db8::7]""#], "2001:db8::7"),
-            (&[r#""[2001:db8::7]:443""#], "2001:db8::7"),
-            (&["fe80::7%eth0"], "fe80::7"),
-            (&["[fe80::7%25eth0]:443"], "fe80::7"),
-            (&["::ffff:198.51.100.7"], "198.51.100.7"),
-            (&["[::ffff:198.51.100.7]:443"], "198.51.100.7"),
-            (&["198.51.100.7,"], "198.51.100.7"),
-            (&[" ,\t198.51.100.7 , ,"], "198.51.100.7"),
-            (&["198.51.100.7", ""], "198.51.100.7"),
-            (&["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
-            (&["203.0.113.9", "198.51.100.7"], "198.51.100.7"),
-            (&["198.51.100.7, 10.1.1.1", "[2001:db8:ffff::1]:80, 192.168.3.4"], "198.51.100.7"),
-            (&["nonsense, 198.51.100.7, 10.1.1.1:80"], "198.51.100.7"),
-            (&["10.2.2.2, 10.1.1.1"], "10.2.2.2"),
-            (&[","], PROXY),
+            (&["198.51.100.7:51234"][..], "198.51.100.7"),
+            (&[r#""198.51.100.7:51234""#][..], "198.51.100.7"),
+            (&["2001:db8::7"][..], "2001:db8::7"),
+            (&["[2001:db8::7]"][..], "2001:db8::7"),
+            (&["[2001:db8::7]:443"][..], "2001:db8::7"),
+            (&[r#""[2001:db8::7]""#][..], "2001:db8::7"),
+            (&[r#""[2001:db8::7]:443""#][..], "2001:db8::7"),
+            (&["fe80::7%eth0"][..], "fe80::7"),
+            (&["[fe80::7%25eth0]:443"][..], "fe80::7"),
+            (&["::ffff:198.51.100.7"][..], "198.51.100.7"),
+            (&["[::ffff:198.51.100.7]:443"][..], "198.51.100.7"),
+            (&["198.51.100.7,"][..], "198.51.100.7"),
+            (&[" ,\t198.51.100.7 , ,"][..], "198.51.100.7"),
+            (&["198.51.100.7", ""][..], "198.51.100.7"),
+            (&["203.0.113.9, 198.51.100.7"][..], "198.51.100.7"),
+            (&["203.0.113.9", "198.51.100.7"][..], "198.51.100.7"),
+            (&["198.51.100.7, 10.1.1.1", "[2001:db8:ffff::1]:80, 192.168.3.4"][..], "198.51.100.7"),
+            (&["nonsense, 198.51.100.7, 10.1.1.1:80"][..], "198.51.100.7"),
+            (&["10.2.2.2, 10.1.1.1"][..], "10.2.2.2"),
+            (&[","][..], PROXY),
         ] {
             let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
             let headers = headers(&lines);

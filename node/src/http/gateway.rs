@@ -10,10 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schema::token::AccessClaims;
+use utoipa::{ToSchema, openapi::Object};
 use uuid::fmt::Hyphenated;
 
 use super::{
+    asker::Asker,
     authority::{self, Token},
+    docs::one_of,
     page::pairs,
     problem::{Problem, ProblemBody},
     queries::{self, Known},
@@ -38,12 +41,14 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
 /// with any other parameter, a repeated one, or another header that begins with `X-Auth-` is 403: a
 /// misspelt `permissions` never lets anybody pass.
 #[utoipa::path(
-    get, path = "/auth_request", tag = "gateways",
+    get, path = "/auth_request", tag = "gateways", operation_id = "authorize_request",
     security(("bearer" = [])),
-    params(("permissions" = Option<String>, Query, description = "A permission query that must hold")),
+    params(("permissions" = Option<String>, Query)),
     responses(
-        (status = 204, description = "Let it pass; X-Auth-User, X-Auth-Session and X-Auth-Kind (`user`) say who", headers(
-            ("X-Auth-User" = String), ("X-Auth-Session" = String), ("X-Auth-Kind" = String),
+        (status = 204, description = "Let it pass; the headers say whose request it is", headers(
+            ("X-Auth-User" = String, description = "The user's UUID"),
+            ("X-Auth-Session" = String, description = "The session's UUID"),
+            ("X-Auth-Kind" = String, description = "`user`"),
         )),
         (status = 401, description = "No good token", body = ProblemBody),
         (status = 403, description = "The query does not hold or cannot be read, or a parameter is unknown", body = ProblemBody),
@@ -52,7 +57,8 @@ const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300"
 )]
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let query = request.uri().query().unwrap_or_default();
-    let claims = admit(&app, authority::token(request.headers()), query).await?;
+    let asker = Asker::of(request.extensions(), request.headers());
+    let claims = admit(&app, authority::token(request.headers()), asker, query).await?;
     let mut names = request.headers().keys().map(HeaderName::as_str);
     match names.find(|name| is_unknown_header(name.as_bytes())) {
         Some(name) => Err(unknown(&app, name)),
@@ -93,8 +99,13 @@ fn unknown(app: &App, name: &str) -> Problem {
 ///
 /// # Errors
 /// 401, 403, or 503 when it cannot be known.
-pub async fn admit(app: &App, token: Token<'_>, query: &str) -> Result<AccessClaims, Problem> {
-    let claims = authority::check(app, token).await.map_err(|refusal| {
+pub async fn admit(
+    app: &App,
+    token: Token<'_>,
+    asker: Asker<'_>,
+    query: &str,
+) -> Result<AccessClaims, Problem> {
+    let claims = authority::check(app, token, asker).await.map_err(|refusal| {
         let problem = Problem::from(refusal);
         if refusal.is_unknown() { problem } else { problem.with_status(StatusCode::UNAUTHORIZED) }
     })?;
@@ -133,10 +144,58 @@ pub fn write_admitted(claims: &AccessClaims, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Public keys (RFC 7517, section 5).
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "for the documentation: the ring keeps the set as text")]
+pub struct JwkSet {
+    keys: Vec<Jwk>,
+}
+
+/// A public key (RFC 7517, section 4; RFC 8037 for EdDSA).
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "for the documentation: the ring keeps the set as text")]
+struct Jwk {
+    #[schema(schema_with = key_types)]
+    kty: String,
+    kid: String,
+    #[schema(schema_with = algorithms)]
+    alg: String,
+    #[schema(schema_with = key_uses, required = true)]
+    r#use: String,
+    /// Of an elliptic key.
+    #[schema(value_type = String, required = false)]
+    crv: Option<String>,
+    #[schema(value_type = String, required = false)]
+    x: Option<String>,
+    #[schema(value_type = String, required = false)]
+    y: Option<String>,
+    /// Of an RSA key.
+    #[schema(value_type = String, required = false)]
+    n: Option<String>,
+    #[schema(value_type = String, required = false)]
+    e: Option<String>,
+}
+
+fn key_types() -> Object {
+    one_of(["OKP", "EC", "RSA"])
+}
+
+fn algorithms() -> Object {
+    one_of(["EdDSA", "ES256", "RS256"])
+}
+
+fn key_uses() -> Object {
+    one_of(["sig"])
+}
+
 /// The public keys (RFC 7517)
 #[utoipa::path(
-    get, path = "/.well-known/jwks.json", tag = "gateways",
-    responses((status = 200, description = "A JWK set: the next, the active and the retiring keys")),
+    get, path = "/.well-known/jwks.json", tag = "gateways", operation_id = "get_jwks",
+    responses(
+        (status = 200, description = "The next, the active and the retiring keys", body = JwkSet, headers(
+            ("Cache-Control" = String, description = "How long a verifier may keep it"),
+        )),
+    ),
 )]
 pub async fn jwks(State(app): State<Arc<App>>) -> impl IntoResponse {
     let json = HeaderValue::from_static("application/json");

@@ -21,6 +21,7 @@ pub mod wire;
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -37,7 +38,9 @@ use schema::time::millis;
 use tracing::Instrument as _;
 
 use super::{
+    asker::Asker,
     authority::{self, Token},
+    connection::Timeouts,
     gateway,
     problem::Problem,
     request::{self, REQUEST_ID, RequestId, STALE, began},
@@ -54,6 +57,7 @@ const UNUSUAL: [&str; 8] =
 pub struct Lane {
     app: Arc<App>,
     routes: [RouteId; Question::ROUTES.len()],
+    timeouts: Timeouts,
     /// What answers carry beside, where browsers may call.
     extra: HeaderMap,
 }
@@ -63,11 +67,17 @@ impl Lane {
     #[must_use]
     pub async fn new(app: &Arc<App>) -> Self {
         let routes = Question::ROUTES.map(|route| app.metrics.route("GET", route));
-        Self { app: app.clone(), routes, extra: super::cors_headers(&app.settings.cors_origins).await }
+        let timeouts = Timeouts::new(app.settings.idle_timeout);
+        let extra = super::cors_headers(&app.settings.cors_origins).await;
+        Self { app: app.clone(), routes, timeouts, extra }
     }
 
-    /// Answers a request that hyper has read, if it is for this lane.
-    pub async fn take<B: Body>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    /// Answers a request that hyper has read from this peer, if it is for this lane.
+    pub async fn take<B: Body>(
+        &self,
+        request: &Request<B>,
+        peer: SocketAddr,
+    ) -> Option<Response<Full<Bytes>>> {
         let target = request.uri();
         let question = Question::of(target.path(), target.query())?;
         let headers = request.headers();
@@ -86,7 +96,8 @@ impl Lane {
         }
         let began = began();
         let id = RequestId::of(given_id(headers), &*self.app.entropy);
-        let (answered, stale) = self.answer(question, authority::token(headers), &id).await;
+        let asker = Asker::with_headers(peer, headers);
+        let (answered, stale) = self.answer(question, authority::token(headers), asker, &id).await;
         self.log(question, &answered, &id, began);
         self.count(question.route(), answered.status().as_u16(), 1, began.elapsed());
         let mut response = answered.into_response();
@@ -110,9 +121,10 @@ impl Lane {
         &self,
         question: Question<'_>,
         token: Token<'_>,
+        asker: Asker<'_>,
         id: &RequestId<'_>,
     ) -> (Answered, Option<Duration>) {
-        let mut asking = pin!(question.ask(&self.app, token));
+        let mut asking = pin!(question.ask(&self.app, token, asker));
         let (answer, stale) = match poll_once(asking.as_mut()).await {
             Poll::Ready(answer) => (answer, None),
             Poll::Pending => {

@@ -19,8 +19,8 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
-/// How many bytes wait to be written: some ten thousand lines.
-const QUEUE_BYTES_MAX: usize = 4 << 20;
+/// How many bytes wait to be written: some three thousand lines.
+const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How many bytes one call of the system writes: what a pipe holds.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 

@@ -78,6 +78,20 @@ impl Snapshot {
                 one(read(&metrics.refresh_refusals)),
             ),
             counter(
+                "palisade_limits_reached",
+                "Accounts locked and addresses slowed",
+                vec![
+                    (label("kind", "account"), read(&app.limits.counts.accounts)),
+                    (label("kind", "address"), read(&app.limits.counts.addresses)),
+                    (label("kind", "registration"), read(&app.limits.counts.registrations)),
+                ],
+            ),
+            counter(
+                "palisade_limits_lifted",
+                "Counters that an operator or an admin set back",
+                one(read(&app.limits.counts.lifted)),
+            ),
+            counter(
                 "palisade_forwarded_unreadable",
                 "Requests of trusted proxies whose X-Forwarded-For cannot be read",
                 one(read(&metrics.forwarded_unreadable)),
@@ -91,6 +105,13 @@ impl Snapshot {
                 "palisade_signature_queue_length",
                 "Tokens that wait for their signature to be checked",
                 one(count(app.tokens.waiting())),
+            ),
+            bytes("palisade_body_budget_held", "Of the budget of requests under way", count(app.bodies.held())),
+            bytes("palisade_body_budget_size", "Of the budget of requests, all of it", count(app.bodies.total())),
+            counter(
+                "palisade_body_budget_refusals",
+                "Requests refused for want of budget, of the node or of one client's share",
+                one(app.bodies.refusals()),
             ),
             bytes(
                 "palisade_verified_tokens",

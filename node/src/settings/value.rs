@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     ClusterSettings, CorsOrigins, LogFormat, LogSettings, SPECS, Settings, SettingsError, StalePolicy,
-    StoreSetting, source::Given,
+    StoreSetting, origin, source::Given,
 };
 use cluster::secret::Secret;
 
@@ -75,7 +75,12 @@ pub(super) fn settings(
         journal_size: required(
             take("JOURNAL_SIZE"),
             "a number and KiB, MiB or GiB; here 64KiB to 1GiB",
-            bytes,
+            |text| bytes(text).filter(|bytes| (64 << 10..=1 << 30).contains(bytes)),
+        )?,
+        body_budget: required(
+            take("BODY_BUDGET"),
+            "a number and KiB, MiB or GiB; here 32MiB to 64GiB",
+            |text| bytes(text).filter(|bytes| (32 << 20..=64 << 30).contains(bytes)),
         )?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
         data_dir: required(take("DATA_DIR"), DIRECTORY, directory)?,
@@ -97,12 +102,9 @@ pub(super) fn settings(
             |text| number(text).filter(|number| (1..=1_000_000).contains(number)),
         )?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
-        cors_origins: optional(
-            take("CORS_ORIGINS"),
-            "* or http(s)://host[:port], separated by commas",
-            origins,
-        )?
-        .unwrap_or(CorsOrigins::None),
+        public_url: optional(take("PUBLIC_URL"), origin::PUBLIC_URL, origin::public_url)?,
+        cors_origins: optional(take("CORS_ORIGINS"), origin::ORIGINS, origin::origins)?
+            .unwrap_or(CorsOrigins::None),
         trusted_proxies: optional(
             take("TRUSTED_PROXIES"),
             "addresses or networks, as in 10.0.0.0/8,::1",
@@ -384,8 +386,7 @@ fn bytes(text: &str) -> Option<u64> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (64 << 10..=1 << 30).contains(&bytes).then_some(bytes)
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn optional<T>(
@@ -489,19 +490,6 @@ fn rate(text: &str) -> Option<Option<Rate>> {
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn origins(text: &str) -> Option<CorsOrigins> {
-    if text.trim() == "*" {
-        return Some(CorsOrigins::Any);
-    }
-    let origin = |part: &str| {
-        let host = part.strip_prefix("https://").or_else(|| part.strip_prefix("http://"))?;
-        let plain = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
-        plain.then(|| part.to_owned())
-    };
-    let origins = list(text).map(origin).collect::<Option<Vec<_>>>()?;
-    (!origins.is_empty()).then_some(CorsOrigins::Listed(origins))
 }
 
 fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {

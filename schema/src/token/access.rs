@@ -172,6 +172,12 @@ impl<'a> Unverified<'a> {
         self.header.alg
     }
 
+    /// The user whose it is said to be.
+    #[must_use]
+    pub const fn user(&self) -> UserId {
+        self.claims.sub
+    }
+
     /// What it says of when it was issued, in seconds since the epoch. Not to be believed yet.
     #[must_use]
     pub const fn issued_at(&self) -> u64 {

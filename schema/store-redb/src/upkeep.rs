@@ -20,6 +20,7 @@ impl Upkeep for Store {
         self.change(move |change| {
             let mut swept = sessions::sweep(change, horizons.rows, limit)?;
             swept += logins::sweep(change, horizons.rows, limit.saturating_sub(swept))?;
+            swept += logins::sweep_places(change, horizons.rows, limit.saturating_sub(swept))?;
             swept += ledger::sweep(change, horizons.facts, limit.saturating_sub(swept))?;
             swept += grants::sweep(change, limit.saturating_sub(swept))?;
             Ok(swept)

@@ -112,7 +112,7 @@ async fn node_serves_and_drains_when_reader_of_stderr_ends() {
 async fn node_serves_and_drains_when_nobody_reads_stderr() {
     let mut node = NodeWithStderr::start(Stdio::piped()).await;
     let stderr = node.take_stderr();
-    // A pipe holds 64 KiB and the queue 4 MiB; a request logs some hundred bytes, a failed one at trace more.
+    // A pipe holds 64 KiB and the queue 1 MiB; a request logs some hundred bytes, a failed one at trace more.
     let long = "x".repeat(7_000);
     eventually(Duration::from_secs(120), "lines that are lost", async || {
         let asks = (0..32).map(|_| node.client.get(&format!("nothing/{long}")).send());

@@ -44,7 +44,7 @@ async fn ended(node: &Node, path: &str) -> Person {
 
 #[tokio::test]
 async fn the_first_thing_that_is_wrong_is_answered() {
-    let node = Node::builder().setting("ACCESS_TTL", "1s").start().await;
+    let node = Node::builder().setting("ACCESS_TTL", "3s").start().await;
     let (expired, expired_and_ended) = expired(&node).await;
     node.terminate().await;
     let node = node.successor().setting("ACCESS_TTL", "15m").start().await;

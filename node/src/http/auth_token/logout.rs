@@ -16,9 +16,10 @@ use crate::{
 
 /// Log out
 #[utoipa::path(
-    delete, path = "/auth_token", tag = "tokens",
+    delete, path = "/auth_token", tag = "tokens", operation_id = "log_out",
     security(("bearer" = [])),
-    responses((status = 204, description = "This session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses((status = 204, description = "This session is revoked")),
 )]
 pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let receipt = app
@@ -32,9 +33,10 @@ pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answ
 
 /// Log out everywhere
 #[utoipa::path(
-    delete, path = "/auth_token/all", tag = "tokens",
+    delete, path = "/auth_token/all", tag = "tokens", operation_id = "log_out_everywhere",
     security(("bearer" = [])),
-    responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses((status = 204, description = "Every session is revoked")),
 )]
 pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let at_least = next_version(caller.claims.version);
@@ -49,9 +51,13 @@ pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> 
 
 /// Log out everywhere else
 #[utoipa::path(
-    delete, path = "/auth_token/others", tag = "tokens",
+    delete, path = "/auth_token/others", tag = "tokens", operation_id = "log_out_elsewhere",
     security(("bearer" = [])),
-    responses((status = 204, description = "Every other session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses(
+        (status = 204, description = "Every other session is revoked"),
+        (status = 503, description = "The store is away: nobody can say which sessions there are", body = ProblemBody),
+    ),
 )]
 pub async fn logout_others(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let receipt = app.actors.sessions.end_others(caller.claims.user, caller.claims.session).await?;

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     body::Bytes,
-    http::{HeaderName, HeaderValue, Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
 };
 use tokio::{net::TcpStream, time::timeout};
 
@@ -18,17 +18,12 @@ use crate::{
     http::{
         problem::Problem,
         request::{self, REQUEST_ID, RequestId},
+        security,
     },
 };
 
 /// How long a client may take to take an answer that fits into one packet.
 const SEND: Duration = Duration::from_secs(2);
-/// What every answer with JSON carries.
-const SECURITY: [(HeaderName, &str); 3] = [
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-];
 
 /// Answers a request that cannot be read with this status, and closes the connection for writing.
 pub async fn refuse(app: &App, stream: &TcpStream, status: StatusCode) {
@@ -64,9 +59,7 @@ pub fn to_unread(app: &App, problem: Problem) -> Response<Bytes> {
     }
     let mut answer = problem.into_answer(id.as_str());
     let headers = answer.headers_mut();
-    for (name, value) in SECURITY {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    security::guard(headers);
     headers
         .insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap_or(HeaderValue::from_static("-")));
     answer

@@ -14,6 +14,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
+    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ use tokio::{
 
 use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
+    asker::Asker,
     authority::Token,
     connection::{Timeouts, refused},
     gateway,
@@ -61,7 +63,8 @@ pub enum End {
     },
 }
 
-/// Serves a connection until it ends, asks for something else, does not get on in time, or `stop` says so.
+/// Serves a connection with this peer until it ends, asks for something else, does not get on in time, or
+/// `stop` says so.
 /// `asked` is called when its first request is there.
 ///
 /// # Errors
@@ -69,17 +72,18 @@ pub enum End {
 pub async fn serve(
     lane: &Lane,
     mut stream: TcpStream,
-    timeouts: Timeouts,
+    peer: SocketAddr,
     stop: watch::Receiver<bool>,
     asked: impl FnOnce(),
 ) -> io::Result<End> {
-    let mut idle = Idle::new(timeouts, stop);
+    let timeouts = &lane.timeouts;
+    let mut idle = Idle::new(timeouts.idle, stop);
     let patience = timeouts.write;
     let mut asked = Some(asked);
     // The beginning of a request whose end is not there yet.
     let mut begun = Vec::new();
     loop {
-        let mut buffers = match idle.read(&mut stream, &begun).await? {
+        let mut buffers = match idle.read(&mut stream, &begun, timeouts).await? {
             Read::Bytes(buffers) => buffers,
             Read::Late if !begun.is_empty() => {
                 // Rare, and large.
@@ -93,11 +97,11 @@ pub async fn serve(
         let mut now = Now { began: began(), second: lane.app.clock.now().as_secs() };
         let mut at = 0;
         let stays = loop {
-            match Head::read(&read[at..]) {
+            match Head::read(peer, &read[at..]) {
                 Head::Usual(length, request) if lane.decides() => {
                     at += length;
                     // On a node that drains, the last of those that came together says that it is the last.
-                    let closing = lane.app.is_draining() && !Head::read(&read[at..]).is_usual();
+                    let closing = lane.app.is_draining() && !Head::read(peer, &read[at..]).is_usual();
                     if let Some(asked) = asked.take() {
                         asked();
                     }
@@ -142,16 +146,18 @@ enum Head<'a> {
 struct Asked<'a> {
     question: Question<'a>,
     token: Token<'a>,
+    asker: Asker<'a>,
     id: Option<&'a [u8]>,
 }
 
 impl<'a> Head<'a> {
-    fn read(bytes: &'a [u8]) -> Self {
+    fn read(peer: SocketAddr, bytes: &'a [u8]) -> Self {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) => {
-                Asked::of(&request).map_or(Self::Other, |asked| Self::Usual(length, asked))
+                let asker = Asker::with_head(peer, &bytes[..length]);
+                Asked::of(&request, asker).map_or(Self::Other, |asked| Self::Usual(length, asked))
             }
             Ok(httparse::Status::Partial) => Self::Begun,
             Err(_) => Self::Other,
@@ -165,7 +171,7 @@ impl<'a> Head<'a> {
 
 impl<'a> Asked<'a> {
     /// `None` when anything about it is unusual.
-    fn of(request: &httparse::Request<'_, 'a>) -> Option<Self> {
+    fn of(request: &httparse::Request<'_, 'a>, asker: Asker<'a>) -> Option<Self> {
         if request.method != Some("GET") || request.version != Some(1) {
             return None;
         }
@@ -193,7 +199,7 @@ impl<'a> Asked<'a> {
             }
         }
         let token = token.unwrap_or_else(|| bearer(None));
-        (hosts == 1).then_some(Self { question, token, id })
+        (hosts == 1).then_some(Self { question, token, asker, id })
     }
 
     /// Gives the time after it.
@@ -207,7 +213,7 @@ impl<'a> Asked<'a> {
         out: &mut Output,
     ) -> io::Result<Now> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
-        let mut answering = pin!(lane.answer(self.question, self.token, &id));
+        let mut answering = pin!(lane.answer(self.question, self.token, self.asker, &id));
         let (answered, stale) = match poll_once(answering.as_mut()).await {
             Poll::Ready(answered) => answered,
             Poll::Pending => {
@@ -352,8 +358,7 @@ enum Read {
 ///
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
-    timeouts: Timeouts,
-    /// The one of them that counts now.
+    /// How long it is waited from `since`.
     patience: Duration,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
@@ -376,9 +381,9 @@ impl Idle {
     }
 
     /// What comes next, after what has `begun`.
-    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Read> {
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8], timeouts: &Timeouts) -> io::Result<Read> {
         let mut polled = false;
-        self.patience = if begun.is_empty() { self.timeouts.idle } else { self.timeouts.head };
+        self.patience = if begun.is_empty() { timeouts.idle } else { timeouts.head };
         if !begun.is_empty() && self.sleep.deadline() > (self.since + self.patience).into() {
             self.sleep.as_mut().reset((self.since + self.patience).into());
             self.waker = None;

@@ -57,14 +57,17 @@ pub struct SessionPage {
 
 /// See sessions
 #[utoipa::path(
-    get, path = "/users/{id}/sessions", tag = "sessions",
+    get, path = "/users/{id}/sessions", tag = "sessions", operation_id = "list_sessions",
     security(("bearer" = [])),
     params(
-        ("id" = String, Path, description = "UUID or `me`"),
-        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
-        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+        ("id" = String, Path),
+        ("limit" = Option<u16>, Query),
+        ("page_token" = Option<String>, Query),
     ),
-    responses((status = 200, body = SessionPage), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "A page of sessions, newest first", body = SessionPage),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
@@ -88,10 +91,14 @@ pub async fn list(
 
 /// End a session
 #[utoipa::path(
-    delete, path = "/users/{id}/sessions/{sid}", tag = "sessions",
+    delete, path = "/users/{id}/sessions/{sid}", tag = "sessions", operation_id = "revoke_session",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`"), ("sid" = uuid::Uuid, Path)),
-    responses((status = 204, description = "It is revoked"), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path), ("sid" = uuid::Uuid, Path)),
+    responses(
+        (status = 204, description = "It is revoked"),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn end(
     State(app): State<Arc<App>>,

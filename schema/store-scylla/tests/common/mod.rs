@@ -127,7 +127,8 @@ where
 }
 
 /// The tables that are emptied.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
+    "login_places",
     "users",
     "emails",
     "registrations",
