@@ -476,7 +476,7 @@ async fn what_members_say_is_bounded_in_bytes() {
     })
     .await;
     eventually("it begins anew", || !Arc::ptr_eq(&before, &a.shared.gossip())).await;
-    drop(liar);
+    liar.abort();
     sees(&a, "the honest one", |m| m.iter().any(|m| m.name == "node-2" && m.alive)).await;
     sees(&b, "who began anew", |m| m.iter().any(|m| m.name == "node-1" && m.alive)).await;
 }

@@ -539,7 +539,7 @@ fn notes_of_what_peers_have_are_bounded() {
     let peers: Vec<_> = (2..130).map(origin).collect();
     let mut machine = linked(&peers, now(0));
     for peer in &peers {
-        for from in (1..8_192).step_by(512) {
+        for from in (1..2_561).step_by(512) {
             let heads = (from..from + 512).map(|n| head(life(200, n), 5)).collect();
             machine.receive(*peer, Message::Heads(heads), now(1)).unwrap();
         }
