@@ -106,8 +106,16 @@ impl Snapshot {
                 "Tokens that wait for their signature to be checked",
                 one(count(app.tokens.waiting())),
             ),
-            bytes("palisade_body_budget_held", "Of the budget of requests under way", count(app.bodies.held())),
-            bytes("palisade_body_budget_size", "Of the budget of requests, all of it", count(app.bodies.total())),
+            bytes(
+                "palisade_body_budget_held",
+                "Of the budget of requests under way",
+                count(app.bodies.held()),
+            ),
+            bytes(
+                "palisade_body_budget_size",
+                "Of the budget of requests, all of it",
+                count(app.bodies.total()),
+            ),
             counter(
                 "palisade_body_budget_refusals",
                 "Requests refused for want of budget, of the node or of one client's share",
