@@ -25,6 +25,7 @@ use crate::app::App;
 pub struct ClusterView {
     node: ThisNode,
     /// How long ago this node last knew everything that had been taken away; null when it never did.
+    #[schema(required = true)]
     freshness_ms: Option<u64>,
     /// Whether that is longer than `MAX_STALENESS`.
     stale: bool,
@@ -39,8 +40,11 @@ pub struct ClusterView {
     denials: DenialsView,
     journal: JournalView,
     store: StoreView,
+    #[schema(required = true)]
     redis: Option<RedisView>,
+    #[schema(required = true)]
     gossip: Option<GossipView>,
+    #[schema(required = true)]
     links: Option<LinksView>,
 }
 
@@ -54,6 +58,7 @@ struct ThisNode {
     #[schema(schema_with = node_states)]
     state: &'static str,
     /// The number of the last fact of its own log; null when it is in no cluster.
+    #[schema(required = true)]
     head: Option<u64>,
 }
 
@@ -66,15 +71,20 @@ struct MemberView {
     #[schema(schema_with = member_states)]
     state: &'static str,
     linked: bool,
+    #[schema(required = true)]
     linked_ms: Option<u64>,
     ready: bool,
     /// The version that this link speaks.
+    #[schema(required = true)]
     protocol_version: Option<u8>,
     /// Entries of its log that are not applied here.
+    #[schema(required = true)]
     lag: Option<u64>,
     /// Entries of this node's log that it has not acknowledged.
+    #[schema(required = true)]
     acknowledged_lag: Option<u64>,
     /// How long ago everything that it had taken away was known here.
+    #[schema(required = true)]
     fresh_ms: Option<u64>,
 }
 
@@ -113,6 +123,7 @@ struct StoreView {
     #[schema(schema_with = store_states)]
     state: &'static str,
     /// How long ago the ledger was read to its end; null before the first time.
+    #[schema(required = true)]
     ledger_read_ms: Option<u64>,
 }
 

@@ -27,6 +27,7 @@ pub struct PermissionView {
     uuid: PermissionId,
     #[schema(value_type = String, example = "films.read")]
     name: Name,
+    #[schema(required = true)]
     description: Option<String>,
 }
 

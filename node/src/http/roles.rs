@@ -28,6 +28,7 @@ pub struct RoleView {
     uuid: RoleId,
     #[schema(value_type = String, example = "editor")]
     name: Name,
+    #[schema(required = true)]
     description: Option<String>,
     /// By name.
     permissions: Vec<PermissionView>,

@@ -32,7 +32,9 @@ pub struct UserView {
     uuid: schema::UserId,
     #[schema(example = "ann@example.org")]
     email: String,
+    #[schema(required = true)]
     first_name: Option<String>,
+    #[schema(required = true)]
     last_name: Option<String>,
     email_confirmed: bool,
     active: bool,

@@ -30,6 +30,7 @@ use crate::{
 pub struct UserPage {
     users: Vec<UserView>,
     /// To ask for the next page; null at the end.
+    #[schema(required = true)]
     next_page_token: Option<String>,
 }
 

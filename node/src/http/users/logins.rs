@@ -25,11 +25,13 @@ pub struct LoginView {
     ip_address: String,
     #[schema(format = "date-time")]
     time: String,
+    #[schema(required = true)]
     device: Option<String>,
+    #[schema(required = true)]
     user_agent: Option<String>,
     success: bool,
     /// Why not; null for success.
-    #[schema(schema_with = reasons)]
+    #[schema(schema_with = reasons, required = true)]
     reason: Option<&'static str>,
 }
 
@@ -58,6 +60,7 @@ impl From<Login> for LoginView {
 pub struct LoginPage {
     logins: Vec<LoginView>,
     /// To ask for the next page; null at the end.
+    #[schema(required = true)]
     next_page_token: Option<String>,
 }
 

@@ -22,8 +22,10 @@ use crate::{
 pub struct SessionView {
     #[schema(value_type = uuid::Uuid)]
     uuid: SessionId,
+    #[schema(required = true)]
     device: Option<String>,
     ip_address: String,
+    #[schema(required = true)]
     user_agent: Option<String>,
     #[schema(format = "date-time")]
     created_at: String,
@@ -52,6 +54,7 @@ impl SessionView {
 pub struct SessionPage {
     sessions: Vec<SessionView>,
     /// To ask for the next page; null at the end.
+    #[schema(required = true)]
     next_page_token: Option<String>,
 }
 
