@@ -12,9 +12,11 @@
 //! | what has been taken away, and how it is remembered | [`fact`], [`denials`] |
 //! | whether a token is good | [`decide`](mod@decide) |
 //! | permission names and queries | [`name`], [`query`] |
+//! | what may be typed, and what is the same address | [`text`], [`email`] |
 //! | how to add a store | [`store`] |
 
 pub mod authorization;
+pub mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod decide;
@@ -34,6 +36,7 @@ pub mod query;
 pub mod refusal;
 pub mod session;
 pub mod store;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod user;

@@ -6,7 +6,7 @@ use super::{
     Harness,
     sample::{Samples, first, pages},
 };
-use crate::login::{Login, Outcome};
+use crate::login::{Login, MAX_LOGINS, Outcome};
 
 pub async fn logins_are_listed_newest_first_page_by_page(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
@@ -22,7 +22,7 @@ pub async fn logins_are_listed_newest_first_page_by_page(harness: &impl Harness)
     ];
     let mut logins: Vec<_> = outcomes.map(|outcome| Login { outcome, ..make.login(user) }).into();
     logins.extend([make.login(user), make.login(user)]);
-    for recorded in join_all(logins.iter().map(|login| stores.logins.record(login))).await {
+    for recorded in join_all(logins.iter().map(|login| stores.logins.record(login, MAX_LOGINS))).await {
         recorded.unwrap();
     }
     logins.reverse();
@@ -37,7 +37,7 @@ pub async fn a_login_recorded_twice_is_there_once(harness: &impl Harness) {
     let user = make.stored_user(&stores).await.id;
     let login = make.login(user);
     for _ in 0..3 {
-        stores.logins.record(&login).await.unwrap();
+        stores.logins.record(&login, MAX_LOGINS).await.unwrap();
     }
     assert_eq!(stores.logins.list(user, first()).await.unwrap().items, [login]);
 }
@@ -46,8 +46,8 @@ pub async fn histories_do_not_mix(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let (ann, bob) = (make.stored_user(&stores).await.id, make.stored_user(&stores).await.id);
     let (anns, bobs) = (make.login(ann), make.login(bob));
-    stores.logins.record(&anns).await.unwrap();
-    stores.logins.record(&bobs).await.unwrap();
+    stores.logins.record(&anns, MAX_LOGINS).await.unwrap();
+    stores.logins.record(&bobs, MAX_LOGINS).await.unwrap();
     assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, [anns]);
     assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [bobs]);
 }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     email::FoldedEmail,
+    login::MAX_LOGINS,
     page::PageOf,
     permission::{Grant, Grants},
     store::{Created, Replaced},
@@ -171,7 +172,7 @@ pub async fn a_deleted_user_is_gone_with_all_that_was_its(harness: &impl Harness
     let grant = Grant::Role(make.stored_role(&stores, "reader").await.id);
     for user in [&ann, &bob] {
         stores.grants.give(user.id, grant).await.unwrap();
-        stores.logins.record(&make.login(user.id)).await.unwrap();
+        stores.logins.record(&make.login(user.id), MAX_LOGINS).await.unwrap();
     }
     let session = make.stored_session(&stores, ann.id).await;
     let others = make.stored_session(&stores, bob.id).await;
