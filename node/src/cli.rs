@@ -5,6 +5,7 @@
 //! 2 wrong usage.
 
 mod args;
+mod check;
 mod prompt;
 
 use std::{collections::BTreeMap, io::Write as _, process::ExitCode, time::Duration};
@@ -102,6 +103,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             show(&runtime()?.block_on(schema(&settings, what))?, json);
             Ok(())
         }
+        ["store", "check"] => runtime()?.block_on(check::run(settings, leaf.get_flag("repair"), json)),
         command => {
             let command = operator_command(command, leaf)?;
             let done = runtime()?.block_on(operate(settings, command))?;

@@ -80,8 +80,10 @@ pub enum State {
 
 impl Finding {
     /// One that stays.
+    #[allow(clippy::needless_pass_by_value, reason = "ids are small and copied")]
     pub fn stays(table: &str, id: impl ToString, field: &str, why: impl Into<String>) -> Self {
-        Self { table: table.into(), id: id.to_string(), field: field.into(), why: why.into(), state: State::Stays }
+        let id = id.to_string().chars().take(MAX_ID_CHARS).collect();
+        Self { table: table.into(), id, field: field.into(), why: why.into(), state: State::Stays }
     }
 }
 
@@ -96,17 +98,25 @@ pub struct Step {
     pub next: Option<UserId>,
 }
 
-/// How many rows of sessions and log-ins of one user are named; the others are counted.
-const NAMED: usize = 20;
+/// How many rows of sessions, and of log-ins, of one user are named; the others are counted.
+const NAMED: usize = 3;
+/// How many users a step looks at.
+const USERS: usize = 50;
+/// A step ends after so many findings, so that its answer has a bound.
+const ENOUGH: usize = 50;
+/// How many roles, permissions and claims are named; the others are counted.
+const OTHERS: usize = 100;
+/// Longest key in a finding, in characters.
+const MAX_ID_CHARS: usize = 80;
 
 /// Looks at some users and what they have, and first of all at the roles and permissions; mends too
 /// when `repair` says so. What was mended before is not found again.
 ///
 /// # Errors
 /// The store's.
-pub async fn step(stores: &Stores, page: PageOf<UserId>, repair: bool) -> Result<Step> {
+pub async fn step(stores: &Stores, after: Option<UserId>, repair: bool) -> Result<Step> {
     let mut findings = Vec::new();
-    if page.after.is_none() {
+    if after.is_none() {
         findings.extend(stores.upkeep.examine_others().await?);
         for permission in stores.permissions.list().await? {
             named("permissions", &permission.name, permission.description.as_deref(), &mut findings);
@@ -114,28 +124,42 @@ pub async fn step(stores: &Stores, page: PageOf<UserId>, repair: bool) -> Result
         for role in stores.roles.list().await? {
             named("roles", &role.name, role.description.as_deref(), &mut findings);
         }
+        if findings.len() > OTHERS {
+            let why = format!("{} more of such rows", findings.len() - OTHERS);
+            findings.truncate(OTHERS);
+            findings.push(Finding::stays("roles, permissions, emails", "", "row", why));
+        }
     }
-    let examined = stores.upkeep.examine(page).await?;
-    let users = examined.items.len();
+    let examined = stores.upkeep.examine(PageOf { after, limit: USERS }).await?;
+    let (mut users, before) = (0, findings.len());
     for one in examined.items {
+        let id = one.id;
+        users += 1;
         user(stores, one, repair, &mut findings).await?;
+        if findings.len() - before >= ENOUGH {
+            return Ok(Step { findings, users, next: Some(id) });
+        }
     }
     Ok(Step { findings, users, next: examined.next })
 }
 
 fn named(table: &str, name: &Name, description: Option<&str>, findings: &mut Vec<Finding>) {
     if let Err(why) = name.as_str().parse::<Name>() {
-        findings.push(Finding::stays(table, format_args!("{:?}", name.as_str()), "name", why.to_string()));
+        findings.push(Finding::stays(table, format!("{:?}", name.as_str()), "name", why.to_string()));
     }
     if let Some(Err(why)) = description.map(Description::parse) {
-        findings.push(Finding::stays(table, name, "description", why.to_string()));
+        findings.push(Finding::stays(table, format!("{:?}", name.as_str()), "description", why.to_string()));
     }
 }
 
 async fn user(stores: &Stores, one: Examined, repair: bool, findings: &mut Vec<Finding>) -> Result<()> {
     let id = one.id;
-    for (table, key) in &one.unreadable {
+    for (table, key) in one.unreadable.iter().take(NAMED) {
         findings.push(Finding::stays(table, key, "row", "cannot be read"));
+    }
+    if one.unreadable.len() > NAMED {
+        let why = format!("{} more rows of this user cannot be read", one.unreadable.len() - NAMED);
+        findings.push(Finding::stays("sessions, logins", id, "row", why));
     }
     let Some(user) = one.user else {
         findings.push(Finding::stays("users", id, "row", "cannot be read; delete the user"));

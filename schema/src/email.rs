@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn rules_apply_to_what_normalisation_leaves() {
         // A Greek question mark is a semicolon in NFC; a full-width one in NFKC.
-        for bad in ["a\u{37e}b@x.org", "a\u{ff1b}b@x.org", "a\u{ff20}b@x.org", "a\u{2025}b@x.org", "a\u{2024}@x.org"]
+        for bad in
+            ["a\u{37e}b@x.org", "a\u{ff1b}b@x.org", "a\u{ff20}b@x.org", "a\u{2025}b@x.org", "a\u{2024}@x.org"]
         {
             assert!(bad.parse::<Email>().is_err(), "{bad:?}");
         }
@@ -319,9 +320,32 @@ mod tests {
     #[test]
     fn what_nobody_sees_is_refused() {
         for invisible in [
-            '\u{200b}', '\u{200c}', '\u{200d}', '\u{feff}', '\u{ad}', '\u{200e}', '\u{202e}', '\u{2066}', '\u{2060}',
-            '\u{34f}', '\u{61c}', '\u{180e}', '\u{3164}', '\u{ffa0}', '\u{fe0f}', '\u{e0061}', '\u{2800}', '\u{a0}',
-            '\u{3000}', '\u{1b}', '\u{7f}', '\u{85}', '\u{2028}', '\u{ffff}', '\u{e000}', '\u{378}',
+            '\u{200b}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{feff}',
+            '\u{ad}',
+            '\u{200e}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2060}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{180e}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{fe0f}',
+            '\u{e0061}',
+            '\u{2800}',
+            '\u{a0}',
+            '\u{3000}',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{2028}',
+            '\u{ffff}',
+            '\u{e000}',
+            '\u{378}',
         ] {
             for text in [
                 format!("ann{invisible}@example.org"),
@@ -413,7 +437,9 @@ mod tests {
     /// Addresses, mostly, of characters that normalisation does something to.
     fn any_address() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(
-            "aZ.@-+ß\u{1e9e}İıſKÅé\u{301}\u{37e}ﬁＡ．。＠ςΣ\u{200b}\u{ad}ば\u{3099}ü١xn--".chars().collect::<Vec<_>>(),
+            "aZ.@-+ß\u{1e9e}İıſKÅé\u{301}\u{37e}ﬁＡ．。＠ςΣ\u{200b}\u{ad}ば\u{3099}ü١xn--"
+                .chars()
+                .collect::<Vec<_>>(),
         );
         let part = prop::collection::vec(prop_oneof![4 => odd, 1 => any::<char>()], 0..12);
         (part.clone(), part).prop_map(|(local, domain)| {

@@ -234,6 +234,6 @@ behind_faults!(superusers: Superusers {
 });
 
 behind_faults!(logins: Logins {
-    record(login: &Login) -> ();
+    record(login: &Login, max: usize) -> ();
     list(user: UserId, page: PageOf<LoginId>) -> Page<Login, LoginId>;
 });

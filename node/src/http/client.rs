@@ -13,7 +13,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, header, request::Parts},
 };
-use schema::session::MAX_USER_AGENT_CHARS;
+use schema::text::UserAgent;
 
 use super::problem::Problem;
 use crate::{app::App, settings::Settings};
@@ -27,7 +27,7 @@ pub struct Peer(pub SocketAddr);
 pub struct Client {
     /// Its address.
     pub ip_address: IpAddr,
-    /// `User-Agent`, cut to a bound.
+    /// `User-Agent`, cleaned and cut to a bound.
     pub user_agent: Option<String>,
 }
 
@@ -37,10 +37,10 @@ impl FromRequestParts<Arc<App>> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let unspecified = Peer(SocketAddr::from(([0, 0, 0, 0], 0)));
         let Peer(peer) = parts.extensions.get().copied().unwrap_or(unspecified);
-        let user_agent = parts.headers.get(header::USER_AGENT).map(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            text.chars().take(MAX_USER_AGENT_CHARS).collect()
-        });
+        let user_agent = parts
+            .headers
+            .get(header::USER_AGENT)
+            .map(|value| UserAgent::clean(&String::from_utf8_lossy(value.as_bytes())).into_string());
         Ok(Self { ip_address: address(peer.ip(), &parts.headers, &app.settings), user_agent })
     }
 }

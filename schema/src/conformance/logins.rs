@@ -51,3 +51,17 @@ pub async fn histories_do_not_mix(harness: &impl Harness) {
     assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, [anns]);
     assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [bobs]);
 }
+
+pub async fn only_so_many_logins_are_kept(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, bob) = (make.stored_user(&stores).await.id, make.stored_user(&stores).await.id);
+    let kept = make.login(bob);
+    stores.logins.record(&kept, MAX_LOGINS).await.unwrap();
+    let mut logins: Vec<_> = (0..12).map(|_| make.login(ann)).collect();
+    for login in &logins {
+        stores.logins.record(login, 5).await.unwrap();
+    }
+    logins.reverse();
+    assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, logins[..5]);
+    assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [kept]);
+}

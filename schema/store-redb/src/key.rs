@@ -5,8 +5,8 @@
 //! the beginning of another by accident.
 
 use schema::{
-    KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId,
-    ledger::Origin, permission::Grant,
+    KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId, ledger::Origin,
+    permission::Grant,
 };
 
 /// Something that rows are found by.

@@ -17,7 +17,7 @@ impl Upkeep for Store {
     }
 
     async fn examine_others(&self) -> Result<Vec<Finding>> {
-        self.read(|rows| users::examine_others(rows)).await
+        self.read(users::examine_others).await
     }
 
     async fn reclaim(&self, user: UserId) -> Result<Reclaimed> {

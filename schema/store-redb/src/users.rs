@@ -190,7 +190,8 @@ pub(crate) fn examine(rows: &impl Rows, page: PageOf<UserId>) -> Result<Page<Exa
 
 fn claim_of(rows: &impl Rows, user: &User) -> Result<Claim> {
     let email = user.email.folded();
-    let mine = |key: &str| Ok::<_, StoreError>(rows.look(&EMAILS, &key.to_owned())? == Some(Row::Good(user.id)));
+    let mine =
+        |key: &str| Ok::<_, StoreError>(rows.look(&EMAILS, &key.to_owned())? == Some(Row::Good(user.id)));
     if mine(email.as_str())? {
         return Ok(Claim::Today);
     }
@@ -232,12 +233,17 @@ pub(crate) fn examine_others(rows: &impl Rows) -> Result<Vec<Finding>> {
     }
     for (name, row) in rows.look_at(&ROLES, &Span::all(), usize::MAX)? {
         if row.good().is_none() {
-            findings.push(Finding::stays("roles", name, "row", "cannot be read"));
+            findings.push(Finding::stays("roles", format!("{:?}", name.as_str()), "row", "cannot be read"));
         }
     }
     for (name, row) in rows.look_at(&PERMISSIONS, &Span::all(), usize::MAX)? {
         if row.good().is_none() {
-            findings.push(Finding::stays("permissions", name, "row", "cannot be read"));
+            findings.push(Finding::stays(
+                "permissions",
+                format!("{:?}", name.as_str()),
+                "row",
+                "cannot be read",
+            ));
         }
     }
     Ok(findings)
