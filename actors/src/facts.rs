@@ -20,9 +20,10 @@ use std::{
 
 use async_trait::async_trait;
 use schema::{
-    Clock, Denials, Fact, FactKind, Subject, Timestamp,
+    Clocks, Denials, Fact, FactKind, Subject, Timestamp,
+    horizon::MAX_AHEAD,
     store::{Result as StoreResult, StoreError},
-    time::millis,
+    time::{CLOCK_SKEW, millis},
 };
 
 pub use rows::end_rows;
@@ -82,6 +83,14 @@ pub struct Denied {
     rows: Rows,
 }
 
+impl Denied {
+    /// What refuses.
+    #[must_use]
+    pub fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+}
+
 /// How long access tokens live, and so how long facts matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -97,7 +106,7 @@ pub struct Facts {
     snapshots: Arc<Snapshots>,
     shared_cache: Option<Arc<dyn SharedCache>>,
     sink: Arc<dyn FactSink>,
-    clock: Arc<dyn Clock>,
+    clocks: Arc<Clocks>,
     lifetimes: RwLock<Lifetimes>,
     /// By how many milliseconds another node's clock is ahead of this one's.
     ahead_ms: AtomicU64,
@@ -106,16 +115,23 @@ pub struct Facts {
 impl Facts {
     /// With empty denials and snapshots.
     #[must_use]
-    pub fn new(sink: Arc<dyn FactSink>, clock: Arc<dyn Clock>, lifetimes: Lifetimes) -> Self {
+    pub fn new(sink: Arc<dyn FactSink>, clocks: Arc<Clocks>, lifetimes: Lifetimes) -> Self {
         let lifetimes = RwLock::new(lifetimes);
-        let (denials, snapshots) = (Arc::default(), Arc::default());
-        Self { denials, snapshots, shared_cache: None, sink, clock, lifetimes, ahead_ms: AtomicU64::new(0) }
+        let denials = Arc::new(Denials::new(clocks.high_water().clone()));
+        let (snapshots, ahead_ms) = (Arc::default(), AtomicU64::new(0));
+        Self { denials, snapshots, shared_cache: None, sink, clocks, lifetimes, ahead_ms }
     }
 
     /// With a cache outside this node that hears what is heard here.
     #[must_use]
     pub fn with_shared_cache(self, cache: Arc<dyn SharedCache>) -> Self {
         Self { shared_cache: Some(cache), ..self }
+    }
+
+    /// By which time facts end and are forgotten.
+    #[must_use]
+    pub const fn clocks(&self) -> &Arc<Clocks> {
+        &self.clocks
     }
 
     /// What refuses.
@@ -130,9 +146,12 @@ impl Facts {
         &self.snapshots
     }
 
-    /// Applies a fact that is already on its way elsewhere.
+    /// Applies a fact that is already on its way elsewhere. It refuses here as long as a token may last that this
+    /// node knows of: who made the fact may not know what a clock that was ahead has issued.
     pub fn hear(&self, fact: &Fact) {
-        self.denials.apply(fact);
+        let has_ended = self.clocks.horizon().is_past(fact.until, CLOCK_SKEW);
+        let until = if has_ended { fact.until } else { fact.until.max(self.known_expiry()) };
+        self.denials.apply(&Fact { until, ..*fact });
         if let FactKind::PermissionsChanged { subject } = fact.kind {
             // First, else a snapshot could be loaded from there in between.
             if let Some(cache) = &self.shared_cache {
@@ -145,7 +164,13 @@ impl Facts {
     /// Takes something away here, at once: it is refused when this returns. What comes back is to be
     /// [published](Self::publish), on a task that outlives the caller.
     pub fn deny(&self, kinds: &[FactKind], rows: Rows) -> Denied {
-        let until = self.until();
+        self.deny_beyond(Timestamp::EPOCH, kinds, rows)
+    }
+
+    /// The same, with a token in hand that it refuses and that ends then, however far ahead the clock of its
+    /// issuer was.
+    pub fn deny_beyond(&self, expiry: Timestamp, kinds: &[FactKind], rows: Rows) -> Denied {
+        let until = self.until().max(expiry);
         let facts: Vec<_> = kinds.iter().map(|kind| Fact { kind: *kind, until }).collect();
         facts.iter().for_each(|fact| self.hear(fact));
         Denied { facts, rows }
@@ -194,10 +219,17 @@ impl Facts {
         self.snapshots.clear();
     }
 
-    /// The end of every access token that may be out there now.
+    /// The end of every access token that this node knows of.
+    fn known_expiry(&self) -> Timestamp {
+        let most = self.clocks.now().plus(MAX_AHEAD).plus(self.lifetimes().access_ttl);
+        self.clocks.high_water().latest_expiry().min(most)
+    }
+
+    /// The end of every access token that may have been issued by now: those of other nodes, and those of a
+    /// clock that was ahead and has been corrected since.
     fn until(&self) -> Timestamp {
-        let lifetimes = self.lifetimes();
+        let Lifetimes { access_ttl, access_horizon } = self.lifetimes();
         let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
-        self.clock.now().plus(lifetimes.access_ttl).max(lifetimes.access_horizon).plus(ahead)
+        self.clocks.expiry(access_ttl).max(access_horizon).plus(ahead).max(self.known_expiry())
     }
 }

@@ -29,7 +29,7 @@ pub mod user;
 
 use std::sync::Arc;
 
-use schema::{Clock, Entropy, StoreError, Stores, store::GrantsStore};
+use schema::{Clocks, Entropy, StoreError, Stores, store::GrantsStore};
 
 pub use catalogue::{Catalogue, CatalogueError};
 pub use facts::{Durability, FactSink, Facts, Lifetimes, Receipt, Rows, SharedCache, end_rows};
@@ -73,7 +73,7 @@ impl From<StoreError> for ActorError {
 pub struct Context {
     pub stores: Stores,
     pub facts: Arc<Facts>,
-    pub clock: Arc<dyn Clock>,
+    pub clock: Arc<Clocks>,
     pub entropy: Arc<dyn Entropy>,
     pub refresh: session::RefreshPolicy,
     pub power: superusers::PowerLock,

@@ -73,7 +73,8 @@ async fn leave(context: &Context, loss: Loss) -> Result<Option<Leaving>, ActorEr
     let stores = &context.stores;
     for _ in 0..ATTEMPTS {
         let stored = stores.superusers.load().await?;
-        let now = context.clock.now();
+        // A jump of the clock ends no leave: two nodes would each grant the last one.
+        let now = context.clock.steady();
         let mut leaving = stored.value.leaving;
         // Nor one whose end no clock that is right has written.
         leaving.retain(|leaving| now < leaving.until && leaving.until <= now.plus(LEAVE + CLOCK_SKEW));

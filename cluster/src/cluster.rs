@@ -18,8 +18,9 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use schema::{
-    Clock, Entropy, Fact, Name, NodeId, Timestamp,
+    Clocks, Entropy, Fact, Name, NodeId, Timestamp,
     ledger::{Entry, Origin},
     time::CLOCK_SKEW,
 };
@@ -58,12 +59,15 @@ const OTHER_WAY: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// How many peers are dialed when not everybody is linked with everybody.
 const FAN_OUT: usize = 8;
-/// No fact matters for longer: access tokens live a day at most, and clocks may be an hour apart.
-const LONGEST: Duration = Duration::from_secs(48 * 3_600);
+/// No fact matters for longer: access tokens live a day at most, and who revokes with a token in hand whose
+/// issuer's clock was ahead by weeks says so.
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 3_600);
 /// How many callers may wait for acknowledgements; more are answered at once, with who has it so far.
 const MAX_WAITING: usize = 4_096;
-/// How many peers are linked at most.
-const MAX_LINKS: usize = 4_096;
+/// How many peers are linked at most: twice as many as a full mesh has. A link takes a quarter of a MiB.
+const MAX_LINKS: usize = 128;
+/// How many entries are handed to the disk at a time.
+const KEEP_BATCH: usize = 256;
 /// A link that ended sooner is no reason to dial again at once.
 const LASTING: Duration = Duration::from_secs(5);
 /// How long those who are alive must have been the same before a newcomer believes that it knows all.
@@ -107,9 +111,12 @@ pub struct Config {
 }
 
 /// Who applies what others took away.
+#[async_trait]
 pub trait Hears: Send + Sync + 'static {
     /// It refuses when this returns.
     fn hear(&self, fact: &Fact);
+    /// Writes entries of a peer's log to this node's disk; says whether they are there when it returns.
+    async fn keep(&self, entries: Vec<Entry>) -> bool;
     /// A revocation was acknowledged by every live node, so long after it was on its way.
     fn acknowledged(&self, after: Duration);
 }
@@ -125,7 +132,7 @@ struct Shared {
     local: link::Local,
     members: Members,
     hears: Arc<dyn Hears>,
-    clock: Arc<dyn Clock>,
+    clocks: Arc<Clocks>,
     entropy: Arc<dyn Entropy>,
     state: Mutex<State>,
     gate: Gate,
@@ -156,8 +163,18 @@ struct Link {
 struct Waiting {
     first: u64,
     last: u64,
+    known: Known,
     since: Instant,
     reply: oneshot::Sender<(u32, u32)>,
+}
+
+/// How well a peer must know facts to be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// They refuse there.
+    Applied,
+    /// They are on its disk too.
+    OnDisk,
 }
 
 /// Tries to reach a peer.
@@ -212,7 +229,7 @@ impl Cluster {
     pub async fn start(
         config: Config,
         hears: Arc<dyn Hears>,
-        clock: Arc<dyn Clock>,
+        clocks: Arc<Clocks>,
         entropy: Arc<dyn Entropy>,
     ) -> io::Result<Arc<Self>> {
         let listener = TcpListener::bind(config.listen).await?;
@@ -245,7 +262,7 @@ impl Cluster {
             local,
             members,
             hears,
-            clock,
+            clocks,
             entropy,
             state: Mutex::new(State {
                 machine,
@@ -280,21 +297,37 @@ impl Cluster {
     /// ack deadline from now on; gives how many of how many have them. Of no facts (`last` 0), how many
     /// are linked.
     pub async fn visible(&self, first: u64, last: u64, since: Instant) -> (u32, u32) {
+        self.counted(first, last, Known::Applied, since).await
+    }
+
+    /// Asks every peer to write these own facts, which were published, to its disk, and waits until every
+    /// live node has, at most for the ack deadline from now on; gives how many of how many have. A peer of
+    /// a version that cannot be asked, or whose disk has no room, is not counted.
+    pub async fn on_disk(&self, first: u64, last: u64) -> (u32, u32) {
+        {
+            let mut state = self.shared.state();
+            state.machine.ask_to_keep(first, last);
+            state.wake_all();
+        }
+        self.counted(first, last, Known::OnDisk, Instant::now()).await
+    }
+
+    async fn counted(&self, first: u64, last: u64, known: Known, since: Instant) -> (u32, u32) {
         let (reply, replied) = oneshot::channel();
         {
             let mut state = self.shared.state();
-            let (have, all) = state.machine.visible(first, last);
-            if have == all && all > 0 && last > 0 {
+            let (have, all) = state.count(first, last, known);
+            if have == all && all > 0 && last > 0 && known == Known::Applied {
                 self.shared.hears.acknowledged(since.elapsed());
             }
             if have == all || last == 0 || state.waiting.len() >= MAX_WAITING {
                 return (have, all);
             }
-            state.waiting.push(Waiting { first, last, since, reply });
+            state.waiting.push(Waiting { first, last, known, since, reply });
         }
         match timeout(self.shared.config.ack_deadline, replied).await {
             Ok(Ok(counts)) => counts,
-            _ => self.shared.state().machine.visible(first, last),
+            _ => self.shared.state().count(first, last, known),
         }
     }
 
@@ -318,6 +351,12 @@ impl Cluster {
         self.shared.state().machine.complete(origin)
     }
 
+    /// The same, but for what only others than its origin call ended: what need not be read in the ledger.
+    #[must_use]
+    pub fn proven(&self, origin: Origin) -> u64 {
+        self.shared.state().machine.proven(origin)
+    }
+
     /// The logs of others, and up to where they are complete here.
     #[must_use]
     pub fn heard(&self) -> Vec<(Origin, u64)> {
@@ -330,7 +369,7 @@ impl Cluster {
         self.shared.state().machine.entries(origin, first, most)
     }
 
-    /// Whether a later life of this node is alive elsewhere.
+    /// Whether gossip says that a later life of this node is alive elsewhere. Any member can say so.
     #[must_use]
     pub fn is_superseded(&self) -> bool {
         self.shared.members.is_superseded()
@@ -339,7 +378,14 @@ impl Cluster {
     /// By how much the clock of another node is ahead of this one's, at most.
     #[must_use]
     pub fn clock_ahead(&self) -> Duration {
-        self.shared.state().machine.clock_ahead()
+        let now = self.shared.now();
+        self.shared.state().machine.clock_ahead(now)
+    }
+
+    /// By how much the clock of a linked peer is behind this one's, at most.
+    #[must_use]
+    pub fn clock_behind(&self) -> Duration {
+        self.shared.state().machine.clock_behind()
     }
 
     /// What is not held of a log any more.
@@ -476,7 +522,8 @@ impl Shared {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic: boottime(), wall: self.clock.now() }
+        let horizon = self.clocks.horizon();
+        Now { monotonic: boottime(), wall: self.clocks.now(), horizon }
     }
 
     /// A number below `bound`, by chance.
@@ -496,23 +543,31 @@ impl State {
         self.links.get(&origin.node).is_some_and(|link| link.number == number)
     }
 
+    fn count(&self, first: u64, last: u64, known: Known) -> (u32, u32) {
+        match known {
+            Known::Applied => self.machine.visible(first, last),
+            Known::OnDisk => self.machine.on_disk(first, last),
+        }
+    }
+
     fn wake_all(&self) {
         self.links.values().for_each(|link| link.wake.notify_one());
     }
 
     /// Answers those who waited for what is known everywhere now.
     fn answer_waiting(&mut self, hears: &dyn Hears) {
-        let Self { machine, waiting, .. } = self;
         let mut n = 0;
-        while n < waiting.len() {
-            let one = &waiting[n];
-            let (have, all) = machine.visible(one.first, one.last);
+        while n < self.waiting.len() {
+            let one = &self.waiting[n];
+            let (have, all) = self.count(one.first, one.last, one.known);
             if have == all {
-                let one = waiting.swap_remove(n);
-                hears.acknowledged(one.since.elapsed());
+                let one = self.waiting.swap_remove(n);
+                if one.known == Known::Applied {
+                    hears.acknowledged(one.since.elapsed());
+                }
                 let _ = one.reply.send((have, all));
             } else if one.reply.is_closed() {
-                waiting.swap_remove(n);
+                self.waiting.swap_remove(n);
             } else {
                 n += 1;
             }
@@ -531,13 +586,15 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let Some(permit) = shared.gate.enter(address.ip()) else {
-            shared.refused.crowded(address);
-            continue;
-        };
+        let mut permit = shared.gate.enter(address.ip());
         let shared = shared.clone();
         tokio::spawn(async move {
-            match link::answer(stream, &shared.local).await {
+            let progress = permit.progress();
+            let answered = tokio::select! {
+                answered = link::answer(stream, &shared.local, &progress) => answered,
+                () = permit.made_room() => return shared.refused.crowded(address),
+            };
+            match answered {
                 Ok((peer, reader, writer)) => {
                     drop(permit);
                     run(shared, peer, reader, writer).await;
@@ -662,6 +719,11 @@ async fn run(
 ) {
     let origin = peer.origin;
     let name = if Name::is_valid(&peer.name) { peer.name } else { origin.node.to_string() };
+    if origin.node == shared.config.origin.node {
+        shared.refused.count(ITSELF);
+        tracing::error!(peer = name, "a link is refused: another node runs with this node's id");
+        return;
+    }
     let (end, ended) = oneshot::channel::<()>();
     let wake = Arc::new(Notify::new());
     let number = {
@@ -671,7 +733,14 @@ async fn run(
             return;
         }
         let is_new = !state.links.contains_key(&origin.node);
-        if shared.ending.load(Ordering::SeqCst) || (is_new && state.links.len() >= MAX_LINKS) {
+        if shared.ending.load(Ordering::SeqCst) {
+            return;
+        }
+        if is_new && state.links.len() >= MAX_LINKS {
+            let before = shared.refused.count(CROWDED);
+            if before.is_multiple_of(100) {
+                tracing::warn!(peer = name, before, "a link is refused: this node has as many as it may");
+            }
             return;
         }
         state.links_ever += 1;
@@ -682,10 +751,18 @@ async fn run(
         number
     };
     tracing::info!(peer = name, node = %origin.node, incarnation = origin.incarnation, version = peer.version, "linked");
-    let this = Running { shared: &shared, origin, number, clocks_differ: AtomicBool::new(false) };
+    let this = Running {
+        shared: &shared,
+        origin,
+        number,
+        clocks_differ: AtomicBool::new(false),
+        keep: Mutex::new(None),
+        keep_came: Notify::new(),
+    };
     let why = tokio::select! {
         why = this.read(reader) => why,
         why = this.write(writer, &wake) => why,
+        why = this.keep() => why,
         _ = ended => Ended::Replaced,
     };
     let mut state = shared.state();
@@ -713,6 +790,9 @@ struct Running<'a> {
     origin: Origin,
     number: u64,
     clocks_differ: AtomicBool,
+    /// What of its log the peer asks this node to write to its disk.
+    keep: Mutex<Option<(u64, u64)>>,
+    keep_came: Notify,
 }
 
 /// Why a link ended.
@@ -742,7 +822,11 @@ impl Running<'_> {
                 Err(why) => return Ended::Wrong(why.to_string()),
             };
             let message = self.apply(message);
-            let acknowledges = matches!(message, Message::Ack(_));
+            if let Message::Keep { first, last } = message {
+                self.is_asked_to_keep(first, last);
+                continue;
+            }
+            let acknowledges = matches!(message, Message::Ack(_) | Message::Kept { .. });
             let mut state = self.shared.state();
             if !state.is_current(self.origin, self.number) {
                 return Ended::Replaced;
@@ -762,9 +846,56 @@ impl Running<'_> {
         }
     }
 
+    fn is_asked_to_keep(&self, first: u64, last: u64) {
+        if first > 0 && first <= last {
+            let mut keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
+            *keep = Some(keep.map_or((first, last), |due| (due.0.min(first), due.1.max(last))));
+            self.keep_came.notify_one();
+        }
+    }
+
+    /// Writes to the disk what the peer asks for, one range after the other, and tells it.
+    async fn keep(&self) -> Ended {
+        loop {
+            self.keep_came.notified().await;
+            let range = self.keep.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some((first, last)) = range else { continue };
+            if !self.keep_range(first, last).await {
+                continue;
+            }
+            let mut state = self.shared.state();
+            if !state.is_current(self.origin, self.number) {
+                return Ended::Replaced;
+            }
+            state.machine.kept_for(self.origin, first, last);
+            if let Some(link) = state.links.get(&self.origin.node) {
+                link.wake.notify_one();
+            }
+        }
+    }
+
+    /// Says whether all of these entries of the peer's log are on the disk.
+    async fn keep_range(&self, first: u64, last: u64) -> bool {
+        let mut next = first;
+        while next <= last {
+            let held = self.shared.state().machine.entries(self.origin, next, KEEP_BATCH);
+            // What is not held cannot be written.
+            let Some((_, facts)) = held.filter(|(begin, _)| *begin == next) else { return false };
+            let entries = (next..=last).zip(facts);
+            let entries = entries.map(|(seq, fact)| Entry { origin: self.origin, seq, fact });
+            let entries: Vec<_> = entries.collect();
+            let reached = entries.last().map_or(last, |entry| entry.seq);
+            if !self.shared.hears.keep(entries).await {
+                return false;
+            }
+            next = reached + 1;
+        }
+        true
+    }
+
     /// What was taken away refuses here when this returns.
     fn apply(&self, mut message: Message) -> Message {
-        let longest: Timestamp = self.shared.clock.now().plus(LONGEST);
+        let longest: Timestamp = self.shared.clocks.now().plus(LONGEST);
         match &mut message {
             Message::Facts { facts, .. } => {
                 for fact in facts {
@@ -787,7 +918,7 @@ impl Running<'_> {
 
     /// Says so once a link when the clocks differ by more than they may.
     fn compare_clocks(&self, at: Timestamp) {
-        let now = self.shared.clock.now();
+        let now = self.shared.clocks.now();
         let apart = at.since(now).max(now.since(at));
         if apart > CLOCK_SKEW && !self.clocks_differ.swap(true, Ordering::Relaxed) {
             tracing::error!(node = %self.origin.node, ?apart, "the clocks differ: tokens made here may not be taken there");
@@ -837,6 +968,11 @@ async fn upkeep(shared: Arc<Shared>) {
     }
 }
 
+/// Places in [`RefusedLinks::REASONS`].
+const ITSELF: usize = 4;
+const MALFORMED: usize = 5;
+const CROWDED: usize = 7;
+
 impl RefusedLinks {
     const REASONS: [&'static str; 8] = [
         "other_cluster",
@@ -860,8 +996,8 @@ impl RefusedLinks {
             Refused::OtherSecret => 1,
             Refused::OtherVersion { .. } => 2,
             Refused::NotPalisade => 3,
-            Refused::Itself => 4,
-            Refused::Malformed(_) => 5,
+            Refused::Itself => ITSELF,
+            Refused::Malformed(_) => MALFORMED,
             Refused::Slow => 6,
             Refused::Io(_) | Refused::Closed => {
                 tracing::debug!(%address, %error, "no link");
@@ -875,14 +1011,14 @@ impl RefusedLinks {
     }
 
     fn crowded(&self, address: SocketAddr) {
-        let before = self.count(7);
+        let before = self.count(CROWDED);
         if before.is_multiple_of(100) {
-            tracing::warn!(%address, before, "a link is refused: too many are being made");
+            tracing::warn!(%address, before, "a connection that had not proved itself made room for others");
         }
     }
 
     fn malformed(&self) {
-        self.count(5);
+        self.count(MALFORMED);
     }
 
     fn read(&self) -> Vec<(&'static str, u64)> {

@@ -6,7 +6,7 @@
 //! and without gaps, or the link is broken. Every step has a time-out, and every buffer a bound.
 //!
 //! Never: it knows nothing of what frames mean, makes no connection and keeps none alive, and logs
-//! nothing. Who knows the secret may call itself what it likes: an [`Origin`] is believed, not proved.
+//! nothing. A stranger never keeps a peer out: see [`Gate`]. Who knows the secret may call itself what it likes: an [`Origin`] is believed, not proved.
 //! That the end of a link was the peer's wish is not proved either: anybody on the way can cut it.
 //!
 //! | to find | look in |
@@ -20,11 +20,13 @@ mod handshake;
 mod tests;
 
 use std::{
-    collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     ops::RangeInclusive,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +37,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::oneshot,
 };
 
 pub use self::frame::{Broken, MAX_FRAME, Reader, Writer};
@@ -43,13 +46,15 @@ use crate::secret::Secret;
 /// A longer name of a node is refused.
 pub const MAX_NAME: usize = 128;
 /// How many handshakes may be under way, unless a [`Gate`] is made with another number.
-pub const PENDING: usize = 64;
-/// The same with one address: more nodes than this seldom share one.
-pub const PENDING_OF_ONE: usize = 8;
+pub const PENDING: usize = 128;
+/// The same with one address: more nodes than this seldom begin at once from one.
+pub const PENDING_OF_ONE: usize = 32;
 
 /// How long each step may take.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
+    /// Until the dialer has said that it is a Palisade node.
+    preamble: Duration,
     /// All of the handshake, however the bytes trickle.
     handshake: Duration,
     /// The rest of a frame, once its first byte is here.
@@ -59,6 +64,7 @@ struct Patience {
 }
 
 const PATIENCE: Patience = Patience {
+    preamble: Duration::from_secs(1),
     handshake: Duration::from_secs(3),
     rest: Duration::from_secs(5),
     write: Duration::from_secs(5),
@@ -153,10 +159,11 @@ pub async fn dial(
 pub async fn answer(
     stream: TcpStream,
     local: &Local,
+    progress: &Progress,
 ) -> Result<(Peer, Reader<OwnedReadHalf>, Writer<OwnedWriteHalf>), Refused> {
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
-    answer_over(reader, writer, local).await
+    handshake::answer(reader, writer, local, PATIENCE, progress).await
 }
 
 /// [`dial`] over any stream of bytes.
@@ -188,7 +195,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    handshake::answer(reader, writer, local, PATIENCE).await
+    handshake::answer(reader, writer, local, PATIENCE, &Progress::default()).await
 }
 
 impl From<io::Error> for Refused {
@@ -202,9 +209,32 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Lets in so many strangers at a time, and so many from one address.
+/// How far the handshake of a connection that was made to us has come.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU8>);
+
+impl Progress {
+    /// The other end speaks this protocol, and names this cluster.
+    const SPEAKS: u8 = 1;
+    /// It knows the secret, or has a recording of who does.
+    const KNOWS: u8 = 2;
+
+    fn reached(&self, step: u8) {
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    fn step(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bounds how many handshakes are under way, in all and from each address.
 ///
-/// Whoever is let in holds a [`Permit`] until its handshake is done.
+/// Everybody is let in. When there is no room, the connection that has come the least far makes room, of
+/// those the oldest: from the same address when that has its share, else from the address that has the
+/// most. A peer proves itself within milliseconds, so silent connections give way and peers do not, however
+/// many there are. All addresses of one IPv6 network of 64 bits are one, since whoever has one of them has
+/// them all.
 #[derive(Debug)]
 pub struct Gate {
     all: usize,
@@ -216,42 +246,103 @@ pub struct Gate {
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
-    address: IpAddr,
+    number: u64,
+    progress: Progress,
+    made_room: oneshot::Receiver<()>,
     inside: Arc<Mutex<Inside>>,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
-    all: usize,
-    /// Those that have any: never more than are in all.
-    of: HashMap<IpAddr, usize>,
+    ever: u64,
+    /// In the order in which they came.
+    pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    number: u64,
+    source: Source,
+    progress: Progress,
+    /// Dropped when it is to make room.
+    _stay: oneshot::Sender<()>,
+}
+
+/// Whose connection it is, as far as addresses tell: one of IPv4, or a network of 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Source(IpAddr);
+
+impl Source {
+    fn of(address: IpAddr) -> Self {
+        // 10.0.0.1 and ::ffff:10.0.0.1 are one.
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+            address @ IpAddr::V4(_) => address,
+        })
+    }
 }
 
 impl Gate {
-    /// A gate for so many in all, and so many from each address.
+    /// A gate for so many in all, and so many from each address; each at least one.
     #[must_use]
     pub fn new(all: usize, each: usize) -> Self {
         Self { all, each, inside: Arc::default() }
     }
 
-    /// Lets somebody in, or nobody when there is no room: then close the connection.
-    pub fn enter(&self, address: IpAddr) -> Option<Permit> {
-        // 10.0.0.1 and ::ffff:10.0.0.1 are one.
-        let address = address.to_canonical();
+    /// Lets somebody in. Another one may have to make room: see [`Permit::made_room`].
+    pub fn enter(&self, address: IpAddr) -> Permit {
+        let source = Source::of(address);
+        let (stay, made_room) = oneshot::channel();
+        let progress = Progress::default();
         let mut inside = lock(&self.inside);
-        let here = inside.of.get(&address).copied().unwrap_or(0);
-        if inside.all >= self.all || here >= self.each {
-            return None;
+        if inside.of(source) >= self.each {
+            inside.make_room(|pending| pending.source == source);
+        } else if inside.pending.len() >= self.all {
+            let most = inside.pending.iter().map(|pending| inside.of(pending.source)).max().unwrap_or(0);
+            let crowd = inside.pending.iter().map(|pending| inside.of(pending.source) == most);
+            let crowd: Vec<_> =
+                crowd.zip(&inside.pending).filter(|(is, _)| *is).map(|(_, p)| p.number).collect();
+            inside.make_room(|pending| crowd.contains(&pending.number));
         }
-        inside.all += 1;
-        inside.of.insert(address, here + 1);
-        Some(Permit { address, inside: self.inside.clone() })
+        inside.ever += 1;
+        let number = inside.ever;
+        inside.pending.push(Pending { number, source, progress: progress.clone(), _stay: stay });
+        Permit { number, progress, made_room, inside: self.inside.clone() }
     }
 
     /// How many are inside.
     #[must_use]
     pub fn inside(&self) -> usize {
-        lock(&self.inside).all
+        lock(&self.inside).pending.len()
+    }
+}
+
+impl Inside {
+    fn of(&self, source: Source) -> usize {
+        self.pending.iter().filter(|pending| pending.source == source).count()
+    }
+
+    /// One of these goes: of those that have come the least far, the oldest.
+    fn make_room(&mut self, is_one: impl Fn(&Pending) -> bool) {
+        let these = self.pending.iter().enumerate().filter(|(_, pending)| is_one(pending));
+        let first = these.min_by_key(|(_, pending)| (pending.progress.step(), pending.number));
+        if let Some(place) = first.map(|(place, _)| place) {
+            self.pending.remove(place);
+        }
+    }
+}
+
+impl Permit {
+    /// How far the handshake has come, to be kept up to date by [`answer`].
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Returns when this connection has to make room: then close it.
+    pub async fn made_room(&mut self) {
+        // The other end is dropped, never used.
+        let _ = (&mut self.made_room).await;
     }
 }
 
@@ -263,14 +354,7 @@ impl Default for Gate {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut inside = lock(&self.inside);
-        inside.all = inside.all.saturating_sub(1);
-        if let Some(here) = inside.of.get_mut(&self.address) {
-            *here = here.saturating_sub(1);
-            if *here == 0 {
-                inside.of.remove(&self.address);
-            }
-        }
+        lock(&self.inside).pending.retain(|pending| pending.number != self.number);
     }
 }
 

@@ -9,6 +9,9 @@
 //!
 //! Bound: the list of all nodes has to fit into one datagram, some 30 bytes a node: 1,800 nodes.
 //!
+//! What members say is bounded too: a datagram becomes at most 4 MiB when it is decompressed (`wire`), and
+//! when all that is known takes more than [`MAX_STATE`], gossip begins anew.
+//!
 //! Never: it carries no facts, and no promise about tokens rests on it. What a member says of itself is
 //! never trusted further than a member may be: it cannot end this node.
 //!
@@ -64,6 +67,11 @@ pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
 pub const FORGET: Duration = Duration::from_secs(3_600);
 /// How many bytes a node's name may have.
 pub const MAX_NAME: usize = 128;
+/// The memory for all that members say, in bytes: some ten times as much as 1,800 nodes need.
+#[cfg(not(test))]
+const MAX_STATE: usize = 8 * 1024 * 1024;
+#[cfg(test)]
+const MAX_STATE: usize = 512 * 1024;
 /// How many peers are told at once that this node leaves. They tell the others.
 const FAREWELLS: usize = 8;
 /// How long leaving may take: to tell the peers, and to stop.
@@ -164,7 +172,7 @@ struct Shared {
     leaving: AtomicBool,
     /// Nothing that this node says is taken by others any more.
     mute: AtomicBool,
-    /// A later life of this node is alive.
+    /// A member says that a later life of this node is alive.
     superseded: AtomicBool,
 }
 
@@ -196,8 +204,8 @@ impl Members {
         Ok(Self { shared, tasks })
     }
 
-    /// Whether a later life of this node is alive elsewhere: others take that one for it, and this one for
-    /// gone.
+    /// Whether a member says that a later life of this node is alive elsewhere. When that is true, others
+    /// take that one for it, and this one for gone; but any member can say so.
     #[must_use]
     pub fn is_superseded(&self) -> bool {
         self.shared.superseded.load(Ordering::Relaxed)
@@ -287,8 +295,9 @@ impl Shared {
         }
     }
 
-    /// Says what was announced, and shows who is there.
-    async fn round(&self, reader: &mut Reader, held: &[Member]) {
+    /// Says what was announced, and shows who is there; gives how much memory all that is known takes, in
+    /// bytes.
+    async fn round(&self, reader: &mut Reader, held: &[Member]) -> usize {
         let announcement = *self.announcement.borrow();
         let gossip = Arc::clone(&self.gossip());
         let (mut members, told) = gossip
@@ -300,7 +309,7 @@ impl Shared {
         if !told && !self.mute.swap(true, Ordering::Relaxed) {
             error!("a member spoilt what this node says of itself; a restart mends it");
         }
-        self.superseded.fetch_or(reader.superseded, Ordering::Relaxed);
+        self.superseded.store(reader.superseded, Ordering::Relaxed);
         hold(&mut members, held);
         self.members.send_if_modified(|shown| {
             let changed = **shown != *members;
@@ -309,6 +318,7 @@ impl Shared {
             }
             changed
         });
+        reader.bytes
     }
 }
 
@@ -346,17 +356,21 @@ async fn run(shared: Arc<Shared>) {
         let mut tick = interval(GOSSIP_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = std::pin::pin!(gossip.termination_watcher());
-        let end = loop {
+        let reason = loop {
             select! {
-                end = &mut ended => break end,
+                end = &mut ended => {
+                    break end.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned());
+                }
                 _ = tick.tick() => {
                     let (members, until) = &held;
                     let held = if Instant::now() < *until { &**members } else { &[] };
-                    shared.round(&mut reader, held).await;
+                    if shared.round(&mut reader, held).await > MAX_STATE {
+                        gossip.abort();
+                        break "members say more than there is room for".to_owned();
+                    }
                 }
             }
         };
-        let reason = end.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned());
         error!(reason, "gossip ended; it is started again");
         restart(&shared, &gossip).await;
         held = (shared.members.borrow().clone(), Instant::now() + HELD);

@@ -60,7 +60,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => node.clone().prop_map(|node| Step::Isolate { node }),
         1 => node.clone().prop_map(|first| Step::Split { first }),
         1 => Just(Step::Heal),
-        2 => (node, other).prop_map(|(a, b)| Step::Reset { a, b }),
+        2 => (node.clone(), other).prop_map(|(a, b)| Step::Reset { a, b }),
+        3 => (node, prop_oneof![Just(3_600_000_i64), Just(-3_600_000), Just(120_000), Just(-120_000)])
+            .prop_map(|(node, by)| Step::Jump { node, by }),
     ]
 }
 
@@ -118,7 +120,7 @@ mod alone {
     #[test]
     fn memory_is_bounded_and_the_ledger_has_the_rest() {
         let mut settings = Settings::small(2, 3);
-        settings.tuning.max_kept = 1_000;
+        settings.tuning.max_bytes = 48 * 1024;
         settings.has_store = true;
         let mut world = world(settings);
         world.step(Step::Isolate { node: 2 });

@@ -100,7 +100,7 @@ fn snapshot(names: &Names) -> Snapshot {
     Snapshot::new(
         true,
         &Effective { combined: (0..40).map(permission).collect(), ..Effective::default() },
-        Timestamp::EPOCH,
+        std::time::Duration::ZERO,
         names,
     )
 }

@@ -15,10 +15,7 @@
     reason = "a benchmark prints, and fails loudly"
 )]
 
-use std::{
-    collections::BTreeMap, fmt::Write as _, hint::black_box, path::Path, process::Command, sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, hint::black_box, path::Path, process::Command, sync::Arc};
 
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt as _;
@@ -26,6 +23,7 @@ use node::{
     app::{App, Purpose},
     http::{
         self,
+        connection::Timeouts,
         hot::{Lane, wire},
     },
     settings::{self, Sources},
@@ -134,6 +132,7 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     let mut sources = Sources::default();
     sources.flags.insert("DATA_DIR", directory.join("data").display().to_string());
     sources.flags.insert("JOURNAL_SIZE", "64KiB".to_owned());
+    sources.flags.insert("IDLE_TIMEOUT", "10m".to_owned());
     let app = App::start(settings::read(&sources).unwrap().0).await.unwrap();
     app.come_up(Purpose::Serve).await.unwrap();
     let (email, password) = ("ann@example.org", "walls and gates");
@@ -152,11 +151,11 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
     let lane = Lane::new(&app).await;
     tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        wire::serve(&lane, stream, Duration::from_secs(600), stopped, || ()).await
+        wire::serve(&lane, stream, peer, stopped, || ()).await
     });
     (client, request)
 }

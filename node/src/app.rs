@@ -21,7 +21,8 @@ use actors::{
 };
 use cache_redis::{Cache, CachedGrants, RedisCounters};
 use schema::{
-    Clock, Entropy, Stores, Subject, Timestamp,
+    Clock, Clocks, Entropy, Stores, Subject, Timestamp,
+    horizon::SteadyClock,
     key::KeySet,
     limit::Counters,
     store::{GrantsStore, StoreError},
@@ -32,16 +33,18 @@ use store_redb::OpenError;
 use tokio::sync::Notify;
 
 use crate::{
-    clock::{SystemClock, SystemEntropy},
+    budget::Budget,
+    clock::{BootClock, ClockFile, SystemClock, SystemEntropy, boot_id},
     data_dir::{DataDir, DataDirError, Identity},
     freshness::Freshness,
     http::{queries::Queries, routes},
     keys::{self, KeyError, KeyRing, MasterKey, SealError},
     ledger::{Journal, LedgerReader, LedgerWriter, journal::Record},
-    limits::{Limits, LocalCounters},
+    limits::{Limits, LocalCounters, Rates},
     metrics::Metrics,
+    occasional::Warnings,
     passwords::PasswordPool,
-    peers::{self, JoinError},
+    peers::{self, JoinError, KeptForOthers},
     settings::Settings,
     store::Backing,
     tokens::{self, Tokens, TokensContext},
@@ -64,6 +67,7 @@ pub struct App {
     pub backing: Backing,
     pub cache: Option<Cache>,
     pub log: Arc<LedgerWriter>,
+    pub others: Arc<KeptForOthers>,
     pub facts: Arc<Facts>,
     pub actors: Actors,
     pub ring: Arc<KeyRing>,
@@ -71,11 +75,20 @@ pub struct App {
     pub tokens: Tokens,
     pub passwords: PasswordPool,
     pub limits: Limits,
+    /// The memory of requests.
+    pub bodies: Arc<Budget>,
     pub metrics: Metrics,
+    pub warnings: Warnings,
     pub queries: Queries,
+    /// The wall clock: by it tokens expire.
     pub clock: Arc<dyn Clock>,
+    /// The wall clock and boot time: by both of them things are forgotten.
+    pub clocks: Arc<Clocks>,
+    pub clock_file: Arc<ClockFile>,
     pub entropy: Arc<dyn Entropy>,
     pub started_at: Timestamp,
+    /// How often this node has looked for what has ended.
+    pub upkeep_rounds: AtomicU64,
     /// Since when this node may not know everything that was taken away.
     pub freshness: Arc<Freshness>,
     /// Wakes who reads the keys.
@@ -117,7 +130,9 @@ pub enum StartError {
     Seal(#[from] SealError),
     #[error(transparent)]
     Tokens(#[from] tokens::StartError),
-    #[error("the journal: {0}")]
+    #[error(
+        "the journal in the data directory cannot be opened: {0}; when the disk is full, make room or set PALISADE_JOURNAL_SIZE to less"
+    )]
     Journal(io::Error),
     #[error("PALISADE_REDIS: {0}")]
     Redis(#[from] cache_redis::OpenError),
@@ -140,7 +155,11 @@ impl App {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let data_dir = DataDir::open(&settings.data_dir)?;
-        let (stores, backing) = Backing::open(&settings, &data_dir, &clock, &entropy).await?;
+        let (clock_file, saved) = ClockFile::open(&data_dir);
+        let clocks = Clocks::new(clock.clone(), Arc::new(BootClock), &boot_id(), saved);
+        let (clocks, clock_file) = (Arc::new(clocks), Arc::new(clock_file));
+        let steady: Arc<dyn Clock> = Arc::new(SteadyClock(clocks.clone()));
+        let (stores, backing) = Backing::open(&settings, &data_dir, &clocks, &entropy).await?;
         let identity = data_dir.identity(settings.node_name.as_deref(), &*clock, &*entropy)?;
         let master = Arc::new(MasterKey::new(match &settings.master_key {
             Some(key) => key.clone(),
@@ -151,11 +170,11 @@ impl App {
             Journal::open(data_dir.path(), settings.journal_size).map_err(StartError::Journal)?;
         let shared = backing.is_shared();
         let log =
-            LedgerWriter::start(stores.clone(), clock.clone(), identity.origin(), journal, &left, shared)?;
+            LedgerWriter::start(stores.clone(), steady.clone(), identity.origin(), journal, &left, shared)?;
         let log = Arc::new(log);
         let lifetimes = Lifetimes { access_ttl: settings.access_ttl, access_horizon: Timestamp::EPOCH };
-        let facts = Facts::new(log.clone() as Arc<dyn FactSink>, clock.clone(), lifetimes);
-        let (cache, grants) = shared_cache(&settings, &stores, &master, &clock)?;
+        let facts = Facts::new(log.clone() as Arc<dyn FactSink>, clocks.clone(), lifetimes);
+        let (cache, grants) = shared_cache(&settings, &stores, &master, &steady)?;
         let facts = Arc::new(match &grants {
             Some(grants) => facts.with_shared_cache(Arc::new(Heard(grants.clone()))),
             None => facts,
@@ -165,7 +184,7 @@ impl App {
         let context = Context {
             stores: stores.clone(),
             facts: facts.clone(),
-            clock: clock.clone(),
+            clock: clocks.clone(),
             entropy: entropy.clone(),
             refresh: RefreshPolicy { ttl: settings.refresh_ttl, grace: settings.refresh_grace },
             power: PowerLock::default(),
@@ -184,6 +203,8 @@ impl App {
             stores: stores.clone(),
             denials: facts.denials().clone(),
             clock: clock.clone(),
+            clocks: clocks.clone(),
+            clock_file: clock_file.clone(),
             entropy: entropy.clone(),
         })?;
         let counters: Arc<dyn Counters> = Arc::new(LocalCounters::default());
@@ -191,18 +212,20 @@ impl App {
             Some(cache) => Arc::new(RedisCounters::new(cache.clone(), counters)),
             None => counters,
         };
-        let limits = Limits::new(
-            counters,
-            clock.clone(),
-            settings.login_account_failures,
-            settings.login_address_failures,
-            settings.registration_rate,
-        );
+        let rates = Rates {
+            account: settings.login_account_failures,
+            address: settings.login_address_failures,
+            registration: settings.registration_rate,
+        };
+        let limits = Limits::new(counters, stores.logins.clone(), steady, clock.clone(), rates);
         Ok(Arc::new(Self {
             passwords: PasswordPool::start(&entropy)?,
+            bodies: Budget::new(usize::try_from(settings.body_budget).unwrap_or(usize::MAX)),
             metrics: Metrics::new(routes()),
+            warnings: Warnings::default(),
             queries: Queries::default(),
             started_at: clock.now(),
+            upkeep_rounds: AtomicU64::new(0),
             freshness,
             keys_changed: Arc::default(),
             end: Notify::new(),
@@ -217,6 +240,7 @@ impl App {
             stores,
             backing,
             cache,
+            others: Arc::new(KeptForOthers::new(log.clone())),
             log,
             facts,
             actors,
@@ -225,6 +249,8 @@ impl App {
             tokens,
             limits,
             clock,
+            clocks,
+            clock_file,
             entropy,
         }))
     }
@@ -261,6 +287,10 @@ impl App {
         let set = set.map_err(not_final)?;
         let (began, at) = (self.clock.now(), boottime());
         let origin = self.identity.origin();
+        // Before it decides anything: a former life that still runs learns of it.
+        if purpose == Purpose::Serve {
+            self.stores.ledger.begin_life(origin).await?;
+        }
         // Peers first: they are faster, and what they have need not be read.
         if let Some(peers) = self.peers()
             && !peers.catch_up(CATCH_UP).await
@@ -271,7 +301,6 @@ impl App {
         }
         let peers = self.peers().cloned();
         let (reader, count) = LedgerReader::begin(&self.stores, &self.facts, origin, peers).await?;
-        self.facts.denials().forget(self.clock.now(), CLOCK_SKEW);
         // Last: with keys in the ring it decides.
         self.take_in(&set).map_err(not_final)?;
         self.ledger_was_read(began, at);
@@ -330,8 +359,8 @@ impl App {
         self.ledger_read_at.load(Ordering::Acquire) > 0 && !self.superseded.load(Ordering::Acquire)
     }
 
-    /// Another node with this one's identity is alive, and others take it for this one: what they take away
-    /// is not told here any more. So this one decides nothing from now on, and ends.
+    /// Another node with this one's identity is alive, as the store knows, and others take it for this one:
+    /// what they take away is not told here any more. So this one decides nothing from now on, and ends.
     pub fn step_down(&self) {
         if !self.superseded.swap(true, Ordering::AcqRel) {
             tracing::error!("another node runs with a copy of this data directory: this one ends");
@@ -358,6 +387,8 @@ impl App {
             master: &self.master,
             clock: &*self.clock,
             entropy: &*self.entropy,
+            horizon: self.clocks.horizon(),
+            latest_expiry: self.clocks.high_water().latest_expiry(),
             // Other nodes read the keys of a shared store from time to time.
             published: if self.backing.is_shared() { PUBLISHED } else { Duration::ZERO },
         }

@@ -4,9 +4,10 @@
 //! JSON object a line in each direction; one command a connection.
 
 use std::{
+    collections::VecDeque,
     io::{
         self,
-        ErrorKind::{ConnectionRefused, NotADirectory, NotFound},
+        ErrorKind::{self, ConnectionRefused, NotADirectory, NotFound},
     },
     os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
+    sync::{Semaphore, oneshot},
 };
 
 use crate::{
@@ -26,12 +28,17 @@ use crate::{
 };
 
 const NAME: &str = "control.sock";
-/// Longest command and answer, in bytes.
+/// Longest command, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
+/// Longest answer, in bytes: `cluster status` of 10,000 members and 8,192 logs fits in.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// How long a client may take to send its command, and to take the answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many commands are under way at a time.
-const MAX_COMMANDS: usize = 16;
+const RUNNING_COMMANDS_MAX: usize = 16;
+/// How many clients may be connected without having sent their command.
+const SILENT_CLIENTS_MAX: usize = 32;
 /// A socket's path has at most 107 bytes.
 const MAX_PATH: usize = 100;
 
@@ -74,49 +81,70 @@ pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves operators until the runtime ends.
+///
+/// A client that sends no command holds nobody up: it may be silent for [`COMMAND_TIMEOUT`], and the one
+/// that has been silent longest is closed when there are more than [`SILENT_CLIENTS_MAX`].
 pub async fn serve(app: Arc<App>, listener: UnixListener) {
-    let mut commands = tokio::task::JoinSet::new();
+    let running = Arc::new(Semaphore::new(RUNNING_COMMANDS_MAX));
+    let mut silent = VecDeque::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let app = app.clone();
-                let answered = async move {
-                    if let Err(error) = answer(&app, stream).await {
-                        tracing::debug!(%error, "a control connection ended early");
-                    }
-                };
-                while commands.try_join_next().is_some() {}
-                if commands.len() >= MAX_COMMANDS {
-                    commands.join_next().await;
+                silent.retain(|client: &oneshot::Sender<()>| !client.is_closed());
+                if silent.len() >= SILENT_CLIENTS_MAX {
+                    // Dropping its sender closes the connection.
+                    silent.pop_front();
                 }
-                commands.spawn(answered);
+                let (is_silent, closed) = oneshot::channel();
+                silent.push_back(is_silent);
+                let (app, running) = (app.clone(), running.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = answer(&app, &running, stream, closed).await {
+                        tracing::debug!(%error, "control connection closed before the answer was sent");
+                    }
+                });
             }
             Err(error) => {
-                tracing::warn!(%error, "the control socket does not accept");
+                tracing::warn!(%error, "control socket cannot accept");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-async fn answer(app: &App, stream: UnixStream) -> io::Result<()> {
+/// Reads one command, runs it, and sends the answer. Until the command has been read, `closed` ends it.
+async fn answer(
+    app: &App,
+    running: &Semaphore,
+    stream: UnixStream,
+    closed: oneshot::Receiver<()>,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(MAX_LINE));
-    let read = tokio::time::timeout(COMMAND_TIMEOUT, reader.read_until(b'\n', &mut line)).await;
-    read.map_err(|_| io::ErrorKind::TimedOut)??;
+    tokio::select! {
+        read = within(COMMAND_TIMEOUT, reader.read_until(b'\n', &mut line)) => { read?; }
+        _ = closed => return Err(ErrorKind::TimedOut.into()),
+    }
     let answer = match serde_json::from_slice::<Command>(&line) {
-        Ok(command) => match app.operate(command).await {
-            Ok(done) => Answer::Done(done),
-            Err(error) => Answer::Failed(error.to_string()),
-        },
+        Ok(command) => {
+            let Ok(_running) = running.acquire().await else { return Ok(()) };
+            match app.operate(command).await {
+                Ok(done) => Answer::Done(done),
+                Err(error) => Answer::Failed(error.to_string()),
+            }
+        }
         Err(_) => {
             Answer::Failed("this node does not know the command; use the palisade of its version".into())
         }
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
-    writer.write_all(&bytes).await
+    within(COMMAND_TIMEOUT, writer.write_all(&bytes)).await
+}
+
+async fn within<T>(timeout: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(timeout, io).await.map_err(|_| ErrorKind::TimedOut)?
 }
 
 /// Gives a command to the node that runs on this data directory; `None` when none runs.
@@ -136,11 +164,10 @@ pub async fn ask(data_dir: &Path, command: &Command) -> io::Result<Option<Answer
     let (reader, mut writer) = stream.into_split();
     let mut bytes = serde_json::to_vec(command)?;
     bytes.push(b'\n');
-    writer.write_all(&bytes).await?;
+    within(ANSWER_TIMEOUT, writer.write_all(&bytes)).await?;
     let mut line = Vec::new();
-    let mut reader = BufReader::new(reader.take(MAX_LINE));
-    let read = tokio::time::timeout(ANSWER_TIMEOUT, reader.read_until(b'\n', &mut line)).await;
-    read.map_err(|_| io::ErrorKind::TimedOut)??;
+    let mut reader = BufReader::new(reader.take(MAX_ANSWER));
+    within(ANSWER_TIMEOUT, reader.read_until(b'\n', &mut line)).await?;
     Ok(Some(serde_json::from_slice(&line)?))
 }
 
@@ -154,4 +181,30 @@ pub async fn has_ended(data_dir: &Path, patience: Duration) -> bool {
         }
     };
     tokio::time::timeout(patience, ended).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_answer_arrives_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = listen(directory.path()).unwrap();
+        // 10,000 members and 8,192 logs, as long as they can be, and the same as a table.
+        let result = serde_json::json!(vec!["m".repeat(600); 18_192]);
+        let msg = "t".repeat(4 * 1024 * 1024 - 64);
+        let answer = serde_json::to_vec(&Answer::Done(Done { msg, result })).unwrap();
+        assert!(answer.len() > 14 * 1024 * 1024, "{}", answer.len());
+        let sent = answer.len();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut command = Vec::new();
+            BufReader::new(&mut stream).read_until(b'\n', &mut command).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+            stream.write_all(b"\n").await.unwrap();
+        });
+        let answer = ask(directory.path(), &Command::ClusterStatus).await.unwrap().unwrap();
+        assert_eq!(serde_json::to_vec(&answer).unwrap().len(), sent);
+    }
 }

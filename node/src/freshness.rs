@@ -64,6 +64,12 @@ impl Freshness {
         (age > self.max).then_some(age)
     }
 
+    /// How old what this node knows is, when an answer that rests on it has to say so.
+    #[must_use]
+    pub fn disclosed(&self) -> Option<Duration> {
+        if self.policy == StalePolicy::Open { self.staleness() } else { None }
+    }
+
     /// Whether a token or a permission that nothing speaks against may be called good.
     ///
     /// # Errors

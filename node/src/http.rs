@@ -4,14 +4,18 @@
 //! `api` with `routes!`; the OpenAPI document, the metrics and the tests that walk all routes
 //! take it from there. What a handler may rely on is said by its extractors ([`authority`]).
 
+pub mod asker;
 pub mod authority;
 pub mod body;
 pub mod client;
+pub mod connection;
+pub mod held;
 pub mod hot;
 pub mod page;
 pub mod problem;
 pub mod queries;
 pub mod request;
+mod security;
 pub mod taken;
 
 mod auth_token;
@@ -24,7 +28,7 @@ mod power;
 mod roles;
 mod users;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -38,10 +42,50 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{app::App, settings::CorsOrigins};
+use crate::{
+    app::App,
+    settings::{CorsOrigins, PublicUrl},
+};
 
 /// Longest body of a request, in bytes; batch validation takes more.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Methods that pages of other origins may use.
+const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PATCH", "DELETE"];
+/// Headers that pages of other origins may send, beside those that need no permission: what the API reads, and
+/// what tracing and HTTP libraries of browsers add by themselves.
+const ALLOWED_HEADERS: [&str; 18] = [
+    "authorization",
+    "content-type",
+    "accept",
+    "accept-language",
+    "cache-control",
+    "if-none-match",
+    "last-event-id",
+    "x-request-id",
+    "x-correlation-id",
+    "x-requested-with",
+    "x-csrf-token",
+    "x-xsrf-token",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "sentry-trace",
+    "b3",
+    "idempotency-key",
+];
+/// Headers of answers that pages of other origins may read.
+const EXPOSED_HEADERS: [&str; 7] = [
+    "x-request-id",
+    "retry-after",
+    "www-authenticate",
+    "palisade-visible",
+    "palisade-durability",
+    "palisade-stale",
+    "etag",
+];
+/// How long a browser may remember the answer to a preflight; longer than two hours no browser but one does.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Every documented endpoint, with its documentation.
 fn api() -> OpenApiRouter<Arc<App>> {
@@ -86,11 +130,15 @@ fn operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(cluster::show))
 }
 
-/// The OpenAPI document.
+/// The OpenAPI document of a node that does not know its public URL.
 #[must_use]
 pub fn openapi() -> OpenApi {
+    document(None)
+}
+
+fn document(public_url: Option<&PublicUrl>) -> OpenApi {
     let mut document = api().merge(operators()).into_openapi();
-    docs::finish(&mut document);
+    docs::finish(&mut document, public_url);
     document
 }
 
@@ -101,7 +149,8 @@ pub fn routes() -> Vec<(String, String)> {
 
 /// The routers of the two listeners; the second when operators have one of their own.
 pub fn routers(app: &Arc<App>) -> (Router, Option<Router>) {
-    let public = api().split_for_parts().0.merge(docs::router(openapi()));
+    let public_url = app.settings.public_url.as_ref();
+    let public = api().split_for_parts().0.merge(docs::pages::router(&document(public_url), public_url));
     let operators = operators().split_for_parts().0;
     if app.settings.operator_listen.is_some() {
         (finish(public, app), Some(finish(operators, app)))
@@ -136,13 +185,12 @@ fn cors(origins: &CorsOrigins) -> Option<CorsLayer> {
     let origins = origins.clone();
     let allow =
         AllowOrigin::predicate(move |origin, _| origin.to_str().is_ok_and(|origin| origins.allows(origin)));
-    let exposed =
-        ["x-request-id", "retry-after", "palisade-visible", "palisade-durability", "palisade-stale"];
     Some(
         CorsLayer::new()
             .allow_origin(allow)
-            .allow_methods(["GET", "POST", "PATCH", "DELETE"].map(|m| m.parse().unwrap_or_default()))
-            .allow_headers(["authorization", "content-type", "x-request-id"].map(HeaderName::from_static))
-            .expose_headers(exposed.map(HeaderName::from_static)),
+            .allow_methods(METHODS.map(|method| method.parse().unwrap_or_default()))
+            .allow_headers(ALLOWED_HEADERS.map(HeaderName::from_static))
+            .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
+            .max_age(PREFLIGHT_MAX_AGE),
     )
 }

@@ -12,7 +12,7 @@ mod change;
 mod ring;
 mod seal;
 
-pub use change::{KeyError, Tools, ensure, retire, rotate, stored, upkeep};
+pub use change::{KeyError, Tools, ensure, raise_horizon, retire, rotate, stored, upkeep};
 pub use ring::{KeyInfo, KeyRing, deny_revoked};
 pub(crate) use ring::{LOOKUP_INTERVAL, Verifier, jws_algorithm};
 pub use seal::{MasterKey, SealError};

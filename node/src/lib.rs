@@ -10,6 +10,7 @@
 //! | the answers that are asked for all the time | [`http::hot`] |
 //! | how tokens are made and checked | [`tokens`], [`keys`] |
 //! | how passwords are hashed without slowing anything else | [`passwords`] |
+//! | who gets what when something is scarce | [`fair`], [`budget`], [`source`] |
 //! | which store a node has, and what it does while that is down | [`store`], [`ledger`], [`upkeep`] |
 //! | what operators can do from the command line | [`operator`], `cli/` |
 //!
@@ -18,11 +19,13 @@
 //! and body has a bound.
 
 pub mod app;
+pub mod budget;
 pub mod byte_cache;
 pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod data_dir;
+pub mod fair;
 pub mod freshness;
 pub mod http;
 pub mod keys;
@@ -30,11 +33,13 @@ pub mod ledger;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod occasional;
 pub mod operator;
 pub mod passwords;
 pub mod peers;
 pub mod serve;
 pub mod settings;
+pub mod source;
 pub mod store;
 pub mod tokens;
 pub mod upkeep;

@@ -5,6 +5,7 @@
 
 mod exposition;
 mod process;
+pub mod text;
 
 use std::{
     collections::HashMap,
@@ -20,6 +21,7 @@ use schema::Refusal;
 use crate::app::App;
 use exposition::Snapshot;
 use process::Process;
+use text::Format;
 
 /// Upper ends of the buckets of request durations, in microseconds.
 const BUCKETS_US: [u64; 14] =
@@ -50,6 +52,8 @@ pub struct Metrics {
     logins: [AtomicU64; LOGIN_LABELS.len()],
     refreshes: AtomicU64,
     refresh_refusals: AtomicU64,
+    forwarded_unreadable: AtomicU64,
+    connections_refused: AtomicU64,
     /// How long revocations took until every live node had them.
     pub acknowledgements: Arc<Acknowledgements>,
 }
@@ -163,17 +167,30 @@ impl Metrics {
         add(&self.refresh_refusals, 1);
     }
 
-    /// All of it in the text format of `OpenMetrics` 1.0, which Prometheus reads.
+    /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
+    pub fn forwarded_unreadable(&self) {
+        add(&self.forwarded_unreadable, 1);
+    }
+
+    /// A connection got no more than the answer to one request of operators.
+    pub fn connection_refused(&self) {
+        add(&self.connections_refused, 1);
+    }
+
+    /// All of it in a text format.
     ///
     /// # Errors
     /// Never: writing to a string does not fail.
-    pub fn encode(&self, app: &App) -> Result<String, std::fmt::Error> {
+    pub fn encode(&self, app: &App, format: Format) -> Result<String, std::fmt::Error> {
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(Snapshot::of(self, app)));
         registry.register_collector(Box::new(Process { started_at: app.started_at }));
         let mut text = String::with_capacity(64 * 1024);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
-        Ok(text)
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => text::prometheus(&text),
+        })
     }
 }
 

@@ -18,7 +18,9 @@ use crate::{
     app::App,
     http::cluster::ClusterView,
     keys::{self, KeyError, KeyInfo},
+    limits::Named,
     passwords::{Normalized, PasswordError},
+    source::Source,
 };
 
 /// Something to do.
@@ -50,6 +52,13 @@ pub enum Command {
     ClusterStatus,
     /// The node drains and ends.
     ClusterLeave,
+    /// Lists the accounts that are locked and the addresses that are slowed.
+    LimitsList,
+    /// Lifts the limits of an account or address.
+    LimitsClear {
+        /// An email or an address, or what the list shows.
+        subject: String,
+    },
     /// Lists the signing keys.
     KeysList,
     /// The next key signs from now on.
@@ -120,6 +129,8 @@ pub enum OperatorError {
     Exists(String),
     #[error("there is no user {0}")]
     NoUser(String),
+    #[error("{0:?} is neither an email nor an IP address; see `palisade limits list`")]
+    NoSubject(String),
     #[error("{0} is no superuser")]
     NoSuperuser(String),
     #[error("{0} is the last superuser: give --force to have none")]
@@ -144,7 +155,13 @@ impl App {
     /// # Errors
     /// Why not, in a sentence that says what to do.
     pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
-        let is_for_any_state = matches!(command, Command::ClusterStatus | Command::ClusterLeave);
+        let is_for_any_state = matches!(
+            command,
+            Command::ClusterStatus
+                | Command::ClusterLeave
+                | Command::LimitsList
+                | Command::LimitsClear { .. }
+        );
         if !is_for_any_state && !self.is_informed() {
             return Err(OperatorError::NotUp);
         }
@@ -176,6 +193,8 @@ impl App {
             }
             Command::SuperuserCreate(new) => self.create_superuser(new).await,
             Command::SuperuserDelete { email, force } => self.delete_superuser(&email, force).await,
+            Command::LimitsList => Ok(self.limits_list().await),
+            Command::LimitsClear { subject } => self.limits_clear(&subject).await,
             Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
             Command::KeysRotate => {
                 // An operator waits until every node may know the next key.
@@ -198,6 +217,42 @@ impl App {
                 tracing::info!(%kid, "a signing key was retired");
                 Ok(keys_done("what this key signed is refused from now on", self.ring.infos()))
             }
+        }
+    }
+
+    async fn limits_list(&self) -> Done {
+        let list = self.limits.list().await;
+        let mut msg = match list.limits.len() {
+            0 => "nothing is limited".to_owned(),
+            _ => list.limits.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        };
+        if list.more > 0 {
+            msg += &format!("\nand up to {} more", list.more);
+        }
+        msg += self.whose_limits(list.shared);
+        Done { msg, result: serde_json::to_value(&list).unwrap_or_default() }
+    }
+
+    async fn limits_clear(&self, subject: &str) -> Result<Done, OperatorError> {
+        let named = Named::read(subject).ok_or_else(|| OperatorError::NoSubject(subject.to_owned()))?;
+        let lifted = self.limits.clear(&named).await;
+        // Not the subject: what is typed here may be anything.
+        tracing::info!(lifted = lifted.len(), "limits were lifted by an operator");
+        let shared = self.cache.is_some();
+        let what = if lifted.is_empty() { "was not limited; its failures are forgotten" } else { "is open" };
+        let msg = format!("{subject} {what}{}", self.whose_limits(shared));
+        Ok(Done { msg, result: serde_json::json!({ "shared": shared, "lifted": lifted }) })
+    }
+
+    /// What is to be added where other nodes count by themselves.
+    fn whose_limits(&self, shared: bool) -> &'static str {
+        match (shared, self.cache.is_some()) {
+            (true, _) => "",
+            (false, true) => "\nRedis does not answer: this is what this node counts by itself",
+            (false, false) if self.peers().is_some() => {
+                "\nwithout PALISADE_REDIS each node counts by itself: this is of this node only"
+            }
+            (false, false) => "",
         }
     }
 
@@ -232,13 +287,16 @@ impl App {
         let Parsed { email, first_name, last_name } = new.parse()?;
         let role = self.superuser_role().await?;
         let existing = self.stores.users.by_email(&FoldedEmail::of(&new.email)).await?;
+        let created = existing.is_none();
         let (user, msg) = match existing {
             // Done before is done; but whoever else has this email is not made one silently.
             Some(user) if self.stores.grants.raw(user.id).await?.roles.contains(&role.id) => {
-                (user.id, format!("{} is a superuser already", new.email))
+                (user.id, format!("{} is a superuser already, and its password stays as it was", new.email))
             }
             Some(_) if !new.promote => return Err(OperatorError::Exists(new.email)),
-            Some(user) => (user.id, format!("{} is a superuser now", new.email)),
+            Some(user) => {
+                (user.id, format!("{} is a superuser now, and its password stays as it was", new.email))
+            }
             None => {
                 let password = Normalized::new(&new.password)?;
                 let hash = self.hash_patiently(password).await?;
@@ -253,7 +311,20 @@ impl App {
         };
         self.actors.users.give(user, GrantChange::Role(role)).await.map_err(OperatorError::User)?;
         tracing::info!(%user, "a superuser was made");
-        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email }) })
+        Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email, "created": created }) })
+    }
+
+    /// The email of one who counts as a superuser, if anybody does.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn a_superuser(&self) -> Result<Option<String>, StoreError> {
+        for id in self.stores.superusers.load().await?.value.counted {
+            if let Some(user) = self.stores.users.get(id).await? {
+                return Ok(Some(user.email.as_str().to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     async fn delete_superuser(&self, email: &str, force: bool) -> Result<Done, OperatorError> {
@@ -281,7 +352,7 @@ impl App {
     /// An operator waits while users fill the queue.
     async fn hash_patiently(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
         for _ in 0..100 {
-            match self.passwords.hash(password.clone()).await {
+            match self.passwords.hash(password.clone(), Source::OWN).await {
                 Ok(hash) => return Ok(hash),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }

@@ -3,13 +3,20 @@
 //! What peers say is applied at once and counted as known; what its own node cannot write to the ledger,
 //! because it died or is cut off, is written by who heard it.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use actors::{Facts, end_rows};
+use async_trait::async_trait;
 use cluster::{Cluster, Config, Hears, members, protocol::Tuning};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
-    Fact, FactKind, StoreError, Stores, Timestamp,
+    Fact, FactKind, Horizon, StoreError, Stores,
     ledger::{Entry, Head, Origin},
     time::CLOCK_SKEW,
 };
@@ -18,7 +25,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{app::App, metrics::Acknowledgements, settings::ClusterSettings};
+use crate::{app::App, ledger::LedgerWriter, metrics::Acknowledgements, settings::ClusterSettings};
 
 /// How often what peers say about freshness is taken over.
 const FRESHNESS: Duration = Duration::from_millis(50);
@@ -29,6 +36,14 @@ const INHERIT: Duration = Duration::from_secs(1);
 /// Entries in one write of another's log, and rows that are ended at the same time.
 const BATCH: usize = 256;
 const ROWS: usize = 16;
+/// How many entries of another's log may have ended before they were in the ledger: five hours, at a
+/// thousand a second.
+const MAX_GAP: u64 = 1 << 24;
+/// Entries that are kept for others with one write of the journal.
+const KEEP: usize = 2_048;
+/// Between looks whether another node runs as this one, and between two lines about one that only says so.
+const GUARD: Duration = Duration::from_secs(1);
+const WARN: Duration = Duration::from_secs(60);
 
 /// Why a node is in no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -43,17 +58,69 @@ pub enum JoinError {
 /// Applies what peers say.
 pub struct Heard {
     facts: Arc<Facts>,
+    others: Arc<KeptForOthers>,
     /// A key was retired elsewhere.
     keys_changed: Arc<Notify>,
     acknowledged: Arc<Acknowledgements>,
 }
 
+/// What this node keeps on its disk of the logs of others.
+pub struct KeptForOthers {
+    log: Arc<LedgerWriter>,
+    /// Of each log the newest range that is in the journal, or was and is in the ledger.
+    ranges: Mutex<HashMap<Origin, (u64, u64)>>,
+}
+
+impl KeptForOthers {
+    /// What is left of a former life in the journal counts as not kept, and may be kept twice.
+    #[must_use]
+    pub fn new(log: Arc<LedgerWriter>) -> Self {
+        Self { log, ranges: Mutex::default() }
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, HashMap<Origin, (u64, u64)>> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps consecutive entries of one log, unless they are kept already. Returns when they are on the
+    /// disk; says whether they are.
+    pub async fn keep(&self, mut entries: Vec<Entry>) -> bool {
+        let (Some(first), Some(last)) = (entries.first().copied(), entries.last().map(|entry| entry.seq))
+        else {
+            return true;
+        };
+        let origin = first.origin;
+        let kept = self.ranges().get(&origin).copied();
+        if let Some((from, to)) = kept {
+            entries.retain(|entry| !(from..=to).contains(&entry.seq));
+        }
+        if !entries.is_empty() && !self.log.keep_for_others(entries).await {
+            return false;
+        }
+        let mut ranges = self.ranges();
+        let range = ranges.entry(origin).or_insert((first.seq, last));
+        let touches = range.0 <= last.saturating_add(1) && first.seq <= range.1.saturating_add(1);
+        *range = if touches { (range.0.min(first.seq), range.1.max(last)) } else { (first.seq, last) };
+        true
+    }
+
+    /// Forgets logs that are in no memory here any more.
+    fn forget_others_than(&self, heard: &[(Origin, u64)]) {
+        self.ranges().retain(|origin, _| heard.iter().any(|(known, _)| known == origin));
+    }
+}
+
+#[async_trait]
 impl Hears for Heard {
     fn hear(&self, fact: &Fact) {
         self.facts.hear(fact);
         if matches!(fact.kind, FactKind::KeyRetired { .. }) {
             self.keys_changed.notify_one();
         }
+    }
+
+    async fn keep(&self, entries: Vec<Entry>) -> bool {
+        self.others.keep(entries).await
     }
 
     fn acknowledged(&self, after: Duration) {
@@ -84,10 +151,11 @@ pub async fn join(app: &App, settings: &ClusterSettings) -> Result<Arc<Cluster>,
     let advertise = config.advertise;
     let heard = Heard {
         facts: app.facts.clone(),
+        others: app.others.clone(),
         keys_changed: app.keys_changed.clone(),
         acknowledged: app.metrics.acknowledgements.clone(),
     };
-    let joined = Cluster::start(config, Arc::new(heard), app.clock.clone(), app.entropy.clone());
+    let joined = Cluster::start(config, Arc::new(heard), app.clocks.clone(), app.entropy.clone());
     let cluster = joined.await.map_err(failed)?;
     tracing::info!(%listen, %advertise, cluster = settings.name, seeds = ?settings.seeds, "in a cluster");
     Ok(cluster)
@@ -104,27 +172,59 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        if cluster.is_superseded() {
-            app.step_down();
-        }
         app.facts.set_clock_ahead(cluster.clock_ahead());
+        app.clocks.set_peers_behind(cluster.clock_behind());
         if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);
         }
     }
 }
 
+/// Ends this node when another one runs with a copy of its data directory. That a later life of it is alive
+/// any member can say by gossip; only the life itself says so in the store, which is what counts.
+pub async fn guard_identity(app: Arc<App>, cluster: Arc<Cluster>) {
+    let mut rounds = interval(GUARD);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let own = app.identity.origin();
+    let mut warned_at: Option<Instant> = None;
+    loop {
+        rounds.tick().await;
+        if !cluster.is_superseded() {
+            continue;
+        }
+        match app.stores.ledger.latest_life(own.node).await {
+            Ok(Some(latest)) if latest > own.incarnation => app.step_down(),
+            Ok(_) if warned_at.is_none_or(|at| at.elapsed() >= WARN) => {
+                warned_at = Some(Instant::now());
+                tracing::error!(
+                    node = %own.node,
+                    "a member of the cluster says that a later life of this node is alive, and the store knows of none: this node goes on"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "whether a later life of this node began is not known"),
+        }
+    }
+}
+
 /// Keeps on this node's disk what others took away and the ledger did not have when it was read last: they
 /// and their disks may be gone before it is read again. `kept` is how far that was done.
-pub fn keep(app: &App, cluster: &Cluster, ledger: &HashMap<Origin, u64>, kept: &mut HashMap<Origin, u64>) {
-    for (origin, complete) in cluster.heard() {
+pub async fn keep(
+    app: &App,
+    cluster: &Cluster,
+    ledger: &HashMap<Origin, u64>,
+    kept: &mut HashMap<Origin, u64>,
+) {
+    let heard = cluster.heard();
+    app.others.forget_others_than(&heard);
+    for (origin, complete) in heard {
         let last = kept.entry(origin).or_insert_with(|| ledger.get(&origin).copied().unwrap_or(0));
         while *last < complete {
-            let Some((first, facts)) = cluster.entries(origin, *last + 1, BATCH) else { break };
+            let Some((first, facts)) = cluster.entries(origin, *last + 1, KEEP) else { break };
             let entries: Vec<_> =
                 (first..).zip(facts).map(|(seq, fact)| Entry { origin, seq, fact }).collect();
             let reached = entries.last().map_or(complete, |entry| entry.seq);
-            if !app.log.keep_for_others(entries) {
+            if !app.others.keep(entries).await {
                 return;
             }
             *last = reached;
@@ -180,7 +280,7 @@ async fn write_all(app: &App, cluster: &Cluster, origins: &[Origin]) {
     for origin in origins.iter().copied() {
         let head = heads.iter().find(|head| head.origin == origin).map_or(0, |head| head.seq);
         let complete = cluster.complete(origin);
-        match write(&app.stores, cluster, origin, head, complete, app.clock.now()).await {
+        match write(&app.stores, cluster, origin, head, complete, app.clocks.horizon()).await {
             Ok(0) => {}
             Ok(entries) => {
                 tracing::info!(node = %origin.node, entries, "wrote to the ledger what another node could not");
@@ -200,14 +300,16 @@ async fn write(
     origin: Origin,
     head: u64,
     complete: u64,
-    now: Timestamp,
+    horizon: Horizon,
 ) -> Result<usize, StoreError> {
     let (mut next, mut written) = (head + 1, 0);
     while next <= complete {
         let Some((first, facts)) = cluster.entries(origin, next, BATCH) else { break };
         let forgotten = cluster.forgotten(origin);
-        let had_ended = first - 1 <= forgotten.seq && forgotten.until.plus(CLOCK_SKEW) < now;
-        if first != next && !had_ended {
+        let had_ended = first - 1 <= forgotten.seq && horizon.is_past(forgotten.until, CLOCK_SKEW);
+        // A number far from the last one is what a member made up: a reader of the ledger would look at all of
+        // the numbers between.
+        if first != next && (!had_ended || first - next > MAX_GAP) {
             tracing::warn!(node = %origin.node, next, first, "the log of another node has a gap here");
             break;
         }

@@ -2,9 +2,15 @@
 //!
 //! [`SPECS`] is the one table of them; flags, environment, file, `--help` and the README's table
 //! come from it. A wrong value, an unknown key in the file, or both `X` and `X_FILE` end the start
-//! with the name, what was given and what is allowed. An unknown `PALISADE_` variable is a
-//! warning, since orchestrators set their own.
+//! with the name, what was given and what is allowed. An empty value is unset. An unknown `PALISADE_`
+//! variable is a warning, since orchestrators set their own.
+//!
+//! Values are judged in one place, [`read`], for every command. Whether this machine can do what they
+//! say (an address that is its own, a directory that can be made) is judged in one other,
+//! [`machine::check`], before a command makes anything.
 
+pub mod machine;
+pub(crate) mod origin;
 pub(crate) mod source;
 pub(crate) mod value;
 
@@ -15,6 +21,7 @@ use ipnet::IpNet;
 use schema::{limit::Rate, token::Algorithm};
 use zeroize::Zeroizing;
 
+pub use origin::PublicUrl;
 pub use source::{Sources, read};
 
 /// One setting.
@@ -77,13 +84,37 @@ pub const SPECS: &[Spec] = &[
     spec("REFRESH_TTL", Some("30d"), "Life of a refresh token, 1s to 3650d"),
     spec("REFRESH_GRACE", Some("10s"), "How long a spent refresh token gets the same successor, 0s to 5m"),
     spec("DRAIN_GRACE", Some("3s"), "How long it still serves after SIGTERM, 0s to 10m"),
+    spec(
+        "IDLE_TIMEOUT",
+        Some("75s"),
+        "How long an idle connection stays, 1s to 1h; the head of a request and the taking of an answer at most 30s of it",
+    ),
+    spec(
+        "CONNECTIONS_PER_ADDRESS",
+        None,
+        "Connections that an address may have (IPv6: a /64) [default: a quarter of all]",
+    ),
+    spec("BODY_BUDGET", Some("256MiB"), "Memory for requests and answers under way, 32MiB to 64GiB"),
     spec("OPERATOR_LISTEN", None, "Moves health and metrics to a listener of their own, host:port"),
+    spec(
+        "PUBLIC_URL",
+        None,
+        "The URL at which people and providers reach this deployment; https, or http on loopback",
+    ),
     spec("CORS_ORIGINS", None, "Origins that browsers may call from, separated by commas, or *"),
     spec("TRUSTED_PROXIES", None, "Networks whose X-Forwarded-For is believed, separated by commas"),
     spec("LOGIN_ACCOUNT_FAILURES", Some("10/15m"), "Failed logins that lock an account, or off"),
-    spec("LOGIN_ADDRESS_FAILURES", Some("100/15m"), "Failed logins that lock an address, or off"),
+    spec(
+        "LOGIN_ADDRESS_FAILURES",
+        Some("100/15m"),
+        "Failed log-ins that slow an address to that rate, or off",
+    ),
     spec("REGISTRATION_RATE", Some("20/1m"), "Registrations of an address, or off"),
-    spec("LOG", Some("info"), "What is logged: error, warn, info, debug, trace, or a tracing filter"),
+    spec(
+        "LOG",
+        Some("info"),
+        "What is logged: error, warn, info, debug, trace, off; also of one target, as in info,palisade=debug",
+    ),
     spec("LOG_FORMAT", None, "text or json [default: text on a terminal, else json]"),
 ];
 
@@ -110,7 +141,11 @@ pub struct Settings {
     pub refresh_ttl: Duration,
     pub refresh_grace: Duration,
     pub drain_grace: Duration,
+    pub idle_timeout: Duration,
+    pub connections_per_address: Option<usize>,
+    pub body_budget: u64,
     pub operator_listen: Option<String>,
+    pub public_url: Option<PublicUrl>,
     pub cors_origins: CorsOrigins,
     pub trusted_proxies: Vec<IpNet>,
     pub login_account_failures: Option<Rate>,
@@ -184,7 +219,7 @@ pub enum CorsOrigins {
     None,
     /// From anywhere.
     Any,
-    /// From these.
+    /// From these, in the form in which browsers send them.
     Listed(Vec<String>),
 }
 
@@ -195,7 +230,7 @@ impl CorsOrigins {
         match self {
             Self::None => false,
             Self::Any => true,
-            Self::Listed(origins) => origins.iter().any(|allowed| allowed == origin),
+            Self::Listed(origins) => origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)),
         }
     }
 }
@@ -204,7 +239,12 @@ impl Settings {
     /// Whether the peer at this address may say for whom it speaks.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+        self.trusted_proxies.iter().any(|network| {
+            network.contains(&peer)
+                // A network of IPv4 addresses in their IPv6 form (RFC 4291, section 2.5.5.2).
+                || matches!(peer, IpAddr::V4(peer) if network.prefix_len() >= 96
+                    && network.contains(&IpAddr::V6(peer.to_ipv6_mapped())))
+        })
     }
 }
 
@@ -220,6 +260,22 @@ pub enum SettingsError {
         given: String,
         /// What is allowed.
         allowed: String,
+    },
+    /// A value that is refused for a reason of its own.
+    #[error("{name} is {given:?}: {why}")]
+    Refused {
+        /// Where it came from.
+        name: String,
+        /// What was given, without a secret in it.
+        given: String,
+        /// Why it is refused, in a sentence that says what is allowed.
+        why: String,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("{name} is not UTF-8 text; allowed: UTF-8 text")]
+    NotText {
+        /// The variable.
+        name: String,
     },
     /// Both `X` and `X_FILE`.
     #[error("both {name} and {name}_FILE are set; set one of them")]

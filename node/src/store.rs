@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use schema::{Clock, Entropy, Stores};
+use schema::{Clocks, Entropy, Stores};
 use store_redb::Stats;
 use store_scylla::{State, Status};
 use tokio::time::timeout;
@@ -44,7 +44,7 @@ impl Backing {
     pub async fn open(
         settings: &Settings,
         data_dir: &DataDir,
-        clock: &Arc<dyn Clock>,
+        clocks: &Arc<Clocks>,
         entropy: &Arc<dyn Entropy>,
     ) -> Result<(Stores, Self), StartError> {
         match &settings.store {
@@ -55,7 +55,7 @@ impl Backing {
             StoreSetting::Cql(config) => {
                 let config = (**config).clone();
                 let opened =
-                    store_scylla::open(config, settings.store_migrate, clock.clone(), entropy.clone());
+                    store_scylla::open(config, settings.store_migrate, clocks.clone(), entropy.clone());
                 Ok((opened.stores, Self::Cql(opened.status)))
             }
         }

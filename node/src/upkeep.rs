@@ -1,13 +1,22 @@
 //! What a node does by itself: come up, keep up with others, forget what has ended.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use cluster::boottime;
-use schema::{StoreError, time::CLOCK_SKEW};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use schema::{
+    StoreError, Timestamp,
+    horizon::{Horizons, MAX_AHEAD},
+    time::CLOCK_SKEW,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     app::{App, Purpose, StartError},
+    clock::upkeep_interval,
     keys::{self, KeyError},
     ledger::{LedgerReader, reader},
     peers,
@@ -18,6 +27,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How often the keys of a shared store are read.
 const KEYS: Duration = Duration::from_secs(5);
 const FORGET: Duration = Duration::from_secs(60);
+/// How often both clocks are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How far beyond tokens of now one of another clock must end for other nodes to be told.
+const FAR: Duration = Duration::from_secs(120);
 /// How old what users may do becomes in memory, on a shared store that answers.
 const SNAPSHOT_AGE: Duration = Duration::from_secs(15 * 60);
 /// How much of what has ended one round removes at a time.
@@ -25,6 +38,7 @@ const SWEEP: usize = 1_000;
 
 /// Runs as long as the node does; ends when the node cannot come up, with the reason.
 pub async fn run(app: Arc<App>) -> StartError {
+    tokio::spawn(watch_clocks(app.clone()));
     if app.backing.is_shared() {
         let reader = match come_up(&app).await {
             Ok(reader) => reader,
@@ -34,6 +48,7 @@ pub async fn run(app: Arc<App>) -> StartError {
             cluster.announce(true);
             tokio::spawn(peers::keep_fresh(app.clone(), cluster.clone()));
             tokio::spawn(peers::inherit(app.clone(), cluster.clone()));
+            tokio::spawn(peers::guard_identity(app.clone(), cluster.clone()));
         }
         tokio::spawn(keep_up(app.clone(), reader));
         tokio::spawn(keep_keys(app.clone()));
@@ -59,11 +74,11 @@ async fn come_up(app: &App) -> Result<LedgerReader, StartError> {
 async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
     let mut rounds = interval(reader::EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut seen, mut away) = (app.clock.now(), None);
+    let (mut seen, mut away) = (app.clocks.steady(), None);
     let mut kept = HashMap::new();
     loop {
         rounds.tick().await;
-        let (began, wall) = (boottime(), app.clock.now());
+        let (began, wall, steady) = (boottime(), app.clock.now(), app.clocks.steady());
         let read = ledger.go_on(&app.stores, &app.facts).await;
         if ledger.keys_changed() {
             take_keys(&app).await;
@@ -73,14 +88,14 @@ async fn keep_up(app: Arc<App>, mut ledger: LedgerReader) {
                 kept.clear();
                 if let Some(from) = away.take() {
                     tracing::info!("the ledger is read again");
-                    app.actors.sessions.store_was_away(from, Some(app.clock.now()));
+                    app.actors.sessions.store_was_away(from, Some(app.clocks.steady()));
                 }
-                seen = wall;
+                seen = steady;
                 app.ledger_was_read(wall, began);
             }
             Err(error) => {
                 if let Some(cluster) = app.peers() {
-                    peers::keep(&app, cluster, ledger.heads(), &mut kept);
+                    peers::keep(&app, cluster, ledger.heads(), &mut kept).await;
                 }
                 if away.is_none() {
                     // It may have begun right after the last answer.
@@ -120,17 +135,18 @@ async fn take_keys(app: &App) {
 
 /// Forgets what has ended: denials, rows of the store, keys.
 async fn forget(app: &App) -> ! {
-    let mut rounds = interval(FORGET);
+    let mut rounds = interval(upkeep_interval(FORGET));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
         let facts = app.facts.clone();
-        let now = app.clock.now();
+        let horizon = app.clocks.horizon();
         // A million of them take a while to look through: not on a thread that serves.
-        let forgotten = tokio::task::spawn_blocking(move || facts.denials().forget(now, CLOCK_SKEW));
+        let forgotten = tokio::task::spawn_blocking(move || facts.denials().forget(horizon, CLOCK_SKEW));
         let _ = forgotten.await;
+        let horizons = durable_horizons(app).await;
         loop {
-            match app.stores.upkeep.sweep(now, SWEEP).await {
+            match app.stores.upkeep.sweep(horizons, SWEEP).await {
                 Ok(SWEEP..) => {}
                 Ok(_) => break,
                 Err(error) => {
@@ -144,8 +160,74 @@ async fn forget(app: &App) -> ! {
             tracing::warn!(%error, "the signing keys could not be looked after");
         }
         // A fact may be lost with the node that made it; on a store of one's own there is no such node.
-        if app.backing.is_shared() && app.backing.health().is_up {
-            app.facts.snapshots().forget_older(now.minus(SNAPSHOT_AGE));
+        if app.backing.is_shared()
+            && app.backing.health().is_up
+            && let Some(than) = app.clocks.monotonic().checked_sub(SNAPSHOT_AGE)
+        {
+            app.facts.snapshots().forget_older(than);
+        }
+        app.upkeep_rounds.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// By which rows may be swept: the floor that goes with it is on the disk first, so that what is swept stays
+/// over after a restart with a clock that is behind.
+async fn durable_horizons(app: &App) -> Horizons {
+    let horizons = app.clocks.horizons();
+    if save_clocks(app).await { horizons } else { Horizons::NOTHING }
+}
+
+async fn save_clocks(app: &App) -> bool {
+    let (clocks, file, expiry) = (app.clocks.clone(), app.clock_file.clone(), expiry_of_now(app));
+    let saved = tokio::task::spawn_blocking(move || file.save(&clocks, expiry)).await;
+    match saved {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the clock file cannot be written: no row is swept");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// When a token ends that is issued now.
+fn expiry_of_now(app: &App) -> Timestamp {
+    app.clocks.expiry(app.facts.lifetimes().access_ttl)
+}
+
+/// Looks at both clocks, and says when the wall clock has jumped. What tokens may have been issued is kept for
+/// the next start, and told to others when a clock that was ahead issued some.
+async fn watch_clocks(app: Arc<App>) {
+    let mut rounds = interval(upkeep_interval(LOOK));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut told, mut next_save) = (Timestamp::EPOCH, Instant::now());
+    loop {
+        rounds.tick().await;
+        app.clocks.observe();
+        for jump in app.clocks.take_jumps() {
+            tracing::warn!(
+                by_ms = jump.by_ms,
+                "the wall clock jumped: nothing is forgotten by it until it has stayed there for long"
+            );
+        }
+        let expiry = expiry_of_now(&app);
+        // A disk that cannot be written is tried and complained of once a minute.
+        if app.clock_file.is_due(expiry) && Instant::now() >= next_save && !save_clocks(&app).await {
+            next_save = Instant::now() + FORGET;
+        }
+        let latest = app.clocks.high_water().latest_expiry().min(expiry.plus(MAX_AHEAD));
+        if app.backing.is_shared()
+            && app.is_informed()
+            && latest > expiry.plus(FAR)
+            && latest > told.max(app.facts.lifetimes().access_horizon)
+        {
+            match keys::raise_horizon(app.key_tools(), latest.plus(FAR))
+                .await
+                .and_then(|set| app.take_in(&set))
+            {
+                Ok(()) => told = latest.plus(FAR),
+                Err(error) => tracing::debug!(%error, "others do not know yet how long tokens live"),
+            }
         }
     }
 }

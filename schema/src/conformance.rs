@@ -106,6 +106,8 @@ macro_rules! conformance_suite {
                 a_login_recorded_twice_is_there_once
                 histories_do_not_mix
                 only_so_many_logins_are_kept
+                a_place_is_known_for_its_account_since_its_last_note
+                a_place_is_swept_after_its_last_note
             }
             permissions {
                 permissions_are_found_and_listed_by_name

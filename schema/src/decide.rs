@@ -5,12 +5,13 @@ use crate::{denials::Denials, refusal::Refusal, time::Timestamp, token::AccessCl
 /// The verdict on verified claims: expiry, then type, then revocation.
 ///
 /// It is asked on every request, also when the claims come from a cache, so a verdict is never
-/// remembered. `exp` has no leeway (RFC 7519, section 4.1.4 allows some; we give none).
+/// remembered. `exp` has no leeway (RFC 7519, section 4.1.4 allows some; we give none). A token whose denial
+/// may have been forgotten has expired, even when the clock was set back since.
 ///
 /// # Errors
 /// `Expired`, `NotAccess` or `Revoked`.
 pub fn decide(claims: &AccessClaims, now: Timestamp, denials: &Denials) -> Result<(), Refusal> {
-    if now.as_secs() >= claims.expires_at {
+    if now.as_secs().max(denials.floor_secs()) >= claims.expires_at {
         return Err(Refusal::Expired);
     }
     if !claims.is_access {

@@ -9,7 +9,10 @@
 
 use std::{
     hash::Hash,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,9 +21,11 @@ use scc::HashIndex;
 
 use crate::{
     fact::{Fact, FactKind},
+    horizon::{HighWater, Horizon},
     id::{KeyId, SessionId, TokenId, UserId},
     time::Timestamp,
     token::AccessClaims,
+    user::{MAX_VERSION, ended_below},
 };
 
 /// The facts that refuse.
@@ -30,6 +35,7 @@ pub struct Denials {
     tokens: Marks<TokenId, Denied>,
     users: Marks<UserId, Below>,
     keys: Marks<KeyId, Denied>,
+    high_water: Arc<HighWater>,
 }
 
 /// How many denials of each kind there are.
@@ -46,12 +52,30 @@ pub struct Counts {
 }
 
 impl Denials {
+    /// None yet, beside these times.
+    #[must_use]
+    pub fn new(high_water: Arc<HighWater>) -> Self {
+        Self { high_water, ..Self::default() }
+    }
+
+    /// Up to here, in seconds since the epoch, denials may have been forgotten: a token that ends by then has
+    /// expired, whatever the wall clock says now.
+    #[must_use]
+    pub fn floor_secs(&self) -> u64 {
+        self.high_water.floor_secs()
+    }
+
     /// Merges a fact in. It refuses from now on, on every thread.
     pub fn apply(&self, fact: &Fact) {
+        self.high_water.denied_until(fact.until);
         match fact.kind {
             FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
-            FactKind::UserVersion { user, at_least } => self.users.raise(user, at_least, fact.until),
+            // Nobody makes a higher one, and who could tell what it should have been?
+            FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => {}
+            FactKind::UserVersion { user, at_least } => {
+                self.users.raise(user, ended_below(at_least), fact.until);
+            }
             FactKind::KeyRetired { key } => self.keys.raise(key, 1, fact.until),
             FactKind::PermissionsChanged { .. } => {}
         }
@@ -79,15 +103,24 @@ impl Denials {
     }
 
     /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
-    /// nothing was.
+    /// nothing was. At most [`MAX_VERSION`].
     #[must_use]
     pub fn user_version(&self, user: UserId) -> u64 {
-        self.users.level(&user)
+        self.users.level(&user).min(MAX_VERSION)
     }
 
-    /// Forgets what ended more than `skew` before `now`. Readers and writers go on meanwhile.
-    pub fn forget(&self, now: Timestamp, skew: Duration) {
-        let ended = now.minus(skew);
+    /// Whether tokens and sessions of this version of the user are known to be refused. At
+    /// [`MAX_VERSION`] every one is.
+    #[must_use]
+    pub fn refuses_version(&self, user: UserId, version: u64) -> bool {
+        self.users.level(&user) > version
+    }
+
+    /// Forgets what ended more than `skew` before the horizon. Readers and writers go on meanwhile: what is
+    /// forgotten is below the [floor](Self::floor_secs) before.
+    pub fn forget(&self, horizon: Horizon, skew: Duration) {
+        let ended = horizon.time().minus(skew);
+        self.high_water.raise_floor(ended);
         self.sessions.forget(ended);
         self.tokens.forget(ended);
         self.users.forget(ended);
@@ -218,6 +251,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::horizon::manual::horizon_at;
 
     fn claims(n: u8, version: u64) -> AccessClaims {
         AccessClaims {
@@ -252,7 +286,7 @@ mod tests {
     fn answers(denials: &Denials) -> Vec<bool> {
         let mut answers = Vec::new();
         for now in [0, 10, 20, 40, 60] {
-            denials.forget(Timestamp::from_millis(now), Duration::ZERO);
+            denials.forget(horizon_at(Timestamp::from_millis(now)), Duration::ZERO);
             for (n, version) in (0..4).flat_map(|n| (0..9).map(move |v| (n, v))) {
                 answers.push(denials.refuses(&claims(n, version)));
             }
@@ -310,6 +344,30 @@ mod tests {
     }
 
     #[test]
+    fn highest_version_refuses_every_token_and_a_higher_one_nothing() {
+        let user = UserId::from_bytes([1; 16]);
+        let denied = |at_least| {
+            let denials = Denials::default();
+            denials.apply(&Fact { kind: FactKind::UserVersion { user, at_least }, until: Timestamp::MAX });
+            denials
+        };
+        let highest = denied(MAX_VERSION);
+        for version in [0, 1, MAX_VERSION - 1, MAX_VERSION] {
+            assert!(highest.refuses(&claims(1, version)) && highest.refuses_version(user, version));
+        }
+        assert_eq!(highest.user_version(user), MAX_VERSION);
+        let below = denied(MAX_VERSION - 1);
+        assert!(
+            below.refuses_version(user, MAX_VERSION - 2) && !below.refuses_version(user, MAX_VERSION - 1)
+        );
+        for absurd in [MAX_VERSION + 1, u64::MAX - 1, u64::MAX] {
+            let denials = denied(absurd);
+            assert!(!denials.refuses(&claims(1, 0)), "{absurd}");
+            assert_eq!(denials.user_version(user), 0);
+        }
+    }
+
+    #[test]
     fn what_ended_is_forgotten_after_the_skew() {
         let denials = Denials::default();
         let session = SessionId::from_bytes([1; 16]);
@@ -318,9 +376,9 @@ mod tests {
             kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session },
             until,
         });
-        denials.forget(Timestamp::from_millis(110), Duration::from_millis(10));
+        denials.forget(horizon_at(Timestamp::from_millis(110)), Duration::from_millis(10));
         assert!(denials.refuses_session(session));
-        denials.forget(Timestamp::from_millis(111), Duration::from_millis(10));
+        denials.forget(horizon_at(Timestamp::from_millis(111)), Duration::from_millis(10));
         assert!(!denials.refuses_session(session));
         assert_eq!(denials.counts(), Counts::default());
     }

@@ -10,6 +10,7 @@
 //! | what a client is told about a token | [`refusal`] |
 //! | how a token is read before anything is known about it | [`token`] |
 //! | what has been taken away, and how it is remembered | [`fact`], [`denials`] |
+//! | by which time anything may be forgotten | [`horizon`] |
 //! | whether a token is good | [`decide`](mod@decide) |
 //! | permission names and queries | [`name`], [`query`] |
 //! | what may be typed, and what is the same address | [`text`], [`email`] |
@@ -23,6 +24,7 @@ pub mod decide;
 pub mod denials;
 pub mod email;
 pub mod fact;
+pub mod horizon;
 pub mod id;
 pub mod key;
 pub mod ledger;
@@ -31,6 +33,7 @@ pub mod login;
 pub mod name;
 pub mod page;
 pub mod permission;
+pub mod place;
 pub mod power;
 pub mod query;
 pub mod refusal;
@@ -44,9 +47,10 @@ pub mod user;
 pub use decide::decide;
 pub use denials::Denials;
 pub use fact::{Fact, FactKind, Subject};
+pub use horizon::{Clocks, Horizon};
 pub use id::{KeyId, LoginId, NodeId, PermissionId, RoleId, SessionId, TokenId, UserId};
 pub use name::Name;
 pub use query::Query;
 pub use refusal::Refusal;
 pub use store::{StoreError, Stores};
-pub use time::{Clock, Entropy, Timestamp};
+pub use time::{Clock, Entropy, MonotonicClock, Timestamp};

@@ -1,8 +1,11 @@
 //! Limits of login and registration: pure arithmetic on what a counter remembers.
 //!
-//! Failures are counted in a window that begins with the first; at the allowed number comes a lock
-//! of a minute. After it has ended, each further failure within the window's length locks again,
-//! for twice as long, up to an hour.
+//! Failures of an account are counted in a window that begins with the first; at the allowed number
+//! comes a lock of a minute. After it has ended, each further failure within the window's length
+//! locks again, for twice as long, up to an hour: see [`Failures`].
+//!
+//! Addresses are shared by people who do not know each other, so nothing doubles for them: they are
+//! slowed to a rate, and recover as time passes. See [`Bucket`].
 
 use std::{str::FromStr, time::Duration};
 
@@ -70,42 +73,73 @@ impl Failures {
     pub fn is_over(&self, rate: Rate, now: Timestamp) -> bool {
         now.since(self.since.max(self.locked_until)) >= rate.window
     }
+
+    /// How long the lock lasts; `None` when it is open.
+    #[must_use]
+    pub fn locked_for(&self, now: Timestamp) -> Option<Duration> {
+        self.is_locked(now).then(|| self.locked_until.since(now))
+    }
 }
 
 /// A bucket of tokens that fills evenly (GCRA): so many at once, and on average so many in the
 /// time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bucket {
     /// When it will be full again.
     pub full_at: Timestamp,
+    /// When the first was taken since it was full. The epoch where a former version wrote it.
+    #[serde(default)]
+    pub since: Timestamp,
 }
 
 impl Bucket {
     /// Takes one; says whether it could, else when it can.
     pub fn take(previous: Option<Self>, rate: Rate, now: Timestamp) -> (Self, Result<(), Timestamp>) {
         let each = rate.window / rate.count;
-        let full_at = previous.map_or(now, |bucket| bucket.full_at.max(now)).plus(each);
-        if full_at.since(now) <= rate.window {
-            (Self { full_at }, Ok(()))
-        } else {
-            let bucket = previous.unwrap_or(Self { full_at: now });
-            (bucket, Err(full_at.minus(rate.window)))
+        let previous = previous.filter(|bucket| bucket.full_at > now);
+        let Self { full_at, since } = previous.unwrap_or(Self { full_at: now, since: now });
+        match Self::wait(previous, rate, now) {
+            Some(wait) => (Self { full_at, since }, Err(now.plus(wait))),
+            None => (Self { full_at: full_at.plus(each), since }, Ok(())),
         }
+    }
+
+    /// How long until there is one to take; `None` when there is one now.
+    #[must_use]
+    pub fn wait(bucket: Option<Self>, rate: Rate, now: Timestamp) -> Option<Duration> {
+        let each = rate.window / rate.count;
+        let full_at = bucket.map_or(now, |bucket| bucket.full_at.max(now)).plus(each);
+        full_at.since(now).checked_sub(rate.window).filter(|wait| !wait.is_zero())
     }
 }
 
 /// Where counts are kept: in a node's memory, or in a cache that nodes share. It may forget; then
 /// limits are softer, and nothing else. So it has no errors.
+///
+/// `now`, and every time that is given back, is of a clock that does not jump.
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
-    /// What is remembered.
-    async fn failures(&self, key: &str) -> Option<Failures>;
+    /// The failures that are remembered.
+    async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures>;
     /// Counts one more failure; gives what is remembered now.
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures;
-    /// Forgets the failures.
-    async fn forget(&self, key: &str);
+    /// The bucket that is remembered.
+    async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket>;
     /// Takes one from a bucket; else says when there will be one.
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp>;
+    /// Forgets the failures.
+    async fn forget(&self, key: &str);
+    /// Fills the bucket.
+    async fn refill(&self, key: &str);
+
+    /// Lets the nodes that share these counts list what is limited. `label` is for the caller to
+    /// read again; it is not kept in clear.
+    async fn announce(&self, _label: &str, _lasting: Duration) {}
+    /// The labels that the nodes that share these counts announced and that have not ended;
+    /// `None` when these counts are of one node, or the others cannot be asked now.
+    async fn announced(&self) -> Option<Vec<String>> {
+        None
+    }
 }
 
 /// `10/15m`: so many in such a time.
@@ -207,6 +241,35 @@ mod tests {
         let (next, taken) = Bucket::take(bucket, rate, later);
         assert_eq!(taken, Ok(()));
         assert!(Bucket::take(Some(next), rate, later).1.is_err());
+    }
+
+    #[test]
+    fn an_empty_bucket_recovers_as_time_passes() {
+        let rate = Rate { count: 100, window: Duration::from_secs(900) };
+        let mut now = Timestamp::from_secs(1_000);
+        let mut bucket = None;
+        for _ in 0..100 {
+            assert_eq!(Bucket::wait(bucket, rate, now), None);
+            bucket = Some(Bucket::take(bucket, rate, now).0);
+        }
+        // One failure after each wait, for days: the wait stays that of one failure.
+        for _ in 0..10_000 {
+            let wait = Bucket::wait(bucket, rate, now).unwrap();
+            assert!(wait <= Duration::from_secs(9), "{wait:?}");
+            now = now.plus(wait);
+            let (next, taken) = Bucket::take(bucket, rate, now);
+            assert_eq!(taken, Ok(()));
+            bucket = Some(next);
+        }
+        assert_eq!(bucket.unwrap().since, Timestamp::from_secs(1_000), "it was never full");
+        let later = now.plus(rate.window / 2);
+        let taken = (0..100).filter(|_| {
+            let (next, taken) = Bucket::take(bucket, rate, later);
+            bucket = Some(next);
+            taken.is_ok()
+        });
+        assert_eq!(taken.count(), 50, "half the time gives half of it back");
+        assert_eq!(Bucket::wait(bucket, rate, later.plus(rate.window)), None);
     }
 
     #[test]

@@ -96,6 +96,37 @@ impl Refusal {
         }
     }
 
+    /// The value of `WWW-Authenticate` in a 401 (RFC 6750, section 3): bare when the request showed no Bearer
+    /// token at all, with the error and its description otherwise.
+    #[must_use]
+    pub const fn challenge(self) -> &'static str {
+        match self {
+            Self::MissingHeader | Self::OtherScheme => "Bearer",
+            Self::RepeatedHeader => {
+                r#"Bearer error="invalid_request", error_description="Only one Authorization header is allowed""#
+            }
+            Self::BadHeader => {
+                r#"Bearer error="invalid_request", error_description="Bad Authorization header. Expected 'Authorization: Bearer <JWT>'""#
+            }
+            Self::NotEnoughSegments => {
+                r#"Bearer error="invalid_token", error_description="Not enough segments""#
+            }
+            Self::SignatureFailed => {
+                r#"Bearer error="invalid_token", error_description="Signature verification failed""#
+            }
+            Self::Expired => r#"Bearer error="invalid_token", error_description="Token has expired""#,
+            Self::Revoked => r#"Bearer error="invalid_token", error_description="Token has been revoked""#,
+            Self::NotAccess => {
+                r#"Bearer error="invalid_token", error_description="Only non-refresh tokens are allowed""#
+            }
+            Self::NotRefresh => {
+                r#"Bearer error="invalid_token", error_description="Only refresh tokens are allowed""#
+            }
+            // Nothing is known against the token; the status is 503.
+            Self::CannotKnow | Self::TooStale | Self::Busy => "Bearer",
+        }
+    }
+
     /// The stable code for a program.
     #[must_use]
     pub const fn code(self) -> &'static str {
@@ -113,6 +144,27 @@ impl Refusal {
             Self::CannotKnow => "cannot_know",
             Self::TooStale => "too_stale",
             Self::Busy => "busy",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    #[test]
+    fn challenge_describes_the_refusal_in_legal_characters() {
+        for refusal in Refusal::ALL {
+            let challenge = refusal.challenge();
+            if challenge == "Bearer" {
+                continue;
+            }
+            let (_, description) = challenge.split_once("error_description=\"").expect("a description");
+            let description = description.strip_suffix('"').expect("a closing quote");
+            assert_eq!(description, refusal.msg());
+            // RFC 6750, section 3.
+            let legal = |b: u8| matches!(b, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            assert!(description.bytes().all(legal), "{challenge}");
         }
     }
 }

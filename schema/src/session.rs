@@ -80,6 +80,7 @@ pub struct Session {
     pub user: UserId,
     /// The user's version when it began or last changed its password. A session of a lower
     /// version than its user's is dead.
+    #[serde(deserialize_with = "crate::user::stored_version")]
     pub user_version: u64,
     /// What the client calls itself.
     pub device: Option<String>,

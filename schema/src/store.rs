@@ -28,7 +28,8 @@
 //!   cannot be read at all is an error for who asks for it by its key; lists leave it out and log it,
 //!   and it is ended and deleted like any other.
 //! - **Expiry**: what has ended (`expires_at`, `until`, [`LOGIN_RETENTION`]) may vanish at any time
-//!   after; who reads checks the time itself.
+//!   after; who reads checks the time itself. It vanishes by a [`Horizon`](crate::Horizon) or a time to live counted
+//!   from [`Clocks::settled`](crate::Clocks::settled), never by the wall clock, which can jump.
 //!
 //! # Adding a store, step by step
 //! 1. A crate `schema/store-<name>` that depends on `schema` and the driver, nothing else of ours.
@@ -71,13 +72,15 @@ use crate::login::LOGIN_RETENTION;
 use crate::{
     check::{Examined, Finding, Reclaimed},
     email::FoldedEmail,
-    id::{LoginId, SessionId, UserId},
+    horizon::Horizons,
+    id::{LoginId, NodeId, SessionId, UserId},
     key::KeySet,
     ledger::{Entry, Head, Origin},
     login::Login,
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
+    place::{AccountKey, Place},
     power::Power,
     session::Session,
     time::Timestamp,
@@ -287,7 +290,7 @@ pub trait Superusers: Send + Sync + 'static {
     async fn swap(&self, expected: u64, next: &Power) -> Result<bool>;
 }
 
-/// Login histories.
+/// Login histories, and the places that log-ins came from.
 #[async_trait]
 pub trait Logins: Send + Sync + 'static {
     /// Adds an entry. Added again with the same id: no change. When the user has more than `max`, the
@@ -295,6 +298,14 @@ pub trait Logins: Send + Sync + 'static {
     async fn record(&self, login: &Login, max: usize) -> Result<()>;
     /// The entries of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
+    /// Notes that the owner of an account logged in from a place at this time. One row for each
+    /// account and place, which ends [`LOGIN_RETENTION`] after the last note.
+    async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()>;
+    /// When the owner of an account last logged in from a place. One look, whatever the length of
+    /// the history.
+    async fn last_from(&self, account: AccountKey, place: Place) -> Result<Option<Timestamp>>;
+    /// Forgets the places of an account.
+    async fn forget_places(&self, account: AccountKey) -> Result<()>;
 }
 
 /// The signing keys.
@@ -318,6 +329,16 @@ pub trait LedgerStore: Send + Sync + 'static {
     /// only when there are no more; a store that several versions write may skip those that it cannot
     /// read.
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>>;
+    /// Notes that a node has started, by its own word; a later life that was noted stays. Nobody notes it
+    /// for another node, so it proves what [`heads`](Self::heads) does not: any node may write the log of
+    /// another. A store that only one process can open has nothing to note.
+    async fn begin_life(&self, _: Origin) -> Result<()> {
+        Ok(())
+    }
+    /// The latest incarnation of a node that was noted, if one was.
+    async fn latest_life(&self, _: NodeId) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// The store itself.
@@ -331,7 +352,7 @@ pub trait Upkeep: Send + Sync + 'static {
     async fn reclaim(&self, user: UserId) -> Result<Reclaimed>;
     /// Whether it answers.
     async fn ping(&self) -> Result<()>;
-    /// Removes some of what has ended at `now`, at most `limit` rows; says how many. A store that
+    /// Removes some of what ended before the horizons, at most `limit` rows; says how many. A store that
     /// forgets by itself has nothing to do.
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize>;
+    async fn sweep(&self, horizons: Horizons, limit: usize) -> Result<usize>;
 }

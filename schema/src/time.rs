@@ -91,6 +91,13 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
 
+/// A clock that never jumps and goes on while the machine is suspended: boot time on a machine, what the test
+/// says in a test.
+pub trait MonotonicClock: Send + Sync + 'static {
+    /// The time since some moment before this process.
+    fn elapsed(&self) -> Duration;
+}
+
 /// Where random bytes come from: the operating system in a node, a seed in a test.
 pub trait Entropy: Send + Sync + 'static {
     /// Fills the bytes with random ones.

@@ -7,6 +7,7 @@
 //! | nodes that are killed, paused, or new | [`nodes`] |
 //! | ways that are cut: between nodes, and to the store | [`ways`] |
 //! | who is none of the cluster | [`strangers`] |
+//! | members that do not tell the truth | [`liars`] |
 //! | ends that nobody notices | [`leaving`] |
 //! | what each call does when something is down, cell by cell | [`table`] |
 //! | what operators see | [`status`] |
@@ -15,6 +16,7 @@
 //! tests of the protocol and of the verdict, to which time is a parameter, have it.
 
 mod leaving;
+mod liars;
 mod nodes;
 mod status;
 mod strangers;

@@ -16,6 +16,7 @@
 mod any_store;
 
 mod behind;
+mod clocks;
 mod cluster;
 mod cost;
 mod halfway;

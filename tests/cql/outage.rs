@@ -47,6 +47,24 @@ async fn validation_goes_on_as_ever() {
 }
 
 #[tokio::test]
+async fn node_that_turns_stale_while_an_answer_waits_says_so() {
+    let here = Behind::with(&[("MAX_STALENESS", "2s")]).await;
+    let ann = here.node.register("ann").await;
+    let _while = here.hurt(Way::Stalled).await;
+    // Fresh at the question; the answer has to wait for the database, until it is given up.
+    let asked = async |path| ann.get(path).send().await;
+    let (check, admission) = tokio::join!(
+        asked("users/me/combined_permissions/validation?permissions=%22x%22"),
+        asked("/auth_request?permissions=%22x%22"),
+    );
+    for answer in [check, admission] {
+        let stale = answer.is_refused(503).header("palisade-stale").map(|ms| ms.parse::<u64>().unwrap());
+        assert!(stale.is_some_and(|ms| ms > 2_000), "{stale:?}");
+    }
+    here.mended().await;
+}
+
+#[tokio::test]
 async fn a_permission_check_that_was_made_before_goes_on() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;

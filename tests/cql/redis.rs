@@ -510,3 +510,50 @@ async fn what_is_no_url_of_a_redis_is_said_in_one_line_without_the_password() {
         }
     }
 }
+
+#[tokio::test]
+async fn limits_of_all_nodes_are_listed_and_cleared_on_any() {
+    let redis = Redis::start().await;
+    let settings = [
+        ("LOGIN_ACCOUNT_FAILURES", "5/15m"),
+        ("LOGIN_ADDRESS_FAILURES", "11/15m"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let (a, b) = two(&redis, &settings).await;
+    let ann = a.register("ann").await;
+    let log_in = async |node: &Node, from: &str, email: &str, password: &str| {
+        let body = json!({"email": email, "password": password});
+        node.post("auth_token").header("x-forwarded-for", from).json(&body).send().await
+    };
+    // Ann logged in on the first node: the place is known on the second, too.
+    log_in(&a, "192.0.2.7", &ann.email, &ann.password).await.is(200);
+    for node in [&a, &a, &b, &a, &a] {
+        log_in(node, "203.0.113.9", &ann.email, "not the password").await.is_refused(401);
+    }
+    for node in [&a, &b] {
+        log_in(node, "203.0.113.9", &ann.email, &ann.password).await.is_refused(429);
+        log_in(node, "192.0.2.9", &ann.email, &ann.password).await.is(200);
+    }
+    for n in 0..6 {
+        log_in([&a, &b][n % 2], "203.0.113.9", &fresh("x"), "x").await.is_refused(401);
+    }
+    for node in [&a, &b] {
+        log_in(node, "203.0.113.9", &fresh("x"), "x").await.is_refused(429);
+        let list = node.cli(&["limits", "list", "--json"]).await.is_done().json();
+        assert_eq!(list["shared"], true, "{list}");
+        let limits = list["limits"].as_array().unwrap();
+        assert!(limits.iter().any(|limit| limit["account"] == ann.email.as_str()), "{list}");
+        assert!(limits.iter().any(|limit| limit["address"] == "203.0.113.9"), "{list}");
+    }
+    for (key, value) in redis.entries().await {
+        let value = String::from_utf8_lossy(&value);
+        assert!(!key.contains(&ann.email) && !value.contains(&ann.email), "{key}");
+    }
+    b.cli(&["limits", "clear", &ann.email]).await.is_done();
+    b.cli(&["limits", "clear", "203.0.113.9"]).await.is_done();
+    for node in [&a, &b] {
+        log_in(node, "203.0.113.9", &ann.email, &ann.password).await.is(200);
+        let list = node.cli(&["limits", "list", "--json"]).await.is_done().json();
+        assert_eq!(list["limits"], json!([]), "{list}");
+    }
+}

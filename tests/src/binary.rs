@@ -37,6 +37,17 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above this crate")
 }
 
+/// The target folder of this build.
+///
+/// # Panics
+/// When the running program is no test of a build.
+#[must_use]
+pub fn target() -> PathBuf {
+    // <target>/<profile>/deps/suite-<hash>
+    let this = env::current_exe().expect("a test knows its own path");
+    this.ancestors().nth(3).expect("tests run in <target>/<profile>/deps").to_owned()
+}
+
 fn build(package: &str, binary: &str) -> PathBuf {
     // <target>/<profile>/deps/suite-<hash>
     let this = env::current_exe().expect("a test knows its own path");

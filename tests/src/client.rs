@@ -3,7 +3,8 @@
 //! A path without a leading slash is one of `/api/v1`; with one it is as it stands. The checks on
 //! [`Answer`] know the form that all answers have, so that no test can forget to look at it: an
 //! error is JSON with a sentence, a code and the id of the request, a 401 says how to
-//! authenticate, a 429 and a 503 say when to come back.
+//! authenticate, a 429 and a 503 say when to come back. Whatever a test asks, the answer is one that the
+//! OpenAPI document promises ([`document`]).
 
 use std::{
     any::Any,
@@ -27,7 +28,7 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use crate::store::is_cql;
+use crate::{document, store::is_cql};
 
 /// No answer takes longer, not even in an unoptimised build behind a queue of log-ins.
 const BOUND: Duration = Duration::from_secs(30);
@@ -229,7 +230,8 @@ impl Request {
     /// # Errors
     /// When there is no whole answer.
     pub async fn try_send(self) -> Result<Answer, NoAnswer> {
-        let asked = format!("{} {}", self.method, self.path);
+        let method = self.method.to_string();
+        let asked = format!("{method} {}", self.path);
         let mut request = hyper::Request::builder()
             .method(self.method)
             .uri(format!("http://{}{}", self.client.address(), self.path))
@@ -240,7 +242,11 @@ impl Request {
             let response = self.client.pool.request(request).await.map_err(|e| NoAnswer(format!("{e:?}")))?;
             let (parts, body) = response.into_parts();
             let body = body.collect().await.map_err(|e| NoAnswer(format!("{e:?}")))?.to_bytes();
-            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body, asked })
+            let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body, asked };
+            if let Err(why) = document::check(&method, &self.path, &answer) {
+                panic!("{why}\n{answer}");
+            }
+            Ok(answer)
         };
         tokio::time::timeout(BOUND, exchange).await.unwrap_or_else(|_| Err(NoAnswer("too late".into())))
     }
@@ -298,7 +304,7 @@ impl Answer {
         }
     }
 
-    /// The answer has this status and the id of its request.
+    /// The answer has this status, the id of its request, and the headers that keep browsers from misusing it.
     ///
     /// # Panics
     /// When it does not.
@@ -306,6 +312,13 @@ impl Answer {
     pub fn is(&self, status: u16) -> &Self {
         has(self.status == status, self, &format!("expected {status}"));
         has(self.header("x-request-id").is_some_and(|id| !id.is_empty()), self, "no X-Request-Id");
+        has(self.header("x-content-type-options") == Some("nosniff"), self, "no nosniff");
+        has(self.header("referrer-policy") == Some("no-referrer"), self, "no Referrer-Policy");
+        if self.header("content-type") == Some("application/json") {
+            let policy = self.header("content-security-policy");
+            let closed = Some("default-src 'none'; frame-ancestors 'none'");
+            has(policy == closed, self, "another Content-Security-Policy");
+        }
         self
     }
 
@@ -350,6 +363,11 @@ impl Answer {
         if status == 401 {
             let scheme = self.header("www-authenticate").unwrap_or_default();
             has(scheme.starts_with("Bearer"), self, "a 401 without WWW-Authenticate: Bearer");
+        }
+        if status == 403 {
+            let challenge = self.header("www-authenticate");
+            let insufficient = Some("Bearer error=\"insufficient_scope\"");
+            has(challenge == insufficient, self, "a 403 without WWW-Authenticate: insufficient_scope");
         }
         if matches!(status, 429 | 503) {
             let seconds: Option<u64> = self.header("retry-after").and_then(|s| s.parse().ok());

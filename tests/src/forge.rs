@@ -86,6 +86,12 @@ impl Parts {
         format!("{header}.{}.{}", segment(claims.to_string()), segment(&self.signature))
     }
 
+    /// The same with a header field changed or added, to be changed further.
+    #[must_use]
+    pub fn under(&self, name: &str, value: Value) -> Self {
+        parts(&self.with_header_field(name, value))
+    }
+
     /// The token with other bytes as its signature.
     #[must_use]
     pub fn with_signature(&self, signature: &[u8]) -> String {

@@ -15,11 +15,13 @@
 //! | a node: start, stop, kill, restart, its command line | [`node`] |
 //! | a request and what the answer must be | [`client`] |
 //! | bytes on a socket, for requests that no client library sends | [`raw`] |
+//! | what the OpenAPI document promises about an answer | [`document`] |
 //! | somebody with an account, and what they may do | [`person`] |
 //! | tokens that nobody issued | [`forge`] |
 //! | the load tester: a call, its end, its result | [`loadtest`] |
 //! | several nodes that know each other, and what hurts the way between them | [`cluster`] |
 //! | Redis, Cassandra, and a proxy that hurts the way to them | [`servers`] |
+//! | validators and client generators of others | [`tools`] |
 //! | which store the nodes of a run have | [`store`] |
 //! | a directory for a test | [`scratch`] |
 //! | waiting for a condition | [`patience`] |
@@ -37,6 +39,7 @@ pub mod binary;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod document;
 pub mod drain;
 pub mod forge;
 pub mod loadtest;
@@ -47,13 +50,14 @@ pub mod raw;
 pub mod scratch;
 pub mod servers;
 pub mod store;
+pub mod tools;
 
 pub use client::{Answer, Client, Request};
 pub use cluster::Cluster;
 pub use command::{Palisade, Run};
 pub use drain::Drain;
 pub use loadtest::LoadTest;
-pub use node::{Node, Shared};
+pub use node::{Node, Shared, Shift};
 pub use patience::{eventually, within};
 pub use person::Person;
 pub use raw::Raw;

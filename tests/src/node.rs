@@ -66,6 +66,23 @@ pub struct Builder {
     settings: BTreeMap<String, String>,
     data_dir: Option<PathBuf>,
     keyspace: Option<Arc<Keyspace>>,
+    clock: Option<Arc<ClockFile>>,
+}
+
+/// The file that moves a node's clocks. Builds with debug assertions read it, release builds do not.
+#[derive(Debug)]
+struct ClockFile {
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+/// By how many seconds a node's clocks differ from the machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shift {
+    /// The wall clock.
+    pub wall: i32,
+    /// Boot time: time that has really gone by.
+    pub boot: i32,
 }
 
 /// A node that did not start.
@@ -87,6 +104,7 @@ struct Process {
     output: Arc<Mutex<Vec<u8>>>,
     root: OnceCell<(String, String)>,
     keyspace: Option<Arc<Keyspace>>,
+    clock: Option<Arc<ClockFile>>,
     /// Last, so that the process is dead when its directory goes.
     _own_dir: Option<TempDir>,
 }
@@ -142,6 +160,19 @@ impl Builder {
         self
     }
 
+    /// With clocks that the test moves, shifted by this at the start.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    #[must_use]
+    pub fn clocks(mut self, shift: Shift) -> Self {
+        let directory = crate::scratch::directory();
+        let file = ClockFile { path: directory.path().join("clock"), _directory: directory };
+        file.write(shift);
+        self.clock = Some(Arc::new(file));
+        self
+    }
+
     /// Starts it and awaits its readiness.
     ///
     /// # Panics
@@ -185,6 +216,7 @@ impl Builder {
             output: Arc::default(),
             root: OnceCell::new(),
             keyspace: self.keyspace,
+            clock: self.clock,
             _own_dir: own_dir,
         }))
     }
@@ -200,7 +232,7 @@ impl Node {
     #[must_use]
     pub fn builder() -> Builder {
         let settings = SETTINGS.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Builder { settings, data_dir: None, keyspace: None }
+        Builder { settings, data_dir: None, keyspace: None, clock: None }
     }
 
     /// A node with the settings of tests that other tests use at the same time.
@@ -394,7 +426,32 @@ impl Node {
             settings: self.process.settings.clone(),
             data_dir: Some(self.process.data_dir.clone()),
             keyspace: self.process.keyspace.clone(),
+            clock: self.process.clock.clone(),
         }
+    }
+
+    /// Moves its clocks, and awaits that it knows, if it runs.
+    ///
+    /// # Panics
+    /// When the test does not move its clocks.
+    pub async fn move_clocks(&self, shift: Shift) {
+        let clock = self.process.clock.as_ref().expect("a node with clocks that move");
+        clock.write(shift);
+        if self.try_pid().is_some() {
+            eventually(START, "a look at the clock file", async || clock.is_read(shift).then_some(())).await;
+        }
+    }
+
+    /// Awaits that it has looked for what has ended, from now on.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn has_forgotten_what_it_may(&self) {
+        let rounds = async || self.metric("palisade_upkeep_rounds_total").await.expect("the metric");
+        // The one under way may have begun before.
+        let before = rounds().await;
+        eventually(START, "two rounds of upkeep", async || (rounds().await >= before + 2.0).then_some(()))
+            .await;
     }
 
     /// A call of the command line with this node's data directory and settings.
@@ -514,12 +571,30 @@ impl Deref for Node {
     }
 }
 
+impl ClockFile {
+    /// Whole or not at all.
+    fn write(&self, Shift { wall, boot }: Shift) {
+        let new = self.path.with_extension("new");
+        std::fs::write(&new, format!("{wall} {boot}")).expect("the clock file");
+        std::fs::rename(&new, &self.path).expect("the clock file");
+    }
+
+    fn is_read(&self, Shift { wall, boot }: Shift) -> bool {
+        let read = std::fs::read_to_string(self.path.with_extension("read"));
+        read.is_ok_and(|read| read == format!("{wall} {boot}"))
+    }
+}
+
 impl Process {
     fn spawn(&self) {
         let listen = format!("127.0.0.1:{}", self.port.load(Ordering::SeqCst));
         let call = Palisade::with(["serve", "--log-format", "json", "--listen", &listen, "--data-dir"])
             .args([&self.data_dir]);
         let call = self.settings.iter().fold(call, |call, (name, value)| call.setting(name, value));
+        let call = match &self.clock {
+            Some(clock) => call.env("TEST_CLOCK_FILE", &clock.path),
+            None => call,
+        };
         let mut command = call.into_command();
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");

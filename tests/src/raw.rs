@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::Client;
@@ -78,6 +78,18 @@ impl Raw {
         let stream = TcpStream::connect(node.address()).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, unread: Vec::new() })
+    }
+
+    /// Connects from this address of the machine, as another client would.
+    ///
+    /// # Panics
+    /// When nobody listens, or there is no such address.
+    pub async fn from(source: [u8; 4], node: &Client) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of this machine");
+        let stream = socket.connect(node.address()).await.expect("the node listens");
+        stream.set_nodelay(true).expect("a socket");
+        Self { stream, unread: Vec::new() }
     }
 
     /// Sends bytes.

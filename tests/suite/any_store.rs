@@ -9,6 +9,7 @@ mod tokens;
 
 /// Of those about one process, the ones that do not know its store.
 mod process {
+    mod clocks;
     mod crash;
     mod drain;
 }

@@ -6,5 +6,6 @@ mod gateway;
 mod grants;
 mod held;
 mod power;
+mod protected;
 mod query;
 mod superuser;

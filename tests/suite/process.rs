@@ -5,5 +5,7 @@ mod cli;
 mod directory;
 mod flood;
 mod full;
+mod logs;
 mod settings;
+mod shares;
 mod stored;

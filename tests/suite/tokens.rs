@@ -6,3 +6,4 @@ mod forged;
 mod header;
 mod issued;
 mod keys;
+mod order;

@@ -3,6 +3,7 @@
 use schema::{
     FactKind, Stores, UserId,
     store::{Replaced, Result, StoreError},
+    user::{MAX_VERSION, ended_below},
 };
 
 /// How often a lost compare-and-set is tried again.
@@ -16,9 +17,11 @@ const ATTEMPTS: usize = 16;
 pub async fn end_rows(stores: &Stores, kind: &FactKind) -> Result<()> {
     match *kind {
         FactKind::SessionRevoked { user, session } => stores.sessions.end(user, session).await.map(drop),
+        // As the denials: nobody makes such a one.
+        FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => Ok(()),
         FactKind::UserVersion { user, at_least } => {
             raise(stores, user, at_least).await?;
-            stores.sessions.end_older(user, at_least).await
+            stores.sessions.end_older(user, ended_below(at_least)).await
         }
         FactKind::TokenRevoked { .. } | FactKind::KeyRetired { .. } | FactKind::PermissionsChanged { .. } => {
             Ok(())

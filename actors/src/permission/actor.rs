@@ -14,8 +14,9 @@ use crate::{
     shard::{self, Reply},
 };
 
-/// How many snapshots a shard keeps; the one that was loaded first goes first.
+/// How many snapshots a shard keeps, and in how many bytes; the one that was loaded first goes first.
 const KEPT: usize = 16_384;
+const KEPT_BYTES: usize = 16 << 20;
 /// How often a load is repeated because permissions changed under it.
 const ATTEMPTS: usize = 16;
 
@@ -39,8 +40,33 @@ pub(super) struct PermissionCacheActor {
 #[derive(Default)]
 pub(super) struct State {
     waiting: HashMap<UserId, Vec<Reply<Arc<Snapshot>>>>,
-    /// In the order of loading; may name snapshots that were invalidated since.
-    order: VecDeque<UserId>,
+    kept: Kept,
+}
+
+/// The snapshots that a shard keeps, in the order of loading, and how large they were; some may have been
+/// invalidated since.
+#[derive(Default)]
+struct Kept {
+    order: VecDeque<(UserId, usize)>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// One more was loaded.
+    fn add(&mut self, user: UserId, bytes: usize) {
+        self.order.push_back((user, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The next one that has to go, if there are too many.
+    fn surplus(&mut self) -> Option<UserId> {
+        if self.order.len() <= KEPT && self.bytes <= KEPT_BYTES {
+            return None;
+        }
+        let (user, bytes) = self.order.pop_front()?;
+        self.bytes -= bytes;
+        Some(user)
+    }
 }
 
 impl Actor for PermissionCacheActor {
@@ -74,13 +100,11 @@ impl Actor for PermissionCacheActor {
                 for reply in state.waiting.remove(&user).unwrap_or_default() {
                     reply.send(loaded.as_ref().map(|loaded| loaded.snapshot.clone()).map_err(|error| *error));
                 }
-                if loaded.is_ok() {
-                    state.order.push_back(user);
+                if let Ok(loaded) = &loaded {
+                    state.kept.add(user, loaded.snapshot.bytes());
                 }
-                while state.order.len() > KEPT {
-                    if let Some(oldest) = state.order.pop_front() {
-                        self.context.facts.snapshots().evict(oldest);
-                    }
+                while let Some(oldest) = state.kept.surplus() {
+                    self.context.facts.snapshots().evict(oldest);
                 }
             }
         }
@@ -108,7 +132,7 @@ async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
     let snapshots = context.facts.snapshots();
     for _ in 0..ATTEMPTS {
         let epoch = snapshots.epoch_of(user);
-        let began = context.clock.now();
+        let began = context.clock.monotonic();
         let (stored, effective) =
             tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
         let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began, snapshots.names()));
@@ -117,4 +141,27 @@ async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
         }
     }
     Err(ActorError::Busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_snapshots_are_bounded_by_number_and_by_bytes() {
+        for (bytes, most) in [(100, KEPT), (KEPT_BYTES / 8, 8), (KEPT_BYTES + 1, 0)] {
+            let mut kept = Kept::default();
+            let mut inside = VecDeque::new();
+            for n in 0..most as u128 + 10 {
+                let user = UserId::from_bytes(n.to_be_bytes());
+                kept.add(user, bytes);
+                inside.push_back(user);
+                while let Some(oldest) = kept.surplus() {
+                    assert_eq!(Some(oldest), inside.pop_front(), "the one that was loaded first goes first");
+                }
+                assert!(inside.len() <= most);
+            }
+            assert_eq!((inside.len(), kept.bytes), (most, most * bytes));
+        }
+    }
 }

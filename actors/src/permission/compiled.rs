@@ -108,7 +108,7 @@ impl Compiled {
 mod tests {
     use proptest::prelude::*;
     use schema::{
-        PermissionId, Timestamp,
+        PermissionId,
         permission::{Effective, Permission},
     };
 
@@ -123,7 +123,7 @@ mod tests {
             description: None,
         };
         let effective = Effective { combined: had.iter().map(permission).collect(), ..Effective::default() };
-        Snapshot::new(true, &effective, Timestamp::EPOCH, names)
+        Snapshot::new(true, &effective, std::time::Duration::ZERO, names)
     }
 
     #[test]

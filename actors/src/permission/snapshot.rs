@@ -9,14 +9,17 @@
 //! before it reads the store, and compares it while it holds the entry: either it sees that the
 //! epoch was raised, or the removal waits for the entry and comes after the insertion.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use scc::{HashIndex, hash_index::Entry};
-use schema::{PermissionId, RoleId, Subject, Timestamp, UserId, name::Name, permission::Effective};
+use schema::{PermissionId, RoleId, Subject, UserId, name::Name, permission::Effective};
 
 use super::Names;
 
@@ -28,7 +31,8 @@ const EPOCHS: usize = 1_024;
 pub struct Snapshot {
     /// Whether there is such a user at all.
     pub exists: bool,
-    loaded_at: Timestamp,
+    /// By boot time.
+    loaded_at: Duration,
     /// Which numbered names the user has.
     bits: Box<[u64]>,
     /// All of them, sorted.
@@ -38,9 +42,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// From what the store says, asked at this time.
+    /// From what the store says, asked at this boot time.
     #[must_use]
-    pub fn new(exists: bool, effective: &Effective, loaded_at: Timestamp, names: &Names) -> Self {
+    pub fn new(exists: bool, effective: &Effective, loaded_at: Duration, names: &Names) -> Self {
         let mut bits = Vec::new();
         for permission in &effective.combined {
             if let Some(number) = names.give(&permission.name) {
@@ -77,6 +81,15 @@ impl Snapshot {
     #[must_use]
     pub fn names(&self) -> &[Name] {
         &self.names
+    }
+
+    /// How many bytes it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        /// The pointer to a name, the counters before its text, and what the allocator takes.
+        const BESIDE_NAME: usize = 48;
+        let names: usize = self.names.iter().map(|name| name.as_str().len() + BESIDE_NAME).sum();
+        let ids = size_of_val(&*self.roles) + size_of_val(&*self.permissions);
+        size_of::<Self>() + size_of_val(&*self.bits) + ids + names
     }
 
     fn rests_on(&self, subject: Subject) -> bool {
@@ -134,8 +147,8 @@ impl Snapshots {
         }
     }
 
-    /// What was loaded before then is loaded again when it is asked for.
-    pub fn forget_older(&self, than: Timestamp) {
+    /// What was loaded before that boot time is loaded again when it is asked for.
+    pub fn forget_older(&self, than: Duration) {
         self.published.retain_sync(|_, snapshot| snapshot.loaded_at >= than);
     }
 

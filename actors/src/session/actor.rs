@@ -78,7 +78,7 @@ impl Actor for SessionActor {
 
 /// Adds the session; what it displaces is revoked before the answer.
 async fn open(context: &Context, memory: &Memory, session: Session) -> Result<(), ActorError> {
-    let at = context.clock.now();
+    let at = context.clock.monotonic();
     let displaced = context.stores.sessions.open(&session, MAX_SESSIONS).await?;
     let user = session.user;
     // Tokens are made for a user's version that is stored.

@@ -1,17 +1,17 @@
 //! Ending sessions: refused first, then durable, then gone from the store.
 
-use schema::{SessionId, UserId, fact::FactKind, page::MAX_LIMIT, page::PageOf};
+use schema::{SessionId, Timestamp, UserId, fact::FactKind, page::MAX_LIMIT, page::PageOf};
 
 use crate::{
     ActorError, Context,
     facts::{Denied, Rows},
 };
 
-/// Refuses sessions of a user from now on.
-pub(super) fn deny(context: &Context, user: UserId, sessions: &[SessionId]) -> Denied {
+/// Refuses sessions of a user from now on, until `expiry` at least.
+pub(super) fn deny(context: &Context, expiry: Timestamp, user: UserId, sessions: &[SessionId]) -> Denied {
     let kinds: Vec<_> =
         sessions.iter().map(|session| FactKind::SessionRevoked { user, session: *session }).collect();
-    context.facts.deny(&kinds, Rows::End)
+    context.facts.deny_beyond(expiry, &kinds, Rows::End)
 }
 
 /// The sessions of a user but one.

@@ -64,7 +64,21 @@ impl SessionHandle {
     /// # Errors
     /// When it could not be made durable.
     pub async fn end(&self, user: UserId, session: SessionId) -> Result<Receipt, ActorError> {
-        self.finish(user, &[session]).await
+        self.finish(Timestamp::EPOCH, user, &[session]).await
+    }
+
+    /// The same, for a caller that shows a token of the session which ends at `expiry`: the session is refused
+    /// at least until then, however far ahead the clock of the issuer was.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    pub async fn end_beyond(
+        &self,
+        expiry: Timestamp,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Receipt, ActorError> {
+        self.finish(expiry, user, &[session]).await
     }
 
     /// Ends every session of the user but `keep`.
@@ -73,12 +87,17 @@ impl SessionHandle {
     /// When it could not be made durable.
     pub async fn end_others(&self, user: UserId, keep: SessionId) -> Result<Receipt, ActorError> {
         let others = end::others(&self.context, user, keep).await?;
-        self.finish(user, &others).await
+        self.finish(Timestamp::EPOCH, user, &others).await
     }
 
     /// Denies here and now; the rest goes on when the caller is gone.
-    async fn finish(&self, user: UserId, sessions: &[SessionId]) -> Result<Receipt, ActorError> {
-        let (facts, denied) = (self.context.facts.clone(), end::deny(&self.context, user, sessions));
+    async fn finish(
+        &self,
+        expiry: Timestamp,
+        user: UserId,
+        sessions: &[SessionId],
+    ) -> Result<Receipt, ActorError> {
+        let (facts, denied) = (self.context.facts.clone(), end::deny(&self.context, expiry, user, sessions));
         shard::isolated(async move { facts.publish(denied).await }).await
     }
 }

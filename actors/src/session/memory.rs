@@ -50,7 +50,7 @@ pub(super) struct Memory {
     away: Mutex<Option<Away>>,
 }
 
-/// When the store was away, as this node saw it.
+/// When the store was away, as this node saw it by its steady clock.
 #[derive(Debug, Clone, Copy)]
 struct Away {
     from: Timestamp,
@@ -63,7 +63,8 @@ struct Away {
 pub(super) struct Known {
     pub(super) session: Session,
     pub(super) user_version: u64,
-    pub(super) at: Timestamp,
+    /// By boot time: what is known does not stay young when the wall clock is set back.
+    pub(super) at: Duration,
 }
 
 /// Rotations of one token that were not answered.
@@ -97,7 +98,7 @@ impl Memory {
     /// The session, when this is its live token and what is known is not too old.
     pub(super) fn known(&self, context: &Context, id: SessionId, live: &SecretHash) -> Option<Known> {
         let known = self.known.get(&id).filter(|known| known.session.live == *live)?;
-        let age = context.clock.now().since(known.at);
+        let age = context.clock.monotonic().saturating_sub(known.at);
         (age < context.facts.lifetimes().access_ttl).then_some(known)
     }
 
@@ -187,7 +188,7 @@ impl Memory {
                 return;
             }
             let mut next = current.clone();
-            let owed = context.clock.now().plus(OWED);
+            let owed = context.clock.steady().plus(OWED);
             self.was_unanswered(spent, owed);
             next.spent.iter_mut().filter(|entry| entry.hash == spent).for_each(|entry| entry.at = owed);
             if sessions.rotate(&current, &next).await.is_ok() {

@@ -78,7 +78,8 @@ pub(super) async fn refresh(
     };
     let mut confirmed = false;
     for _ in 0..ATTEMPTS {
-        let now = context.clock.now();
+        // The grace is measured by a clock without jumps: one within it ends no session, and none draws it out.
+        let (wall, now) = (context.clock.now(), context.clock.steady());
         let policy = context.refresh;
         let session = &seen.session;
         let mut presented = session.presented(&request.presented, now, policy.grace);
@@ -104,11 +105,12 @@ pub(super) async fn refresh(
         }
         let version = session.user_version;
         match presented {
-            Presented::Live if session.expires_at <= now => return Ok(Err(RefreshRefusal::Expired)),
+            Presented::Live if session.expires_at <= wall => return Ok(Err(RefreshRefusal::Expired)),
             Presented::Live => {
                 // Whole seconds, as the token says it.
-                let expires_at = Timestamp::from_secs(now.plus(policy.ttl).as_secs());
+                let expires_at = Timestamp::from_secs(wall.plus(policy.ttl).as_secs());
                 let next = session.rotated(request.successor, expires_at, now, policy.grace);
+                let next = Session { last_used_at: wall, ..next };
                 match sessions.rotate(session, &next).await {
                     Ok(Rotated::Done) => {
                         memory.know(Known { session: next, ..seen });
@@ -148,11 +150,17 @@ pub(super) async fn refresh(
 /// As it is stored; `None` when the user or the session is not there, or may not log in.
 async fn look(context: &Context, request: &RefreshRequest) -> Result<Option<Known>, ActorError> {
     let stores = &context.stores;
-    let at = context.clock.now();
+    let at = context.clock.monotonic();
     let (user, session) = tokio::try_join!(
         stores.users.get(request.user),
         stores.sessions.get(request.user, request.session),
     )?;
+    if let Some(session) = &session {
+        // Its tokens may be of a node whose clock was ahead.
+        let used_at = session.last_used_at.max(session.created_at);
+        let expiry = used_at.plus(context.facts.lifetimes().access_ttl);
+        context.clock.high_water().saw_expiry(expiry.as_secs());
+    }
     let active = user.filter(|user| user.active);
     Ok(active.zip(session).map(|(user, session)| Known { session, user_version: user.version, at }))
 }
@@ -166,9 +174,9 @@ fn settle(context: &Context, memory: &Arc<Memory>, previous: &Session, successor
 /// may be known here before the store has it.
 fn is_dead(context: &Context, request: &RefreshRequest, seen: &Known) -> bool {
     let denials = context.facts.denials();
-    let at_least = seen.user_version.max(denials.user_version(request.user));
     denials.refuses_session(request.session)
-        || seen.session.user_version < at_least
+        || denials.refuses_version(request.user, seen.session.user_version)
+        || seen.session.user_version < seen.user_version
         || request.version < seen.session.user_version
 }
 
@@ -191,7 +199,7 @@ async fn revoke_reused(
         outcome: Outcome::RefreshReuse,
     };
     let ended = [request.session];
-    let denied = end::deny(context, request.user, &ended);
+    let denied = end::deny(context, Timestamp::EPOCH, request.user, &ended);
     tokio::try_join!(context.facts.publish(denied), async {
         Ok(context.stores.logins.record(&login, MAX_LOGINS).await?)
     })?;

@@ -6,7 +6,7 @@ use schema::{
     session::{SecretHash, Session},
     store::{Replaced, Rotated},
     text::PersonName,
-    user::{PasswordHash, User},
+    user::{PasswordHash, User, ended_below},
 };
 
 use super::{UserError, revoke::kill_tokens};
@@ -52,7 +52,8 @@ impl OwnChange {
         let denials = context.facts.denials();
         user.active
             && user.password.as_ref() == Some(&self.confirmed)
-            && user.version.max(denials.user_version(user.id)) <= self.token_version
+            && user.version <= self.token_version
+            && !denials.refuses_version(user.id, self.token_version)
             && !denials.refuses_session(self.session)
     }
 }
@@ -142,7 +143,7 @@ pub(super) async fn password(
         };
         renew_session(context, id, session, renew).await?;
     }
-    context.stores.sessions.end_older(id, user.version).await?;
+    context.stores.sessions.end_older(id, ended_below(user.version)).await?;
     Ok((user.version, expires_at, receipt))
 }
 

@@ -100,8 +100,22 @@ impl UserHandle {
     /// # Errors
     /// When it was not made durable.
     pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, ActorError> {
+        self.end_all_beyond(Timestamp::EPOCH, user, at_least).await
+    }
+
+    /// The same, for a caller that shows a token of the user which ends at `expiry`: it is refused at least
+    /// until then, however far ahead the clock of the issuer was.
+    ///
+    /// # Errors
+    /// When it was not made durable.
+    pub async fn end_all_beyond(
+        &self,
+        expiry: Timestamp,
+        user: UserId,
+        at_least: u64,
+    ) -> Result<Receipt, ActorError> {
         let facts = self.context.facts.clone();
-        let denied = facts.deny(&[FactKind::UserVersion { user, at_least }], Rows::End);
+        let denied = facts.deny_beyond(expiry, &[FactKind::UserVersion { user, at_least }], Rows::End);
         shard::isolated(async move { facts.publish(denied).await }).await
     }
 

@@ -5,7 +5,7 @@ use schema::{
     fact::FactKind,
     page::{MAX_LIMIT, PageOf},
     power::Loss,
-    user::User,
+    user::{User, ended_below, next_version},
 };
 
 use super::{UserError, change::update};
@@ -63,7 +63,7 @@ async fn disable(context: &Context, id: UserId, user: Option<User>) -> Result<(U
         Ok(())
     })
     .await?;
-    context.stores.sessions.end_older(id, user.version).await?;
+    context.stores.sessions.end_older(id, ended_below(user.version)).await?;
     Ok((user, receipt))
 }
 
@@ -78,16 +78,16 @@ pub(super) async fn kill_tokens(
     change: impl Fn(&mut User) -> Result<(), UserError> + Send + Sync,
 ) -> Result<(User, Receipt), UserError> {
     let id = user.id;
-    let at_least = next_version(context, user);
+    let at_least = unused_version(context, user);
     let mut receipt = context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
     let updated = update(context, id, |user| {
         change(user)?;
-        user.version = user.version.saturating_add(1).max(at_least);
+        user.version = next_version(user.version).max(at_least);
         Ok(())
     })
     .await;
     // Without an answer it may have happened all the same.
-    let beyond = updated.as_ref().map_or(at_least.saturating_add(1), |user| user.version);
+    let beyond = updated.as_ref().map_or_else(|_| next_version(at_least), |user| user.version);
     if beyond > at_least {
         let raised = FactKind::UserVersion { user: id, at_least: beyond };
         receipt = context.facts.take_away(&[raised]).await?;
@@ -108,7 +108,7 @@ async fn remove(context: &Context, id: UserId, user: Option<User>) -> Result<Rec
     let at_least = deny(context, id, user.as_ref()).await?;
     let deleted = context.stores.users.delete(id).await;
     // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
-    let last = FactKind::UserVersion { user: id, at_least: at_least.saturating_add(1) };
+    let last = FactKind::UserVersion { user: id, at_least: next_version(at_least) };
     let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
     let receipt = context.facts.take_away(&[last, changed]).await?;
     deleted?;
@@ -118,8 +118,11 @@ async fn remove(context: &Context, id: UserId, user: Option<User>) -> Result<Rec
 /// Refuses all tokens of a user; says up to which version. Of one that cannot be read, the sessions say
 /// which tokens there are.
 async fn deny(context: &Context, id: UserId, user: Option<&User>) -> Result<u64, UserError> {
-    let Some(user) = user else {
-        let (mut version, mut after, mut kinds) = (0, None, Vec::new());
+    let mut kinds = Vec::new();
+    let at_least = if let Some(user) = user {
+        unused_version(context, user)
+    } else {
+        let (mut version, mut after) = (0, None);
         loop {
             let page = context.stores.sessions.list(id, PageOf { after, limit: MAX_LIMIT }).await?;
             for session in &page.items {
@@ -131,17 +134,14 @@ async fn deny(context: &Context, id: UserId, user: Option<&User>) -> Result<u64,
                 break;
             }
         }
-        let at_least = version.max(context.facts.denials().user_version(id)).saturating_add(1);
-        kinds.push(FactKind::UserVersion { user: id, at_least });
-        context.facts.take_away(&kinds).await?;
-        return Ok(at_least);
+        next_version(version.max(context.facts.denials().user_version(id)))
     };
-    let at_least = next_version(context, user);
-    context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+    kinds.push(FactKind::UserVersion { user: id, at_least });
+    context.facts.take_away(&kinds).await?;
     Ok(at_least)
 }
 
-/// The version that no token carries yet.
-fn next_version(context: &Context, user: &User) -> u64 {
-    user.version.max(context.facts.denials().user_version(user.id)).saturating_add(1)
+/// A version that no token carries yet, below [`MAX_VERSION`](schema::user::MAX_VERSION).
+fn unused_version(context: &Context, user: &User) -> u64 {
+    next_version(user.version.max(context.facts.denials().user_version(user.id)))
 }

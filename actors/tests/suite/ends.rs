@@ -2,7 +2,14 @@
 
 use actors::{ActorError, Durability, end_rows};
 use futures_util::FutureExt as _;
-use schema::{FactKind, UserId, conformance::sample::first, session::Session, store::Replaced};
+use schema::{
+    FactKind, UserId,
+    conformance::sample::first,
+    horizon::manual::horizon_at,
+    session::Session,
+    store::Replaced,
+    user::{MAX_VERSION, next_version},
+};
 
 use crate::world::{ACCESS_TTL, START, World, abandoned, eventually, within};
 
@@ -83,7 +90,7 @@ async fn the_fact_of_an_end_lives_as_long_as_access_tokens() {
     let published = world.sink.published();
     assert_eq!(published.iter().map(|fact| fact.until).collect::<Vec<_>>(), [START.plus(ACCESS_TTL)]);
     // Then the row is gone, so nothing is left to refuse.
-    world.facts.denials().forget(START.plus(ACCESS_TTL * 2), std::time::Duration::ZERO);
+    world.facts.denials().forget(horizon_at(START.plus(ACCESS_TTL * 2)), std::time::Duration::ZERO);
     assert!(!world.has_row(user, sessions[0].id).await);
 }
 
@@ -195,6 +202,40 @@ async fn rows_that_ended_end_again_without_harm_and_later_sessions_stay() {
     end_rows(&world.stores, &FactKind::UserVersion { user, at_least: 2 }).await.unwrap();
     assert_eq!(world.stored(user).await.version, 3);
     assert!(!world.has_row(user, later.id).await);
+}
+
+#[tokio::test]
+async fn highest_version_ends_every_session_and_a_higher_one_none() {
+    let (world, user, sessions) = begun(1).await;
+    for absurd in [MAX_VERSION + 1, u64::MAX] {
+        end_rows(&world.stores, &FactKind::UserVersion { user, at_least: absurd }).await.unwrap();
+        assert_eq!(world.stored(user).await.version, 0, "{absurd}");
+        assert!(world.has_row(user, sessions[0].id).await);
+    }
+    let highest = Session { user_version: MAX_VERSION, ..world.samples.session(user) };
+    world.actors.sessions.open(highest.clone()).await.unwrap();
+    end_rows(&world.stores, &FactKind::UserVersion { user, at_least: MAX_VERSION }).await.unwrap();
+    assert_eq!(world.stored(user).await.version, MAX_VERSION);
+    for id in [sessions[0].id, highest.id] {
+        assert!(!world.has_row(user, id).await);
+    }
+}
+
+#[tokio::test]
+async fn user_of_the_highest_version_loses_every_session_at_once() {
+    let (world, user, _) = begun(0).await;
+    let mut stored = world.stored(user).await;
+    (stored.version, stored.revision) = (MAX_VERSION, stored.revision + 1);
+    world.stores.users.replace(&stored).await.unwrap();
+    let session = Session { user_version: MAX_VERSION, ..world.samples.session(user) };
+    world.actors.sessions.open(session.clone()).await.unwrap();
+    assert!(!world.refuses(user, session.id, MAX_VERSION));
+    world.actors.users.end_all_sessions(user, next_version(MAX_VERSION)).await.unwrap();
+    assert!(world.refuses(user, session.id, MAX_VERSION));
+    assert!(!world.has_row(user, session.id).await);
+    // And with each other way that takes everything.
+    world.actors.users.set_active(user, false).await.unwrap();
+    assert_eq!(world.stored(user).await.version, MAX_VERSION);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actors::{Lifetimes, user::GrantChange};
-use schema::{Fact, FactKind, Timestamp, permission::Grant, time::CLOCK_SKEW};
+use schema::{Fact, FactKind, Timestamp, horizon::manual::horizon_at, permission::Grant, time::CLOCK_SKEW};
 
 use crate::world::{ACCESS_TTL, START, World, within};
 
@@ -75,11 +75,11 @@ async fn a_denial_is_kept_until_the_clock_furthest_ahead_has_reached_its_end() {
         // What is known later changes nothing of what was taken away before.
         world.facts.set_clock_ahead(none);
         let end = START.plus(ACCESS_TTL + furthest);
-        world.facts.denials().forget(end, Duration::ZERO);
+        world.facts.denials().forget(horizon_at(end), Duration::ZERO);
         assert!(world.refuses(user, session, 0), "{first:?}, then {second:?}");
-        world.facts.denials().forget(end.plus(CLOCK_SKEW), CLOCK_SKEW);
+        world.facts.denials().forget(horizon_at(end.plus(CLOCK_SKEW)), CLOCK_SKEW);
         assert!(world.refuses(user, session, 0), "{first:?}, then {second:?}");
-        world.facts.denials().forget(end.plus(Duration::from_millis(1)), Duration::ZERO);
+        world.facts.denials().forget(horizon_at(end.plus(Duration::from_millis(1))), Duration::ZERO);
         assert!(!world.refuses(user, session, 0), "{first:?}, then {second:?}");
     }
 }
@@ -92,9 +92,9 @@ async fn what_is_heard_ends_when_it_says_however_far_a_clock_is_ahead() {
     let session = world.samples.session(user).id;
     world.facts.set_clock_ahead(Duration::from_secs(3_600));
     world.facts.hear(&Fact { kind: FactKind::SessionRevoked { user, session }, until });
-    world.facts.denials().forget(until, Duration::ZERO);
+    world.facts.denials().forget(horizon_at(until), Duration::ZERO);
     assert!(world.refuses(user, session, 0));
-    world.facts.denials().forget(until.plus(Duration::from_millis(1)), Duration::ZERO);
+    world.facts.denials().forget(horizon_at(until.plus(Duration::from_millis(1))), Duration::ZERO);
     assert!(!world.refuses(user, session, 0));
 }
 
@@ -105,9 +105,12 @@ async fn a_denial_is_kept_until_its_fact_ends() {
     let lifetimes = Lifetimes { access_ttl: ACCESS_TTL * 2, access_horizon: Timestamp::EPOCH };
     world.facts.set_lifetimes(lifetimes);
     world.facts.take_away(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
-    world.facts.denials().forget(START.plus(ACCESS_TTL * 2), Duration::ZERO);
+    world.facts.denials().forget(horizon_at(START.plus(ACCESS_TTL * 2)), Duration::ZERO);
     assert!(world.refuses(user, session, 0));
-    world.facts.denials().forget(START.plus(ACCESS_TTL * 2 + Duration::from_millis(1)), Duration::ZERO);
+    world
+        .facts
+        .denials()
+        .forget(horizon_at(START.plus(ACCESS_TTL * 2 + Duration::from_millis(1))), Duration::ZERO);
     assert!(!world.refuses(user, session, 0));
 }
 

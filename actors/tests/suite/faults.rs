@@ -11,12 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use schema::{
-    LoginId, SessionId, StoreError, Stores, UserId,
+    LoginId, SessionId, StoreError, Stores, Timestamp, UserId,
     email::FoldedEmail,
     login::Login,
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
+    place::{AccountKey, Place},
     power::Power,
     session::Session,
     store::{
@@ -236,4 +237,7 @@ behind_faults!(superusers: Superusers {
 behind_faults!(logins: Logins {
     record(login: &Login, max: usize) -> ();
     list(user: UserId, page: PageOf<LoginId>) -> Page<Login, LoginId>;
+    note_place(account: AccountKey, place: Place, time: Timestamp) -> ();
+    last_from(account: AccountKey, place: Place) -> Option<Timestamp>;
+    forget_places(account: AccountKey) -> ();
 });

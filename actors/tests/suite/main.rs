@@ -14,6 +14,7 @@
 
 mod admission;
 mod catalogue;
+mod clocks;
 mod ends;
 mod facts;
 mod faults;

@@ -14,8 +14,9 @@ use actors::{
 };
 use async_trait::async_trait;
 use schema::{
-    Clock, Entropy, Fact, FactKind, SessionId, Stores, Timestamp, UserId,
+    Entropy, Fact, FactKind, SessionId, Stores, Timestamp, UserId,
     conformance::sample::Samples,
+    horizon::manual::ManualClocks,
     id::{KeyId, TokenId},
     store::Result as StoreResult,
     token::AccessClaims,
@@ -38,7 +39,7 @@ pub struct World {
     /// The store without faults, to look and to prepare.
     pub stores: Stores,
     pub faults: Arc<Faults>,
-    pub clock: Arc<ManualClock>,
+    pub clock: Arc<ManualClocks>,
     pub sink: Arc<Sink>,
     pub samples: Samples,
     pub node: Node,
@@ -56,7 +57,7 @@ impl World {
         let directory = TempDir::new().unwrap();
         let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
         let faults = Arc::<Faults>::default();
-        let clock = Arc::new(ManualClock(AtomicU64::new(START.as_millis())));
+        let clock = ManualClocks::at(START);
         let sink = Arc::new(Sink::new(faulty(&stores, &faults), faults.clone()));
         let node = node(&stores, &faults, &clock, &sink).await;
         Self { stores, faults, clock, sink, samples: Samples::at(START), node, _directory: directory }
@@ -88,13 +89,14 @@ impl std::ops::Deref for World {
     }
 }
 
-async fn node(stores: &Stores, faults: &Arc<Faults>, clock: &Arc<ManualClock>, sink: &Arc<Sink>) -> Node {
+async fn node(stores: &Stores, faults: &Arc<Faults>, clock: &Arc<ManualClocks>, sink: &Arc<Sink>) -> Node {
     let lifetimes = Lifetimes { access_ttl: ACCESS_TTL, access_horizon: Timestamp::EPOCH };
-    let facts = Arc::new(Facts::new(sink.clone(), clock.clone(), lifetimes));
+    let clocks = clock.clocks();
+    let facts = Arc::new(Facts::new(sink.clone(), clocks.clone(), lifetimes));
     let context = Context {
         stores: faulty(stores, faults),
         facts: facts.clone(),
-        clock: clock.clone(),
+        clock: clocks,
         entropy: Arc::new(Seeded(AtomicU64::new(1))),
         refresh: REFRESH,
         power: PowerLock::default(),
@@ -124,21 +126,6 @@ impl Node {
 
     pub fn hear_all(&self, facts: &[Fact]) {
         facts.iter().for_each(|fact| self.facts.hear(fact));
-    }
-}
-
-/// Time goes on when the test says so.
-pub struct ManualClock(AtomicU64);
-
-impl ManualClock {
-    pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(schema::time::millis(by), Ordering::SeqCst);
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
     }
 }
 

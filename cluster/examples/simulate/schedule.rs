@@ -81,7 +81,7 @@ impl Schedule {
             settings.fanout = Some(4);
         }
         if settings.has_store && random.one_in(4) {
-            settings.tuning.max_kept = 600;
+            settings.tuning.max_bytes = 40 * 1024;
         }
         // Within what tokens allow, and at times one that is far beyond.
         settings.offsets = (0..nodes).map(|_| random.below(50_000).cast_signed() - 25_000).collect();
@@ -91,10 +91,11 @@ impl Schedule {
         let lasts: &[u64] = if settings.wall_rate > 1 { &[5_000, 100_000] } else { &[900_000] };
         let length = random.between(2, 8) * SECOND;
         let is_chatty = random.one_in(2);
+        let jumps = random.one_in(3);
         let mut at = SECOND + random.below(SECOND);
         let mut steps = Vec::new();
         while at < length {
-            steps.push((at, step(&mut random, &settings, lasts)));
+            steps.push((at, step(&mut random, &settings, lasts, jumps)));
             at += random.below(if is_chatty { 150 * MS } else { 600 * MS });
         }
         Self { settings, steps }
@@ -122,10 +123,15 @@ impl Schedule {
     }
 }
 
-fn step(random: &mut Random, settings: &Settings, lasts: &[u64]) -> Step {
+/// By how much clocks jump, in milliseconds.
+const JUMPS: [i64; 8] =
+    [3_600_000, -3_600_000, 3_600_000, -3_600_000, 120_000, -120_000, 40 * 86_400_000, -40 * 86_400_000];
+
+fn step(random: &mut Random, settings: &Settings, lasts: &[u64], jumps: bool) -> Step {
     let nodes = settings.nodes;
     let (node, other) = (random.index(nodes), random.index(nodes));
-    match random.below(32) {
+    match random.below(if jumps { 40 } else { 32 }) {
+        32.. => Step::Jump { node, by: random.pick(&JUMPS) },
         0..12 => {
             let count = random.pick(&[1, 1, 1, 3, 20, 300]);
             Step::Publish { node, count, lasts: random.pick(lasts) }

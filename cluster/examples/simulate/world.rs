@@ -9,13 +9,18 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use cluster::protocol::{Machine, Message, Now, Tuning, machine::MemberState};
+use cluster::protocol::{Machine, Message, Now, Tuning, log::MAX_BLOCK_BYTES, machine::MemberState};
 use schema::{
-    Denials, Fact, FactKind, NodeId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin, time::CLOCK_SKEW, token::AccessClaims,
+    Clocks, Denials, Fact, FactKind, NodeId, SessionId, Subject, Timestamp, TokenId, UserId,
+    horizon::{Saved, Trust, manual::ManualClocks},
+    id::KeyId,
+    ledger::Origin,
+    time::CLOCK_SKEW,
+    token::AccessClaims,
 };
 
 use super::random::Random;
@@ -38,10 +43,10 @@ const FLIGHT: usize = 256 * 1024;
 const DETECTION: Micros = 3 * SECOND;
 /// When the world begins, by a right clock.
 const BEGIN: u64 = 2_000_000_000_000;
+/// What boot time was then, in milliseconds.
+const BOOTED: u64 = 1_000_000;
 /// How many of its last publications a node's visibility is checked of.
 const RECENT: usize = 8;
-/// What one entry of a hostile size may add to what is kept.
-const BLOCK: usize = 256;
 
 /// How a world is made.
 #[derive(Debug, Clone)]
@@ -103,6 +108,8 @@ pub enum Step {
     Leave { node: usize },
     /// The first fact of the next message of facts is changed on its way.
     Corrupt { from: usize, to: usize },
+    /// A node's wall clock jumps by so many milliseconds.
+    Jump { node: usize, by: i64 },
 }
 
 struct Node {
@@ -114,6 +121,12 @@ struct Node {
     life: u32,
     boot: Micros,
     offset: i64,
+    /// What its wall clock has shown at most, as it is on its disk.
+    furthest: Timestamp,
+    /// Its clocks, as they are set for each look at them, and what is on its disk of them.
+    manual: Arc<ManualClocks>,
+    clocks: Arc<Clocks>,
+    saved: Option<Saved>,
     machine: Machine,
     denials: Denials,
     /// By the number of the fact in the world.
@@ -259,7 +272,8 @@ struct Published {
 #[derive(Default)]
 struct Store {
     up: bool,
-    rows: BTreeMap<Origin, BTreeMap<u64, Fact>>,
+    /// Each with the time by the database's clock, which is right, when it goes.
+    rows: BTreeMap<Origin, BTreeMap<u64, (Fact, Timestamp)>>,
     heads: BTreeMap<Origin, u64>,
 }
 
@@ -382,6 +396,7 @@ impl Node {
 impl World {
     pub fn new(settings: Settings) -> Self {
         let mut random = Random::new(settings.seed);
+        let manual: Vec<_> = (0..settings.nodes).map(|_| ManualClocks::at(Timestamp::EPOCH)).collect();
         let (n, is_chaotic) = (settings.nodes, settings.chaos > 0);
         let node = |at: usize| Node {
             origin: Origin { node: node_id(at), incarnation: 0 },
@@ -391,6 +406,10 @@ impl World {
             life: 0,
             boot: 0,
             offset: settings.offsets.get(at).copied().unwrap_or(0),
+            furthest: Timestamp::EPOCH,
+            clocks: clocks(&manual[at], None),
+            manual: manual[at].clone(),
+            saved: None,
             machine: Machine::new(Origin { node: node_id(at), incarnation: 0 }, settings.tuning),
             denials: Denials::default(),
             applied: Vec::new(),
@@ -529,7 +548,13 @@ impl World {
 
     fn clock(&self, node: usize) -> Now {
         let monotonic = Duration::from_micros(self.now - self.nodes[node].boot);
-        Now { monotonic, wall: self.wall(node) }
+        self.set_clocks(node);
+        Now { monotonic, wall: self.wall(node), horizon: self.nodes[node].clocks.horizon() }
+    }
+
+    fn set_clocks(&self, node: usize) {
+        let boot = Duration::from_millis(BOOTED + self.now / MS * self.settings.wall_rate);
+        self.nodes[node].manual.set(self.wall(node), boot);
     }
 
     // Steps.
@@ -593,12 +618,21 @@ impl World {
                 }
                 self.nodes[to].corrupts = true;
             }
+            Step::Jump { node, by } => {
+                self.nodes[node].furthest = self.nodes[node].furthest.max(self.wall(node));
+                self.nodes[node].offset += by;
+                // What had ended by its clock may not have by now: it is to refuse that still.
+                self.nodes[node].cursors.clear();
+                self.clock(node);
+            }
         }
     }
 
     fn publish(&mut self, at: usize, count: usize, lasts: u64) {
         let (now, cheap) = (self.now, self.settings.is_cheap);
-        let until = self.wall(at).plus(Duration::from_millis(lasts));
+        // As long as a token may last that its clock has issued.
+        let furthest = self.wall(at).max(self.nodes[at].furthest);
+        let until = furthest.plus(Duration::from_millis(lasts));
         let over = self.right().plus(Duration::from_millis(lasts) + CLOCK_SKEW);
         let node = &mut self.nodes[at];
         if !node.runs() || node.left || count == 0 {
@@ -632,7 +666,7 @@ impl World {
         node.up = false;
         node.paused = false;
         node.life += 1;
-        node.denials = Denials::default();
+        node.denials = Denials::new(node.clocks.high_water().clone());
         node.applied.clear();
         node.cursors.clear();
         node.recent.clear();
@@ -645,7 +679,10 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let (now, cheap) = (self.now, self.settings.is_cheap);
+        self.set_clocks(at);
         let node = &mut self.nodes[at];
+        node.clocks = clocks(&node.manual, node.saved.clone());
+        node.denials = Denials::new(node.clocks.high_water().clone());
         node.up = true;
         node.left = false;
         node.life += 1;
@@ -735,7 +772,10 @@ impl World {
             let node = &mut self.nodes[at];
             node.machine.upkeep(now);
             if !self.settings.is_cheap {
-                node.denials.forget(now.wall, CLOCK_SKEW);
+                node.clocks.observe();
+                node.denials.forget(node.clocks.horizon(), CLOCK_SKEW);
+                // The floor is on the disk before rows are swept.
+                node.saved = Some(node.clocks.save(Timestamp::EPOCH));
                 self.gossip(at);
                 self.write_store(at);
                 self.read_store(at);
@@ -748,16 +788,16 @@ impl World {
 
     fn check_memory(&mut self, at: usize) {
         let machine = &self.nodes[at].machine;
-        let (kept, logs) = (machine.kept(), machine.logs());
+        let (kept, bytes, logs) = (machine.kept(), machine.bytes(), machine.logs());
         let counted: usize = logs.iter().map(|log| log.kept).sum();
-        let Tuning { max_kept, max_logs, .. } = self.settings.tuning;
-        // What grows at the end of each log is not dropped.
-        let (most, count) = (max_kept + max_kept / 8 + BLOCK * logs.len(), logs.len());
+        let Tuning { max_bytes, max_logs, .. } = self.settings.tuning;
+        // What grows at the end of its own log is not dropped.
+        let (most, count) = (max_bytes + max_bytes / 8 + MAX_BLOCK_BYTES, logs.len());
         if counted != kept {
             self.breaks(|| format!("{at} counts {kept} entries and has {counted}"));
         }
-        if kept > most || count > max_logs {
-            self.breaks(|| format!("{at} holds {kept} entries of {count} logs"));
+        if bytes > most || count > max_logs {
+            self.breaks(|| format!("{at} holds {bytes} bytes of {count} logs"));
         }
     }
 
@@ -879,7 +919,11 @@ impl World {
             Message::Heads(_) => traffic.heads += 1,
             Message::Ping { .. } | Message::Pong { .. } => traffic.pings += 1,
             Message::Digests { .. } => traffic.digests += 1,
-            Message::Ack(_) | Message::Clock { .. } | Message::Leaving { .. } => {}
+            Message::Ack(_)
+            | Message::Clock { .. }
+            | Message::Leaving { .. }
+            | Message::Keep { .. }
+            | Message::Kept { .. } => {}
         }
         self.say(|| format!("{at} -> {peer}: {message:?}"));
         let sent = self.now + (size as u64 * MS / self.settings.bytes_per_ms).max(1);
@@ -1031,7 +1075,9 @@ impl World {
     }
 
     fn write_store(&mut self, at: usize) {
-        let ended = self.right().minus(CLOCK_SKEW);
+        self.set_clocks(at);
+        let right = self.right();
+        let settled = self.nodes[at].clocks.settled();
         let Self { store, nodes, .. } = self;
         let node = &nodes[at];
         if !store.up || !node.reaches_store {
@@ -1043,7 +1089,8 @@ impl World {
             let head = heads.entry(origin).or_default();
             for (seq, fact) in (first..).zip(facts) {
                 if *head + 1 == seq {
-                    rows.insert(seq, *fact);
+                    let life = fact.until.since(settled) + CLOCK_SKEW;
+                    rows.insert(seq, (*fact, right.plus(life)));
                     *head = seq;
                 }
             }
@@ -1056,11 +1103,11 @@ impl World {
                 put(origin, first, &facts[..facts.len().min(usize::try_from(seq).unwrap_or(0))]);
             }
         }
-        rows.values_mut().for_each(|rows| rows.retain(|_, fact| fact.until >= ended));
+        rows.values_mut().for_each(|rows| rows.retain(|_, (_, goes)| *goes >= right));
     }
 
     fn read_store(&mut self, at: usize) {
-        let (cheap, ended) = (self.settings.is_cheap, self.wall(at).minus(CLOCK_SKEW));
+        let cheap = self.settings.is_cheap;
         let Self { store, nodes, .. } = self;
         let node = &mut nodes[at];
         if !store.up || !node.reaches_store {
@@ -1072,7 +1119,7 @@ impl World {
                 continue;
             }
             let Some(rows) = store.rows.get(origin) else { continue };
-            for (seq, fact) in rows.range(complete + 1..).filter(|(_, fact)| fact.until >= ended) {
+            for (seq, (fact, _)) in rows.range(complete + 1..) {
                 node.apply(fact, cheap);
                 node.machine.learn(*origin, *seq, &[*fact]);
             }
@@ -1090,7 +1137,9 @@ impl World {
 
     /// Whether it is applied there, or has ended.
     fn has(&self, at: usize, Published { fact, over, .. }: &Published) -> bool {
-        fact.until < self.wall(at) || *over < self.right() || self.nodes[at].holds(fact)
+        // A token that ends by then is expired, by the wall clock or because its denial may be forgotten.
+        let is_below = fact.until.as_secs() <= self.nodes[at].clocks.high_water().floor_secs();
+        fact.until < self.wall(at) || is_below || *over < self.right() || self.nodes[at].holds(fact)
     }
 
     /// Nothing is missed from before the time that a node says it knows all of.
@@ -1179,6 +1228,9 @@ impl World {
         self.step(Step::Heal);
         self.step(Step::Store { up: true });
         for node in 0..self.settings.nodes {
+            // Clocks are right again, as far as they ever were.
+            let right = self.settings.offsets.get(node).copied().unwrap_or(0);
+            self.step(Step::Jump { node, by: right - self.nodes[node].offset });
             self.step(Step::StoreOf { node, up: true });
             self.step(Step::Continue { node });
             if self.nodes[node].left {
@@ -1267,6 +1319,12 @@ impl World {
         }
         None
     }
+}
+
+/// A node's clocks; trusted sooner than in life, since runs are short.
+fn clocks(manual: &Arc<ManualClocks>, saved: Option<Saved>) -> Arc<Clocks> {
+    let trust = Trust { belief: Duration::from_secs(60), longest: Duration::from_secs(300) };
+    Arc::new(Clocks::trusting(trust, manual.clone(), manual.clone(), "one boot", saved))
 }
 
 fn place_of(seq: u64) -> usize {

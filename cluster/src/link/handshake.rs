@@ -26,9 +26,10 @@ use tokio::{
 };
 
 use super::{
-    Local, MAX_NAME, Patience, Peer, Refused,
+    Local, MAX_NAME, Patience, Peer, Progress, Refused,
     frame::{Broken, Reader, Writer},
 };
+use crate::protocol::message;
 
 const MAGIC: [u8; 4] = *b"PLSD";
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
@@ -62,12 +63,14 @@ pub(super) async fn answer<R, W>(
     writer: W,
     local: &Local,
     patience: Patience,
+    progress: &Progress,
 ) -> Result<Link<R, W>, Refused>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    timeout(patience.handshake, examine(reader, writer, local, patience)).await.map_err(|_| Refused::Slow)?
+    let examined = examine(reader, writer, local, patience, progress);
+    timeout(patience.handshake, examined).await.map_err(|_| Refused::Slow)?
 }
 
 async fn introduce<R, W>(
@@ -111,17 +114,20 @@ async fn examine<R, W>(
     mut writer: W,
     local: &Local,
     patience: Patience,
+    progress: &Progress,
 ) -> Result<Link<R, W>, Refused>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let ours = preamble(local);
-    let theirs = read_preamble(&mut reader).await?;
+    let theirs =
+        timeout(patience.preamble, read_preamble(&mut reader)).await.map_err(|_| Refused::Slow)??;
     // Before we refuse, so that the dialer can name the reason too.
     writer.write_all(&ours).await?;
     writer.flush().await?;
     let version = agree(&ours, &theirs)?;
+    progress.reached(Progress::SPEAKS);
 
     let mut noise = noise(local, &theirs, &ours, |builder| builder.build_responder())?;
     let mut message = [0; MAX_MESSAGE];
@@ -135,6 +141,7 @@ where
         }
         opened => opened?,
     };
+    progress.reached(Progress::KNOWS);
     send(&mut writer, &mut noise, local).await?;
     // Not before the dialer can find it too.
     if origin == local.origin {
@@ -251,8 +258,11 @@ fn open(noise: &mut HandshakeState, message: &[u8]) -> Result<(Origin, String), 
     let (node, rest) = who.split_first_chunk().ok_or(Refused::Malformed("no node"))?;
     let (incarnation, name) = rest.split_first_chunk().ok_or(Refused::Malformed("no incarnation"))?;
     let name = str::from_utf8(name).ok().filter(|name| fit(name)).ok_or(Refused::Malformed("its name"))?;
-    let incarnation = u64::from_be_bytes(*incarnation);
-    Ok((Origin { node: NodeId::from_bytes(*node), incarnation }, name.to_owned()))
+    let origin = Origin { node: NodeId::from_bytes(*node), incarnation: u64::from_be_bytes(*incarnation) };
+    if !message::is_plausible(origin) {
+        return Err(Refused::Malformed("an id or incarnation that no node has"));
+    }
+    Ok((origin, name.to_owned()))
 }
 
 /// Whether it can be shown in a log.

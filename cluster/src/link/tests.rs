@@ -16,6 +16,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::protocol::message;
 
 type Near = (Peer, Reader<ReadHalf<DuplexStream>>, Writer<WriteHalf<DuplexStream>>);
 type Far = (Peer, Reader<OwnedReadHalf>, Writer<OwnedWriteHalf>);
@@ -44,7 +45,7 @@ async fn dial_by(stream: DuplexStream, local: &Local, patience: Patience) -> Res
 
 async fn answer_by(stream: DuplexStream, local: &Local, patience: Patience) -> Result<Near, Refused> {
     let (reader, writer) = split(stream);
-    handshake::answer(reader, writer, local, patience).await
+    handshake::answer(reader, writer, local, patience, &Progress::default()).await
 }
 
 async fn meet(dialer: &Local, answerer: &Local) -> (Result<Near, Refused>, Result<Near, Refused>) {
@@ -57,7 +58,7 @@ async fn meet_by_tcp(dialer: &Local, answerer: &Local) -> (Result<Far, Refused>,
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::join!(async { dial(TcpStream::connect(address).await.unwrap(), dialer).await }, async {
-        answer(listener.accept().await.unwrap().0, answerer).await
+        answer(listener.accept().await.unwrap().0, answerer, &Progress::default()).await
     },)
 }
 
@@ -686,23 +687,118 @@ async fn a_link_ends_before_its_numbers_do() {
     assert!(matches!(tapped.answerer.1.read().await, Err(Broken::Spent)));
 }
 
+fn ipv4(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, n).into()
+}
+
+/// Whether the connection still has its place.
+fn stays(permit: &mut Permit) -> bool {
+    permit.made_room.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+}
+
 #[test]
-fn a_gate_bounds_all_and_each() {
+fn gate_bounds_all_and_each_address() {
     let gate = Gate::new(5, 2);
-    let address = |n| IpAddr::from(Ipv4Addr::new(10, 0, 0, n));
     let mapped = IpAddr::from(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
-    let first = gate.enter(address(1)).unwrap();
-    let second = gate.enter(mapped).unwrap();
-    assert!(gate.enter(address(1)).is_none());
-    let others = [2, 2, 3].map(|n| gate.enter(address(n)).unwrap());
-    assert!(gate.enter(address(4)).is_none());
+    let mut first = gate.enter(ipv4(1));
+    let mut second = gate.enter(mapped);
+    assert!(stays(&mut first) && stays(&mut second));
+    let mut third = gate.enter(ipv4(1));
+    assert!(!stays(&mut first) && stays(&mut second) && stays(&mut third), "the oldest of it makes room");
+    let mut others = [2, 2, 3].map(|n| gate.enter(ipv4(n)));
     assert_eq!(gate.inside(), 5);
-    drop(first);
-    let again = gate.enter(address(1)).unwrap();
-    assert!(gate.enter(address(1)).is_none());
-    drop((again, second, others));
+    let mut newest = gate.enter(ipv4(4));
+    assert_eq!(gate.inside(), 5);
+    assert!(!stays(&mut second), "the oldest of who has the most");
+    assert!(stays(&mut third) && stays(&mut newest) && others.iter_mut().all(stays));
+    drop((first, second, third, newest, others));
     assert_eq!(gate.inside(), 0);
-    assert!(lock(&gate.inside).of.is_empty());
+}
+
+#[test]
+fn addresses_of_one_network_of_64_bits_are_one() {
+    let gate = Gate::new(100, 2);
+    let address = |network: u16, host| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
+    let mut ours: Vec<_> = (0..50).map(|host| gate.enter(address(1, host))).collect();
+    let mut other = gate.enter(address(2, 1));
+    assert_eq!(ours.iter_mut().filter_map(|permit| stays(permit).then_some(())).count(), 2);
+    assert!(stays(&mut other));
+    assert_eq!(gate.inside(), 3);
+}
+
+#[test]
+fn who_has_come_further_stays() {
+    let gate = Gate::new(8, 4);
+    let mut peer = gate.enter(ipv4(1));
+    peer.progress().reached(Progress::SPEAKS);
+    let mut silent: Vec<_> = (0..3).map(|_| gate.enter(ipv4(1))).collect();
+    for _ in 0..100 {
+        silent.push(gate.enter(ipv4(1)));
+        assert!(stays(&mut peer));
+    }
+    peer.progress().reached(Progress::KNOWS);
+    // A crowd that says the word, from everywhere.
+    for n in 0..200 {
+        let permit = gate.enter(ipv4(n));
+        permit.progress().reached(Progress::SPEAKS);
+        silent.push(permit);
+        assert!(stays(&mut peer), "{n}");
+        assert!(gate.inside() <= 8);
+    }
+}
+
+proptest! {
+    /// Whoever comes, proves itself or leaves: bounds hold, the newest is always in, and a peer that has
+    /// proved itself makes room only for peers that have too.
+    #[test]
+    fn any_crowd_is_bounded(
+        steps in prop::collection::vec((0..6_u8, 0..4_u8, any::<prop::sample::Index>()), 1..200),
+    ) {
+        let gate = Gate::new(6, 3);
+        let mut permits: Vec<(u8, Permit)> = Vec::new();
+        for (n, what, which) in steps {
+            if what == 0 && !permits.is_empty() {
+                drop(permits.swap_remove(which.index(permits.len())));
+            } else if what == 1 && !permits.is_empty() {
+                permits[which.index(permits.len())].1.progress().reached(Progress::KNOWS);
+            } else {
+                permits.push((n, gate.enter(ipv4(n))));
+                prop_assert!(stays(&mut permits.last_mut().unwrap().1));
+            }
+            permits.retain_mut(|(_, permit)| stays(permit));
+            prop_assert_eq!(gate.inside(), permits.len());
+            prop_assert!(permits.len() <= 6);
+            for n in 0..6 {
+                prop_assert!(permits.iter().filter(|(whose, _)| *whose == n).count() <= 3);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dialer_that_says_nothing_is_slow_after_the_preamble_deadline() {
+    let (near, _far) = tokio::io::duplex(1_024);
+    let began = tokio::time::Instant::now();
+    let refused = answer_by(near, &local(2), PATIENCE).await.unwrap_err();
+    assert!(matches!(refused, Refused::Slow), "{refused}");
+    assert_eq!(began.elapsed(), PATIENCE.preamble);
+}
+
+#[tokio::test]
+async fn impossible_origin_is_refused_in_the_handshake() {
+    let node = NodeId::from_bytes([1; 16]);
+    for origin in [
+        Origin { node, incarnation: u64::MAX },
+        Origin { node, incarnation: message::MAX_TIME + 1 },
+        Origin { node: NodeId::from_bytes([0; 16]), incarnation: 1 },
+        Origin { node: NodeId::from_bytes([0xff; 16]), incarnation: 1 },
+    ] {
+        let liar = Local { origin, ..local(1) };
+        let (_, answered) = meet(&liar, &local(2)).await;
+        assert!(matches!(answered, Err(Refused::Malformed(_))), "{origin:?}");
+        let (dialed, _) = meet(&local(2), &liar).await;
+        assert!(matches!(dialed, Err(Refused::Malformed(_))), "{origin:?}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use schema::ledger::Origin;
 use tracing::{error, warn};
 
 use super::{Announcement, MAX_NAME, Member};
+use crate::protocol::message::is_plausible;
 
 pub(super) const LINKS: &str = "links";
 pub(super) const NAME: &str = "name";
@@ -30,6 +31,9 @@ pub(super) const MAX_MEMBERS: usize = 10_000;
 const MAX_HEAD: u64 = 1 << 48;
 /// Of so many members the log remembers what it said.
 const MAX_NAMED: usize = 1_024;
+/// The memory of a key beside its text, and of a node beside its keys, with what is known of its life.
+const KEY_BYTES: usize = 100;
+const NODE_BYTES: usize = 400;
 const READY: &str = "ready";
 const LEAVING: &str = "leaving";
 
@@ -49,8 +53,10 @@ pub(super) fn fixed(name: &str, versions: &RangeInclusive<u8>) -> [(&'static str
 #[derive(Default)]
 pub(super) struct Reader {
     named: BTreeSet<ChitchatId>,
-    /// A later life of this node is alive.
+    /// A member says that a later life of this node is alive, as of the last look.
     pub(super) superseded: bool,
+    /// The memory that all that is known takes, in bytes, as of the last look.
+    pub(super) bytes: usize,
 }
 
 impl Reader {
@@ -58,6 +64,8 @@ impl Reader {
     pub(super) fn members(&mut self, own: Origin, chitchat: &Chitchat) -> Vec<Member> {
         let alive: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
         let mut newest = BTreeMap::<_, Member>::new();
+        self.superseded = false;
+        self.bytes = chitchat.node_states().values().map(bytes).sum();
         // Those that are alive first, so that the dead are left out when there are too many.
         for lives in [true, false] {
             for (id, state) in chitchat.node_states() {
@@ -95,6 +103,11 @@ impl Reader {
             self.complain(id, "its address is none");
             return None;
         }
+        let origin = Origin { node, incarnation: id.generation_id };
+        if !is_plausible(origin) {
+            self.complain(id, "no node has its id or incarnation");
+            return None;
+        }
         let versions = versions(links);
         if versions.is_none() {
             self.complain(id, "its link versions are none");
@@ -114,7 +127,7 @@ impl Reader {
         };
         let says = |word| state.get(STATE).unwrap_or_default().split(' ').any(|said| said == word);
         Some(Member {
-            origin: Origin { node, incarnation: id.generation_id },
+            origin,
             name: readable,
             address,
             alive,
@@ -149,6 +162,13 @@ impl Reader {
         }
         self.named.insert(id.clone())
     }
+}
+
+/// The memory that a node and what it says take, in bytes, about.
+fn bytes(state: &NodeState) -> usize {
+    let keys =
+        state.key_values_including_deleted().map(|(key, value)| key.len() + value.value.len() + KEY_BYTES);
+    keys.sum::<usize>() + state.chitchat_id().node_id.len() + NODE_BYTES
 }
 
 /// The name without what a terminal would obey, and not too long.

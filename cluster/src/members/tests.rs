@@ -459,6 +459,61 @@ async fn members_that_say_what_cannot_be_do_no_harm() {
 }
 
 #[tokio::test]
+async fn what_members_say_is_bounded_in_bytes() {
+    let (a, at_a) = node(1, &[]).await;
+    let (b, _) = node(2, &[at_a]).await;
+    sees_alive(&a, 1).await;
+    let before = Arc::clone(&a.shared.gossip());
+    let liar = liar(&node_id(3).to_string(), &[("links", "1-1")], at_a).await;
+    // Text that does not compress: what is said fits into few datagrams else, which is no harm.
+    liar.with_chitchat(|chitchat| {
+        for n in 0..200 {
+            let mut noise = [0; 4_096];
+            Random.fill(&mut noise);
+            let text: String = noise.iter().map(|byte| char::from(b' ' + byte % 95)).collect();
+            chitchat.self_node_state().set(format!("{n}"), text);
+        }
+    })
+    .await;
+    eventually("it begins anew", || !Arc::ptr_eq(&before, &a.shared.gossip())).await;
+    drop(liar);
+    sees(&a, "the honest one", |m| m.iter().any(|m| m.name == "node-2" && m.alive)).await;
+    sees(&b, "who began anew", |m| m.iter().any(|m| m.name == "node-1" && m.alive)).await;
+}
+
+#[tokio::test]
+async fn impossible_incarnations_are_not_believed() {
+    let (a, at_a) = node(1, &[]).await;
+    let (_b, _) = node(2, &[at_a]).await;
+    sees_alive(&a, 1).await;
+    for (node, incarnation) in [(1, u64::MAX), (2, u64::MAX), (2, 1 << 48)] {
+        let listen = address();
+        let wire = Arc::new(Wire::new(&secret(1, "x"), &Random).unwrap());
+        let mut config = chitchat_config("", listen, vec![at_a.to_string()]);
+        config.chitchat_id = ChitchatId::new(node_id(node).to_string(), incarnation, listen);
+        let keys = vec![("links".to_owned(), "1-1".to_owned())];
+        let received = a.counters().received.0;
+        let _liar = spawn_chitchat(config, keys, &Sealed(wire)).await.unwrap();
+        eventually("it gossips", || a.counters().received.0 > received + 20).await;
+        assert!(!a.is_superseded());
+        let seen = a.watch().borrow().clone();
+        assert!(seen.iter().all(|member| member.origin.incarnation == 1), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn later_life_is_told_of_as_long_as_a_member_says_so() {
+    let (a, at_a) = node(1, &[]).await;
+    assert!(!a.is_superseded());
+    let mut later = config(1, address(), &[at_a]);
+    later.origin.incarnation = 2;
+    let later = start(later).await;
+    eventually("it is heard of", || a.is_superseded()).await;
+    drop(later);
+    eventually("it is not said any more", || !a.is_superseded()).await;
+}
+
+#[tokio::test]
 async fn only_the_newest_incarnation_counts() {
     let (a, at_a) = node(1, &[]).await;
     let (old, _) = node(2, &[at_a]).await;

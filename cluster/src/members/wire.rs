@@ -40,6 +40,9 @@ use crate::secret::{DeriveError, Secret};
 const LOOPBACK: Duration = Duration::from_secs(1);
 /// A socket that fails so often in a row is broken.
 const MAX_FAILURES: u32 = 100;
+/// Blocks of a message, each of which becomes at most 64 KiB. One of ours has a block for each 16 KiB of a
+/// list of nodes and of what is said of them, some 30 when both are as long as they can be.
+const MAX_BLOCKS: usize = 64;
 /// How Linux says that a datagram is too long.
 const EMSGSIZE: i32 = 90;
 
@@ -194,6 +197,10 @@ impl SealedSocket {
         let datagram = self.buffer.get_mut(..length).unwrap_or_default();
         let mut opener = self.wire.opener.lock().unwrap_or_else(PoisonError::into_inner);
         match opener.open(datagram, Instant::now()) {
+            Ok(content) if !is_bounded(content) => {
+                drop(opener);
+                self.wire.refusals.note(Refusal::Malformed, from);
+            }
             Ok(content) => {
                 self.wire.received.add(length);
                 self.codec.decode(content, from, length);
@@ -202,6 +209,40 @@ impl SealedSocket {
                 drop(opener);
                 self.wire.refusals.note(refusal, from);
             }
+        }
+    }
+}
+
+/// Whether a message takes no more memory when it is decompressed than [`MAX_BLOCKS`] allow: chitchat
+/// decompresses whatever it is given, and one datagram could become hundreds of MiB.
+fn is_bounded(message: &[u8]) -> bool {
+    // Magic number, version of the protocol, kind; version 1 is the one that we speak.
+    let Some(([_, _, 1, kind], rest)) = message.split_first_chunk() else { return false };
+    let streams = match kind {
+        // The digest, before the name of the cluster; digest and delta; delta.
+        0 | 2 => 1,
+        1 => 2,
+        _ => 0,
+    };
+    let (mut rest, mut left) = (rest, MAX_BLOCKS);
+    (0..streams).all(|_| skip_stream(&mut rest, &mut left))
+}
+
+/// Passes over one stream of blocks, of which so many are left; says whether it is one.
+fn skip_stream(rest: &mut &[u8], left: &mut usize) -> bool {
+    loop {
+        match rest {
+            [0, after @ ..] => {
+                *rest = after;
+                return true;
+            }
+            [1 | 2, a, b, after @ ..] if *left > 0 => {
+                let Some(after) = after.get(usize::from(u16::from_le_bytes([*a, *b]))..) else {
+                    return false;
+                };
+                (*rest, *left) = (after, *left - 1);
+            }
+            _ => return false,
         }
     }
 }
@@ -346,6 +387,50 @@ mod tests {
             let decoding = codec.decoding.unwrap();
             assert!(codec.decoded(decoding).await.unwrap().is_none(), "round {round}");
         }
+    }
+
+    /// A message of this kind, with so many blocks in each of its streams.
+    fn blocks(kind: u8, counts: &[usize]) -> Vec<u8> {
+        let mut message = vec![0x53, 0xb0, 1, kind];
+        for count in counts {
+            for _ in 0..*count {
+                message.extend([1, 3, 0, 7, 7, 7]);
+            }
+            message.push(0);
+        }
+        message
+    }
+
+    #[test]
+    fn message_of_too_many_blocks_is_refused() {
+        for (kind, counts, fits) in [
+            (0, &[MAX_BLOCKS][..], true),
+            (0, &[MAX_BLOCKS + 1], false),
+            (1, &[MAX_BLOCKS / 2, MAX_BLOCKS / 2], true),
+            (1, &[1, MAX_BLOCKS], false),
+            (1, &[1], false),
+            (2, &[0], true),
+            (2, &[10_000], false),
+            (3, &[], true),
+        ] {
+            assert_eq!(is_bounded(&blocks(kind, counts)), fits, "{kind} {counts:?}");
+        }
+        let mut other_version = blocks(0, &[1]);
+        other_version[2] = 0;
+        assert!(!is_bounded(&other_version));
+        for cut in 0..blocks(1, &[2, 2]).len() {
+            assert!(!is_bounded(&blocks(1, &[2, 2])[..cut]), "{cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn message_of_ours_is_bounded() {
+        let mut codec = Codec::open().await.unwrap();
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        let message = ChitchatMessage::Syn { cluster_id: "x".into(), digest: Default::default() };
+        let envelope = ChitchatEnvelope { version: chitchat::ProtocolVersion::V1, message };
+        let length = codec.encode(envelope, &mut buffer).await.unwrap();
+        assert!(is_bounded(&buffer[..length]));
     }
 
     #[tokio::test]

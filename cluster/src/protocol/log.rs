@@ -2,15 +2,22 @@
 //!
 //! Entries lie in blocks of [`BLOCK`] numbers, which may have holes. A block is dropped as a whole when all
 //! of it was applied and has ended.
+//!
+//! A block takes memory for the entries that it holds, not for the numbers that it spans, and a log knows
+//! how many bytes it takes ([`Log::bytes`]): a peer that chooses its numbers badly gains nothing by it.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use schema::{Fact, Timestamp};
+use schema::{Fact, Horizon, Timestamp};
 
 use super::message::{Applied, Forgotten, kind};
 
 /// How many numbers a block has.
 pub const BLOCK: u64 = 256;
+/// The memory of a block beside its entries, in bytes, with its place in a tree that is half empty.
+const BLOCK_BYTES: usize = 320;
+/// The memory of the longest block, in bytes.
+pub const MAX_BLOCK_BYTES: usize = BLOCK_BYTES + 256 * size_of::<Fact>();
 
 /// What is held of a log.
 #[derive(Debug, Default)]
@@ -21,14 +28,19 @@ pub struct Log {
     newest: (u64, u64),
     blocks: BTreeMap<u64, Block>,
     kept: usize,
+    bytes: usize,
     forgotten: Forgotten,
+    /// What is complete only because somebody else than its origin says that it was and has ended.
+    hearsay: Option<(u64, u64)>,
     until: Timestamp,
 }
 
 #[derive(Debug, Default)]
 struct Block {
-    facts: Vec<Option<Fact>>,
-    held: usize,
+    /// A bit for each number, the lowest first: whether its entry is held.
+    held: [u64; 4],
+    /// The entries that are held, by number.
+    facts: Vec<Fact>,
     until: Timestamp,
     /// Known when it is whole.
     sum: Option<u64>,
@@ -51,6 +63,13 @@ impl Log {
     #[must_use]
     pub const fn complete(&self) -> u64 {
         self.complete
+    }
+
+    /// All up to here was applied, or the ledger or the log's origin says that it had ended: what need not be
+    /// looked for in the ledger.
+    #[must_use]
+    pub fn proven(&self) -> u64 {
+        self.hearsay.map_or(self.complete, |(first, _)| self.complete.min(first - 1))
     }
 
     /// The highest number that was applied.
@@ -95,8 +114,14 @@ impl Log {
         self.get(seq).is_some()
     }
 
+    /// The memory that its entries take, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn get(&self, seq: u64) -> Option<&Fact> {
-        self.blocks.get(&block_of(seq))?.facts.get(place(seq))?.as_ref()
+        self.blocks.get(&block_of(seq))?.get(place(seq))
     }
 
     /// The lowest number from this one on that is not held.
@@ -107,7 +132,7 @@ impl Log {
             // A whole one is skipped at once.
             if seq == first_of(block_of(seq)) && block.is_whole() {
                 seq += BLOCK;
-            } else if block.facts.get(place(seq)).is_some_and(Option::is_some) {
+            } else if block.get(place(seq)).is_some() {
                 seq += 1;
             } else {
                 break;
@@ -123,15 +148,11 @@ impl Log {
             return false;
         }
         let block = self.blocks.entry(block_of(seq)).or_default();
-        let place = place(seq);
-        if block.facts.len() <= place {
-            block.facts.resize(place + 1, None);
-        }
-        if block.facts[place].is_some() {
+        let before = block.bytes();
+        if !block.insert(place(seq), fact) {
             return false;
         }
-        block.facts[place] = Some(fact);
-        block.held += 1;
+        self.bytes += block.bytes() - before;
         self.kept += 1;
         block.until = block.until.max(fact.until);
         self.highest = self.highest.max(seq);
@@ -150,6 +171,22 @@ impl Log {
             self.complete = seq;
             self.advance();
         }
+    }
+
+    /// The same, by the ledger's word, which counts more than hearsay.
+    pub fn skip_proven(&mut self, seq: u64) {
+        self.hearsay =
+            self.hearsay.filter(|(_, last)| *last > seq).map(|(first, last)| (first.max(seq + 1), last));
+        self.skip_to(seq);
+    }
+
+    /// As [`Self::skip_forgotten`], by the word of somebody else than the log's origin.
+    pub fn skip_hearsay(&mut self, forgotten: Forgotten) {
+        if forgotten.seq > self.complete {
+            let first = self.hearsay.map_or(self.complete + 1, |(first, _)| first);
+            self.hearsay = Some((first, forgotten.seq));
+        }
+        self.skip_forgotten(forgotten);
     }
 
     /// These have ended, and are asked for no more: neither here nor by who asks this node.
@@ -193,32 +230,39 @@ impl Log {
         self.blocks.range(block_of(first)..=block_of(last)).find_map(|(number, block)| {
             let begin = first_of(*number);
             let skip = usize::try_from(first.saturating_sub(begin)).unwrap_or(usize::MAX);
-            let found = block.facts.iter().enumerate().skip(skip).find(|(_, fact)| fact.is_some())?.0;
+            let found = block.next_held(skip)?;
             Some(begin + u64::try_from(found).unwrap_or(0)).filter(|seq| *seq <= last)
         })
     }
 
-    /// Drops whole blocks that were applied and ended more than `skew` before `now`; gives how many entries.
-    pub fn forget(&mut self, now: Timestamp, skew: Duration) -> usize {
+    /// Drops whole blocks that were applied and ended more than `skew` before the horizon; gives how many
+    /// entries.
+    pub fn forget(&mut self, horizon: Horizon, skew: Duration) -> usize {
         let mut gone = 0;
         // What was skipped had ended: who asks for it shall not wait for it.
         let held =
             self.blocks.first_key_value().and_then(|(number, _)| self.next_held(first_of(*number), u64::MAX));
         let skipped = held.map_or(self.complete, |held| self.complete.min(held - 1));
         if skipped > self.forgotten.seq {
-            self.note_forgotten(Forgotten { seq: skipped, until: now.minus(skew) });
+            self.note_forgotten(Forgotten { seq: skipped, until: horizon.time().minus(skew) });
         }
         while let Some((number, block)) = self.blocks.first_key_value()
             && first_of(*number) + BLOCK - 1 <= self.complete
-            && block.until.plus(skew) < now
+            && horizon.is_past(block.until, skew)
         {
             gone += self.drop_first();
         }
         gone
     }
 
+    /// Whether it has more than the block that grows.
+    #[must_use]
+    pub fn has_several_blocks(&self) -> bool {
+        self.blocks.len() > 1
+    }
+
     /// Makes room: drops the oldest block when it was applied, else the newest, which will be asked for
-    /// again; gives how many entries.
+    /// again; gives how many entries. A log of one block loses that.
     pub fn shed(&mut self) -> usize {
         let oldest_is_done =
             self.blocks.first_key_value().is_some_and(|(n, _)| first_of(*n) + BLOCK - 1 <= self.complete);
@@ -226,22 +270,25 @@ impl Log {
             return self.drop_first();
         }
         let Some((number, block)) = self.blocks.pop_last() else { return 0 };
-        if first_of(number) > self.complete {
-            self.highest = self.complete;
-            self.newest = (0, 0);
-            self.kept -= block.held;
-            return block.held;
+        self.highest = self.complete;
+        self.newest = (0, 0);
+        if first_of(number) <= self.complete {
+            // The one that grows: its beginning was applied, and will not be asked for.
+            self.note_forgotten(Forgotten { seq: self.complete, until: block.until });
         }
-        // The one that grows.
-        self.blocks.insert(number, block);
-        0
+        self.dropped(&block)
     }
 
     fn drop_first(&mut self) -> usize {
         let Some((number, block)) = self.blocks.pop_first() else { return 0 };
-        self.kept -= block.held;
         self.note_forgotten(Forgotten { seq: first_of(number) + BLOCK - 1, until: block.until });
-        block.held
+        self.dropped(&block)
+    }
+
+    fn dropped(&mut self, block: &Block) -> usize {
+        self.kept -= block.facts.len();
+        self.bytes -= block.bytes();
+        block.facts.len()
     }
 
     /// The sums of these blocks, 0 for one that is not held whole. Two logs with the same entries have the
@@ -266,7 +313,45 @@ impl Log {
 
 impl Block {
     fn is_whole(&self) -> bool {
-        u64::try_from(self.held).unwrap_or(0) == BLOCK
+        u64::try_from(self.facts.len()).unwrap_or(0) == BLOCK
+    }
+
+    /// Of one that is empty, 0: it is made when its first entry comes.
+    fn bytes(&self) -> usize {
+        if self.facts.is_empty() { 0 } else { BLOCK_BYTES + self.facts.capacity() * size_of::<Fact>() }
+    }
+
+    /// Whether the entry at this place is held, and how many before it are.
+    fn find(&self, place: usize) -> (bool, usize) {
+        let (word, bit) = (place / 64, place % 64);
+        let before = self.held.iter().take(word).map(|word| word.count_ones()).sum::<u32>();
+        let own = self.held.get(word).copied().unwrap_or(0);
+        let rank = before + (own & !(u64::MAX << bit)).count_ones();
+        (own >> bit & 1 == 1, usize::try_from(rank).unwrap_or(usize::MAX))
+    }
+
+    fn get(&self, place: usize) -> Option<&Fact> {
+        let (held, rank) = self.find(place);
+        self.facts.get(rank).filter(|_| held)
+    }
+
+    /// Says whether it was not held before.
+    fn insert(&mut self, place: usize, fact: Fact) -> bool {
+        let (held, rank) = self.find(place);
+        let Some(word) = self.held.get_mut(place / 64).filter(|_| !held) else { return false };
+        *word |= 1 << (place % 64);
+        self.facts.insert(rank, fact);
+        true
+    }
+
+    /// The first place from this one on whose entry is held.
+    fn next_held(&self, from: usize) -> Option<usize> {
+        (from / 64..self.held.len()).find_map(|word| {
+            let skip = if word == from / 64 { from % 64 } else { 0 };
+            let left = self.held[word] & (u64::MAX << skip);
+            let first = usize::try_from(left.trailing_zeros()).unwrap_or(0);
+            (left != 0).then_some(word * 64 + first)
+        })
     }
 
     fn sum(&mut self, first: u64) -> u64 {
@@ -277,7 +362,7 @@ impl Block {
             return sum;
         }
         let mut bytes = Vec::with_capacity(64);
-        let sum = (first..).zip(self.facts.iter().flatten()).fold(1_u64, |sum, (seq, fact)| {
+        let sum = (first..).zip(&self.facts).fold(1_u64, |sum, (seq, fact)| {
             bytes.clear();
             bytes.extend_from_slice(&seq.to_be_bytes());
             kind(&mut bytes, &fact.kind);

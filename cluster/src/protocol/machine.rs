@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use schema::{Fact, NodeId, ledger::Origin, time::CLOCK_SKEW};
+use schema::{Fact, NodeId, Timestamp, horizon::MAX_AHEAD, ledger::Origin, time::CLOCK_SKEW};
 
 use super::{
-    Message, Now, Tuning,
+    KEEPS, Message, Now, Tuning,
     log::{BLOCK, Log},
-    message::{Applied, Forgotten, LogHead},
-    peer::{Answer, Has, MAX_ANSWERS, MAX_REPAIRS, Peer, Pulling},
+    message::{Applied, Forgotten, LogHead, MAX_SEQ, is_plausible, is_sane},
+    peer::{Answer, Has, MAX_ANSWERS, MAX_NOTES, MAX_REPAIRS, Peer, Pulling, joined, room},
 };
 
 /// Heads in one message.
@@ -22,10 +22,10 @@ const SUMS: u64 = 64;
 const CLOCKS: u64 = 8;
 /// A clock that is ahead by less is not.
 const LATENCY: Duration = Duration::from_secs(2);
-/// A clock that is ahead by more is wrong.
-const MAX_AHEAD: Duration = Duration::from_secs(25 * 3_600);
 /// How many steps the search for a gap takes at most.
 const STEPS: usize = 64;
+/// How many other nodes are known at most.
+const MAX_MEMBERS: usize = 16_384;
 
 /// One node's part of the protocol.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Machine {
     tuning: Tuning,
     logs: BTreeMap<Origin, Tracked>,
     kept: usize,
+    /// The memory that the entries take.
+    bytes: usize,
     peers: BTreeMap<NodeId, Linked>,
     members: BTreeMap<NodeId, Known>,
     /// Logs that somebody has more of, since when without progress.
@@ -41,6 +43,9 @@ pub struct Machine {
     /// Rises whenever a head changes.
     changes: u64,
     leaving: bool,
+    /// The furthest that a peer's clock has shown, and this node's own.
+    furthest: Timestamp,
+    own_furthest: Timestamp,
     counters: Counters,
 }
 
@@ -65,8 +70,8 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
-    /// By how much its clock was ahead of ours.
-    ahead: Duration,
+    /// By how much its clock was behind ours when it was told last.
+    behind: Duration,
     /// Since when it is neither called alive nor linked.
     gone_since: Option<Duration>,
     /// When everything that it had taken away was known here last.
@@ -84,6 +89,8 @@ pub struct Counters {
     pub diverged: u64,
     /// Entries dropped before they had ended, for want of room.
     pub shed: u64,
+    /// Entries not taken: they lie too far beyond what is complete, or their log has no place.
+    pub refused: u64,
 }
 
 /// How the machine sees another node.
@@ -130,11 +137,14 @@ impl Machine {
             tuning,
             logs: [(own, Tracked::default())].into(),
             kept: 0,
+            bytes: 0,
             peers: BTreeMap::new(),
             members: BTreeMap::new(),
             behind: BTreeMap::new(),
             changes: 1,
             leaving: false,
+            furthest: Timestamp::EPOCH,
+            own_furthest: Timestamp::EPOCH,
             counters: Counters::default(),
         }
     }
@@ -157,26 +167,61 @@ impl Machine {
         self.logs.get(&origin).map_or(0, |tracked| tracked.log.complete())
     }
 
+    /// The same, but for what only others than its origin call ended: what need not be read in the ledger.
+    #[must_use]
+    pub fn proven(&self, origin: Origin) -> u64 {
+        self.logs.get(&origin).map_or(0, |tracked| tracked.log.proven())
+    }
+
     // What this node does.
 
     /// This node took something away; `first` follows on the head.
     pub fn publish(&mut self, first: u64, facts: &[Fact]) {
-        self.learn(self.own, first, facts);
+        self.insert(self.own, first, facts, None);
     }
 
     /// Entries that were applied here and came from elsewhere than a peer: from the ledger or the journal.
+    /// What no peer would take is left out, however it came there.
     pub fn learn(&mut self, origin: Origin, first: u64, facts: &[Fact]) {
-        self.insert(origin, first, facts, None);
+        let last = first.saturating_add(u64::try_from(facts.len()).unwrap_or(u64::MAX));
+        if first == 0 || last > MAX_SEQ || !is_plausible(origin) {
+            return;
+        }
+        let mut next = first;
+        for run in facts.chunk_by(|one, other| is_sane(one) && is_sane(other)) {
+            if run.iter().all(is_sane) {
+                self.insert(origin, next, run, None);
+            }
+            next += u64::try_from(run.len()).unwrap_or(0);
+        }
+    }
+
+    /// Asks every peer that can to write these own entries to its disk, since the store does not take them.
+    pub fn ask_to_keep(&mut self, first: u64, last: u64) {
+        for Linked { peer, .. } in self.peers.values_mut().filter(|linked| linked.peer.version >= KEEPS) {
+            let due = peer.keep_due.map_or((first, last), |due| (due.0.min(first), due.1.max(last)));
+            peer.keep_due = Some(due);
+        }
+    }
+
+    /// These entries of a peer's log are on this node's disk, as it asked.
+    pub fn kept_for(&mut self, origin: Origin, first: u64, last: u64) {
+        if let Some(peer) = self.peer(origin) {
+            peer.kept_due = Some(joined(peer.kept_due, (first, last)));
+        }
     }
 
     /// The ledger has everything of this log up to here, and everything that had not ended was applied.
     pub fn ledger_has(&mut self, origin: Origin, seq: u64) {
-        if origin == self.own || seq <= self.complete(origin) {
+        if origin == self.own || seq > MAX_SEQ {
             return;
         }
         let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return };
-        tracked.log.skip_to(seq);
-        self.changed(origin);
+        let before = tracked.log.complete();
+        tracked.log.skip_proven(seq);
+        if tracked.log.complete() > before {
+            self.changed(origin);
+        }
     }
 
     /// Who else there is, as far as gossip says.
@@ -189,6 +234,9 @@ impl Machine {
             !known.left || members.contains_key(node) || self.peers.contains_key(node)
         });
         for (origin, state) in members.into_values() {
+            if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&origin.node) {
+                continue;
+            }
             let known = self.known(origin);
             // Gossip may be later than what was said over a link.
             if origin.incarnation == known.incarnation {
@@ -205,7 +253,7 @@ impl Machine {
             incarnation,
             alive: false,
             left: false,
-            ahead: Duration::ZERO,
+            behind: Duration::ZERO,
             gone_since: None,
             fresh_at: None,
         });
@@ -233,9 +281,11 @@ impl Machine {
     /// Forgets what has ended and what there is no room for. To be called about once a second.
     pub fn upkeep(&mut self, now: Now) {
         for tracked in self.logs.values_mut() {
-            self.kept -= tracked.log.forget(now.wall, CLOCK_SKEW);
+            let before = tracked.log.bytes();
+            self.kept -= tracked.log.forget(now.horizon, CLOCK_SKEW);
+            self.bytes -= before - tracked.log.bytes();
         }
-        self.make_room(self.tuning.max_kept);
+        self.make_room(self.tuning.max_bytes);
         let ended: Vec<_> = self
             .logs
             .iter()
@@ -243,33 +293,50 @@ impl Machine {
                 **origin != self.own
                     && !self.is_linked(**origin)
                     && !self.lives(**origin)
-                    && tracked.log.until().plus(CLOCK_SKEW) < now.wall
+                    && now.horizon.is_past(tracked.log.until(), CLOCK_SKEW)
             })
             .map(|(origin, _)| *origin)
             .collect();
-        for origin in ended {
-            if let Some(tracked) = self.logs.remove(&origin) {
-                self.kept -= tracked.log.kept();
-            }
-            self.behind.remove(&origin);
-            self.peers.values_mut().for_each(|linked| {
-                linked.peer.has.remove(&origin);
-                linked.peer.pushed.remove(&origin);
-                linked.peer.dirty.remove(&origin);
-            });
-        }
+        ended.into_iter().for_each(|origin| self.drop_log(origin));
     }
 
+    fn drop_log(&mut self, origin: Origin) {
+        if let Some(tracked) = self.logs.remove(&origin) {
+            self.kept -= tracked.log.kept();
+            self.bytes -= tracked.log.bytes();
+        }
+        self.behind.remove(&origin);
+        self.peers.values_mut().for_each(|linked| {
+            linked.peer.has.remove(&origin);
+            linked.peer.pushed.remove(&origin);
+            linked.peer.dirty.remove(&origin);
+        });
+    }
+
+    /// Until the entries take no more than so many bytes, the largest log loses a block; this node's own
+    /// keeps the one that grows, which is not on its way yet.
     fn make_room(&mut self, most: usize) {
-        while self.kept > most {
-            let largest = self.logs.values_mut().max_by_key(|tracked| tracked.log.kept());
-            let gone = largest.map_or(0, |tracked| tracked.log.shed());
+        while self.bytes > most {
+            let own = self.own;
+            let can = |(origin, tracked): &(&Origin, &mut Tracked)| {
+                **origin != own || tracked.log.has_several_blocks()
+            };
+            let largest = self.logs.iter_mut().filter(can).max_by_key(|(_, tracked)| tracked.log.bytes());
+            let Some((_, Tracked { log, .. })) = largest else { break };
+            let before = log.bytes();
+            let gone = log.shed();
+            self.bytes -= before - log.bytes();
             if gone == 0 {
                 break;
             }
             self.kept -= gone;
             self.counters.shed += u64::try_from(gone).unwrap_or(0);
         }
+    }
+
+    /// Of how many logs it is noted what one peer has, or was sent: each link has the same share.
+    fn most_notes(&self) -> usize {
+        (MAX_NOTES / self.peers.len().max(16)).min(self.tuning.max_logs)
     }
 
     // Links.
@@ -279,7 +346,24 @@ impl Machine {
         let mut peer = Peer::new(version, now.monotonic);
         peer.pushed.insert(self.own, self.head());
         self.peers.insert(origin.node, Linked { origin, peer });
+        if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&origin.node) {
+            // Somebody names nodes that there are not. One that is linked counts more.
+            let gone = |(node, known): &(&NodeId, &Known)| !known.alive && !self.peers.contains_key(*node);
+            if let Some(node) = self.members.iter().find(gone).map(|(node, _)| *node) {
+                self.members.remove(&node);
+            }
+        }
         self.known(origin);
+        if self.logs.len() >= self.tuning.max_logs && !self.logs.contains_key(&origin) {
+            let idle = |(origin, _): &(&Origin, &Tracked)| {
+                **origin != self.own && !self.is_linked(**origin) && !self.lives(**origin)
+            };
+            let idle = self.logs.iter().filter(idle).min_by_key(|(_, tracked)| tracked.log.bytes());
+            if let Some(idle) = idle.map(|(origin, _)| *origin) {
+                self.drop_log(idle);
+                self.logs.insert(origin, Tracked::default());
+            }
+        }
     }
 
     /// The link is down.
@@ -357,7 +441,7 @@ impl Machine {
             }
             Message::Pulled { origin, last, forgotten } => {
                 if self.pulled(from, origin, last, now) {
-                    self.skip_forgotten(origin, forgotten, now);
+                    self.skip_forgotten(from, origin, forgotten, now);
                 }
             }
             Message::Ping { nonce } => {
@@ -367,8 +451,20 @@ impl Machine {
             }
             Message::Pong { nonce, head } => self.hear_pong(from, nonce, head),
             Message::Digests { origin, first, sums } => self.compare(from, origin, first, &sums),
+            // Who runs the machine reads and writes disks: see `kept_for`.
+            Message::Keep { .. } => {}
+            Message::Kept { first, last } => {
+                self.check_own(last)?;
+                if let Some(peer) = self.peer(from)
+                    && first > 0
+                    && first <= last
+                {
+                    peer.kept = Some(joined(peer.kept, (first, last)));
+                }
+            }
             Message::Clock { at } => {
-                self.known(from).ahead = at.since(now.wall);
+                self.known(from).behind = now.wall.since(at);
+                self.furthest = self.furthest.max(at.min(now.wall.plus(MAX_AHEAD)));
             }
             Message::Leaving { head } => {
                 self.note_known(from, head, now);
@@ -393,24 +489,35 @@ impl Machine {
     }
 
     fn insert(&mut self, origin: Origin, first: u64, facts: &[Fact], from: Option<NodeId>) {
-        let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return };
-        let mut new = 0;
-        for (seq, fact) in (first..).zip(facts) {
-            new += usize::from(tracked.log.insert(seq, *fact));
+        let (most_notes, count) = (self.most_notes(), u64::try_from(facts.len()).unwrap_or(0));
+        let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else {
+            self.counters.refused += count;
+            return;
+        };
+        let (mut new, before) = (0, tracked.log.bytes());
+        let last = first + count - 1;
+        // Between this and what is complete there is more than is ever held.
+        if from.is_some() && last > tracked.log.complete().saturating_add(self.tuning.reach) {
+            self.counters.refused += count;
+        } else {
+            for (seq, fact) in (first..).zip(facts) {
+                new += usize::from(tracked.log.insert(seq, *fact));
+            }
         }
-        let (complete, last) = (tracked.log.complete(), first + u64::try_from(facts.len()).unwrap_or(0) - 1);
+        let complete = tracked.log.complete();
+        self.bytes += tracked.log.bytes() - before;
         tracked.known = tracked.known.max(last).max(complete);
         if complete >= tracked.known {
             self.behind.remove(&origin);
         }
         self.kept += new;
         // Not at each entry: it looks at all logs.
-        let most = self.tuning.max_kept;
-        if self.kept > most + most / 8 {
+        let most = self.tuning.max_bytes;
+        if self.bytes > most + most / 8 {
             self.make_room(most);
         }
         if let Some(linked) = from.and_then(|node| self.peers.get_mut(&node)) {
-            linked.peer.has_up_to(origin, last);
+            linked.peer.has_up_to(origin, last, most_notes);
         }
         if new == 0 {
             return;
@@ -423,8 +530,11 @@ impl Machine {
                 .values_mut()
                 .filter(|linked| Some(linked.origin.node) != from && linked.origin != origin)
             {
-                linked.peer.pushed.entry(origin).or_insert(first.saturating_sub(1));
-                linked.peer.dirty.insert(origin);
+                // Who has no room for it hears of it by heads, and asks.
+                if room(&linked.peer.pushed, &origin, most_notes) {
+                    linked.peer.pushed.entry(origin).or_insert(first.saturating_sub(1));
+                    linked.peer.dirty.insert(origin);
+                }
             }
         }
     }
@@ -456,36 +566,45 @@ impl Machine {
             return self.check_own(highest.max(head.complete));
         }
         // A log that has ended altogether is not begun again.
-        let ended = head.until.plus(CLOCK_SKEW) < now.wall && origin != from;
+        let ended = now.horizon.is_past(head.until, CLOCK_SKEW) && origin != from;
         if ended && !self.logs.contains_key(&origin) {
             return Ok(());
         }
+        let most_notes = self.most_notes();
         let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs) else { return Ok(()) };
         tracked.log.lasts_until(head.until);
-        if let Some(peer) = self.peer(from) {
+        if let Some(peer) = self.peer(from)
+            && room(&peer.has, &origin, most_notes)
+        {
             // With nothing more than before, there is no more to be had.
             let before = peer.has.get(&origin).filter(|has| has.head.highest >= head.highest);
             let dry_at = before.and_then(|has| has.dry_at);
             peer.has.insert(origin, Has { head, dry_at });
         }
-        self.skip_forgotten(origin, head.forgotten, now);
+        self.skip_forgotten(from, origin, head.forgotten, now);
         // All of it has ended; others may not know the end of what they skipped.
         if origin == from {
-            self.skip_forgotten(origin, Forgotten { seq: head.complete, until: head.until }, now);
+            self.skip_forgotten(from, origin, Forgotten { seq: head.complete, until: head.until }, now);
         }
         self.note_known(origin, highest.max(head.complete), now);
         self.refresh(from.node);
         Ok(())
     }
 
-    /// What is forgotten elsewhere and has ended by our own clock needs not be asked for.
-    fn skip_forgotten(&mut self, origin: Origin, forgotten: Forgotten, now: Now) {
+    /// What other nodes have forgotten, and what has ended by this node's own horizon, is not asked for. Of a
+    /// node that is linked, only that node itself says what is forgotten: another one would hide what is to come.
+    fn skip_forgotten(&mut self, from: Origin, origin: Origin, forgotten: Forgotten, now: Now) {
         if origin != self.own
-            && forgotten.until.plus(CLOCK_SKEW) < now.wall
+            && (origin == from || !self.is_linked(origin))
+            && now.horizon.is_past(forgotten.until, CLOCK_SKEW)
             && let Some(tracked) = self.logs.get_mut(&origin)
             && forgotten.seq > tracked.log.complete()
         {
-            tracked.log.skip_forgotten(forgotten);
+            if origin == from {
+                tracked.log.skip_forgotten(forgotten);
+            } else {
+                tracked.log.skip_hearsay(forgotten);
+            }
             self.changed(origin);
         }
     }
@@ -583,7 +702,8 @@ impl Machine {
     /// What this peer is to be told next; `None` when there is nothing until something happens or
     /// [`Tuning::patience`] has passed.
     pub fn poll(&mut self, to: Origin, now: Now) -> Option<Message> {
-        let Self { own, logs, peers, .. } = self;
+        self.own_furthest = self.own_furthest.max(now.wall);
+        let Self { own, logs, peers, own_furthest, .. } = self;
         let linked = peers.get_mut(&to.node).filter(|linked| linked.origin == to)?;
         let peer = &mut linked.peer;
         if let Some(nonce) = peer.pong_due.take() {
@@ -595,8 +715,16 @@ impl Machine {
         {
             return Some(Message::Ack(tracked.log.applied()));
         }
+        if let Some((first, last)) = peer.kept_due.take() {
+            return Some(Message::Kept { first, last });
+        }
         if std::mem::take(&mut peer.clock_due) {
             return Some(Message::Clock { at: now.wall });
+        }
+        // It was set back: tokens that it issued before last longer than those of now.
+        if own_furthest.since(now.wall) > LATENCY && peer.told_furthest < *own_furthest {
+            peer.told_furthest = *own_furthest;
+            return Some(Message::Clock { at: *own_furthest });
         }
         // First of all on a link: what there is to be asked for.
         if peer.told_at.is_none() {
@@ -614,6 +742,13 @@ impl Machine {
     fn next_push(&mut self, to: Origin) -> Option<Message> {
         let Self { own, tuning, logs, peers, .. } = self;
         let peer = &mut peers.get_mut(&to.node)?.peer;
+        // When it was sent what it is to write.
+        if let Some((first, last)) = peer.keep_due
+            && peer.pushed.get(own).is_some_and(|pushed| *pushed >= last)
+        {
+            peer.keep_due = None;
+            return Some(Message::Keep { first, last });
+        }
         while let Some(origin) = peer.dirty.first().copied() {
             let Some(tracked) = logs.get(&origin) else {
                 peer.dirty.remove(&origin);
@@ -803,6 +938,16 @@ impl Machine {
     /// Of the other live nodes, how many have these own facts, and how many there are.
     #[must_use]
     pub fn visible(&self, first: u64, last: u64) -> (u32, u32) {
+        self.count_live(|peer| peer.acked.covers(first, last))
+    }
+
+    /// Of the other live nodes, how many have these own facts on their disks, and how many there are.
+    #[must_use]
+    pub fn on_disk(&self, first: u64, last: u64) -> (u32, u32) {
+        self.count_live(|peer| peer.kept.is_some_and(|(from, to)| from <= first && last <= to))
+    }
+
+    fn count_live(&self, has: impl Fn(&Peer) -> bool) -> (u32, u32) {
         let mut counts = (0, 0);
         for (node, known) in &self.members {
             // A link with a former life is about to break.
@@ -814,7 +959,7 @@ impl Machine {
                 continue;
             }
             counts.1 += 1;
-            counts.0 += u32::from(peer.is_some_and(|peer| peer.acked.covers(first, last)));
+            counts.0 += u32::from(peer.is_some_and(&has));
         }
         counts
     }
@@ -863,12 +1008,21 @@ impl Machine {
         self.peers.values().all(|linked| linked.peer.heard) && !self.behind.keys().any(owed)
     }
 
-    /// By how much the clock of another node is ahead of ours, at most.
+    /// By how much the furthest time that another node's clock has shown is ahead of ours. It counts until our
+    /// clock gets there, though that clock was corrected, or its node is gone: tokens may have been issued by it.
     #[must_use]
-    pub fn clock_ahead(&self) -> Duration {
-        let ahead = self.members.values().map(|known| known.ahead).max().unwrap_or_default();
+    pub fn clock_ahead(&self, now: Now) -> Duration {
+        let ahead = self.furthest.since(now.wall);
         // The way takes a moment too.
         if ahead < LATENCY { Duration::ZERO } else { ahead.min(MAX_AHEAD) }
+    }
+
+    /// By how much the clock of a linked peer is behind ours, at most.
+    #[must_use]
+    pub fn clock_behind(&self) -> Duration {
+        let linked = self.members.iter().filter(|(node, _)| self.peers.contains_key(*node));
+        let behind = linked.map(|(_, known)| known.behind).max().unwrap_or_default();
+        if behind < LATENCY { Duration::ZERO } else { behind.min(MAX_AHEAD) }
     }
 
     /// What is not held of a log any more.
@@ -924,6 +1078,19 @@ impl Machine {
     #[must_use]
     pub const fn kept(&self) -> usize {
         self.kept
+    }
+
+    /// The memory that they take, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Of how many logs it is noted what peers have, and what they were sent.
+    #[cfg(test)]
+    pub(super) fn notes(&self) -> (usize, usize) {
+        let peers = || self.peers.values().map(|linked| &linked.peer);
+        (peers().map(|peer| peer.has.len()).sum(), peers().map(|peer| peer.pushed.len()).sum())
     }
 
     /// What happened so far.

@@ -5,10 +5,14 @@
 //! when its kind is [`OPTIONAL`] or above, and breaks the link else: later versions can say more, and say
 //! whether it may be missed. A fact of a new kind is made only when every member speaks a version that
 //! knows it, which their gossip says.
+//!
+//! Absurd values are refused here, so that nothing above has to reckon with them: a number beyond
+//! [`MAX_SEQ`], an incarnation or an end beyond [`MAX_TIME`], a version beyond [`MAX_VERSION`], an id that
+//! RFC 9562 gives to nobody (nil, max). No honest node makes them, so the link breaks.
 
 use schema::{
     Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin,
+    ledger::Origin, user::MAX_VERSION,
 };
 
 /// Longest message, in bytes.
@@ -17,6 +21,25 @@ pub const MAX_BYTES: usize = 60 * 1024;
 pub const OPTIONAL: u8 = 128;
 /// No log is longer. A million facts a second need nine years to get there.
 pub const MAX_SEQ: u64 = 1 << 48;
+/// No time and no incarnation, which is one, is later: the end of the year 9999, in milliseconds.
+pub const MAX_TIME: u64 = 253_402_300_799_999;
+
+/// Whether a node can have this id and incarnation.
+#[must_use]
+pub fn is_plausible(origin: Origin) -> bool {
+    !NOBODIES.contains(origin.node.as_bytes()) && origin.incarnation <= MAX_TIME
+}
+
+/// Whether a peer would take this fact.
+#[must_use]
+pub fn is_sane(of: &Fact) -> bool {
+    let mut bytes = Vec::with_capacity(48);
+    fact(&mut bytes, of);
+    Bytes(&bytes).fact().is_ok()
+}
+
+/// The ids that are given to nobody (RFC 9562, sections 5.9 and 5.10).
+const NOBODIES: [[u8; 16]; 2] = [[0; 16], [0xff; 16]];
 
 /// What one node says to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +106,21 @@ pub enum Message {
         /// The number of its last fact.
         head: u64,
     },
+    /// The store does not take the sender's log: the receiver is asked to write these entries of it to its
+    /// own disk. Since version 2.
+    Keep {
+        /// The number of the first.
+        first: u64,
+        /// The number of the last.
+        last: u64,
+    },
+    /// These entries of the receiver's log are on the sender's disk. Since version 2.
+    Kept {
+        /// The number of the first.
+        first: u64,
+        /// The number of the last.
+        last: u64,
+    },
 }
 
 /// What somebody has of one log.
@@ -142,6 +180,8 @@ const PONG: u8 = 7;
 const DIGESTS: u8 = 8;
 const LEAVING: u8 = 9;
 const CLOCK: u8 = OPTIONAL;
+const KEEP: u8 = OPTIONAL + 1;
+const KEPT: u8 = OPTIONAL + 2;
 
 const SESSION_REVOKED: u8 = 1;
 const TOKEN_REVOKED: u8 = 2;
@@ -206,6 +246,14 @@ impl Message {
                 out.push(LEAVING);
                 numbers(out, &[*head]);
             }
+            Self::Keep { first, last } => {
+                out.push(KEEP);
+                numbers(out, &[*first, *last]);
+            }
+            Self::Kept { first, last } => {
+                out.push(KEPT);
+                numbers(out, &[*first, *last]);
+            }
         }
     }
 
@@ -248,8 +296,11 @@ impl Message {
                 }
                 Self::Digests { origin, first, sums }
             }
-            CLOCK => Self::Clock { at: bytes.time()? },
+            // What a clock says is compared, and nothing more.
+            CLOCK => Self::Clock { at: Timestamp::from_millis(bytes.number()?) },
             LEAVING => Self::Leaving { head: bytes.seq()? },
+            KEEP => Self::Keep { first: bytes.seq()?, last: bytes.seq()? },
+            KEPT => Self::Kept { first: bytes.seq()?, last: bytes.seq()? },
             kind if kind >= OPTIONAL => return Ok(None),
             _ => return Err(Malformed("a message of a kind that this version does not know")),
         };
@@ -258,6 +309,9 @@ impl Message {
 }
 
 const TOO_LONG: Malformed = Malformed("a number that no log reaches");
+const TOO_LATE: Malformed = Malformed("a time after the year 9999");
+const TOO_HIGH: Malformed = Malformed("a version that no user reaches");
+const NOBODY: Malformed = Malformed("an id that is given to nobody");
 
 fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
@@ -326,11 +380,20 @@ impl Bytes<'_> {
     }
 
     fn time(&mut self) -> Result<Timestamp, Malformed> {
-        Ok(Timestamp::from_millis(self.number()?))
+        let millis = Some(self.number()?).filter(|millis| *millis <= MAX_TIME).ok_or(TOO_LATE)?;
+        Ok(Timestamp::from_millis(millis))
+    }
+
+    fn id(&mut self) -> Result<[u8; 16], Malformed> {
+        Some(self.take()?).filter(|id| !NOBODIES.contains(id)).ok_or(NOBODY)
+    }
+
+    fn version(&mut self) -> Result<u64, Malformed> {
+        Some(self.number()?).filter(|version| *version <= MAX_VERSION).ok_or(TOO_HIGH)
     }
 
     fn origin(&mut self) -> Result<Origin, Malformed> {
-        Ok(Origin { node: NodeId::from_bytes(self.take()?), incarnation: self.number()? })
+        Ok(Origin { node: NodeId::from_bytes(self.id()?), incarnation: self.time()?.as_millis() })
     }
 
     fn forgotten(&mut self) -> Result<Forgotten, Malformed> {
@@ -348,14 +411,14 @@ impl Bytes<'_> {
     }
 
     fn fact(&mut self) -> Result<Fact, Malformed> {
-        let (tag, id) = (self.byte()?, self.take()?);
+        let (tag, id) = (self.byte()?, self.id()?);
         let kind = match tag {
             SESSION_REVOKED => FactKind::SessionRevoked {
                 session: SessionId::from_bytes(id),
-                user: UserId::from_bytes(self.take()?),
+                user: UserId::from_bytes(self.id()?),
             },
             TOKEN_REVOKED => FactKind::TokenRevoked { token: TokenId::from_bytes(id) },
-            USER_VERSION => FactKind::UserVersion { user: UserId::from_bytes(id), at_least: self.number()? },
+            USER_VERSION => FactKind::UserVersion { user: UserId::from_bytes(id), at_least: self.version()? },
             KEY_RETIRED => FactKind::KeyRetired { key: KeyId::from_bytes(id) },
             PERMISSIONS_OF_USER => changed(Subject::User(UserId::from_bytes(id))),
             PERMISSIONS_OF_ROLE => changed(Subject::Role(RoleId::from_bytes(id))),

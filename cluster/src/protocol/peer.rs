@@ -16,6 +16,8 @@ use super::{
 pub(super) const MAX_ANSWERS: usize = 4;
 /// How many differing blocks wait to be pulled again.
 pub(super) const MAX_REPAIRS: usize = 64;
+/// Of how many logs, over all peers, it is known what the peer has; and what it was sent.
+pub const MAX_NOTES: usize = 262_144;
 
 /// One linked peer.
 #[derive(Debug)]
@@ -27,9 +29,17 @@ pub(super) struct Peer {
     pub(super) dirty: BTreeSet<Origin>,
     /// What it has of this node's log.
     pub(super) acked: Applied,
+    /// What of this node's log it has on its disk: the newest range of which it said so.
+    pub(super) kept: Option<(u64, u64)>,
+    /// What of this node's log it is to be asked to write to its disk.
+    pub(super) keep_due: Option<(u64, u64)>,
+    /// What of its own log is on this node's disk, which it has not been told yet.
+    pub(super) kept_due: Option<(u64, u64)>,
     pub(super) ack_due: bool,
     pub(super) pong_due: Option<u64>,
     pub(super) clock_due: bool,
+    /// The furthest time of this node's clock that it was told after that was set back.
+    pub(super) told_furthest: Timestamp,
     pub(super) ping: Ping,
     /// Heads that changed up to this count were told, last at this time.
     pub(super) told: u64,
@@ -100,9 +110,13 @@ impl Peer {
             pushed: BTreeMap::new(),
             dirty: BTreeSet::new(),
             acked: Applied::default(),
+            kept: None,
+            keep_due: None,
+            kept_due: None,
             ack_due: true,
             pong_due: None,
             clock_due: true,
+            told_furthest: Timestamp::EPOCH,
             ping: Ping { next_at: now, ..Ping::default() },
             told: 0,
             told_at: None,
@@ -121,10 +135,16 @@ impl Peer {
         }
     }
 
-    /// It sent this entry, so it has it and needs it from nobody.
-    pub(super) fn has_up_to(&mut self, origin: Origin, seq: u64) {
-        let pushed = self.pushed.entry(origin).or_default();
-        *pushed = (*pushed).max(seq);
+    /// It sent this entry, so it has it and needs it from nobody. Noted of at most so many logs.
+    pub(super) fn has_up_to(&mut self, origin: Origin, seq: u64, most: usize) {
+        if let Some(pushed) =
+            room(&self.pushed, &origin, most).then(|| self.pushed.entry(origin).or_default())
+        {
+            *pushed = (*pushed).max(seq);
+        }
+        if !room(&self.has, &origin, most) {
+            return;
+        }
         let head = LogHead {
             origin,
             complete: 0,
@@ -156,5 +176,20 @@ impl Peer {
             self.dirty.remove(&origin);
         }
         run
+    }
+}
+
+/// Whether there is room for what is noted of this log.
+pub(super) fn room<T>(notes: &BTreeMap<Origin, T>, origin: &Origin, most: usize) -> bool {
+    notes.len() < most || notes.contains_key(origin)
+}
+
+/// The range with another one: both, when they touch; else the other one, which is newer.
+pub(super) fn joined(range: Option<(u64, u64)>, other: (u64, u64)) -> (u64, u64) {
+    match range {
+        Some((first, last)) if first <= other.1.saturating_add(1) && other.0 <= last.saturating_add(1) => {
+            (first.min(other.0), last.max(other.1))
+        }
+        _ => other,
     }
 }

@@ -3,8 +3,10 @@
 use proptest::prelude::*;
 use schema::{
     Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin,
+    ledger::Origin, user::MAX_VERSION,
 };
+
+use super::message as wire;
 
 mod log;
 mod machine;
@@ -15,7 +17,7 @@ const fn origin(node: u8) -> Origin {
 }
 
 fn any_id() -> impl Strategy<Value = [u8; 16]> {
-    any::<[u8; 16]>()
+    any::<[u8; 16]>().prop_filter("no id", |id| ![[0; 16], [0xff; 16]].contains(id))
 }
 
 fn any_fact() -> impl Strategy<Value = Fact> {
@@ -25,7 +27,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             session: SessionId::from_bytes(session)
         }),
         any_id().prop_map(|id| FactKind::TokenRevoked { token: TokenId::from_bytes(id) }),
-        (any_id(), any::<u64>())
+        (any_id(), 0..=MAX_VERSION)
             .prop_map(|(user, at_least)| FactKind::UserVersion { user: UserId::from_bytes(user), at_least }),
         any_id().prop_map(|id| FactKind::KeyRetired { key: KeyId::from_bytes(id) }),
         (any_id(), 0..3_u8).prop_map(|(id, of)| FactKind::PermissionsChanged {
@@ -36,7 +38,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             }
         }),
     ];
-    (kind, any::<u64>()).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
+    (kind, 0..=wire::MAX_TIME).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
 }
 
 /// One that differs for every number.

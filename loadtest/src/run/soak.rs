@@ -11,13 +11,15 @@ use std::{
 
 use crate::{
     client::Client,
-    clock::{Nanos, SECOND},
+    clock::{Nanos, SECOND, nanos},
     job::Job,
     result::{Objective, Second},
 };
 
-/// How often memory is read.
-const EVERY: Nanos = 10 * SECOND;
+/// How often memory is read at least, in a long soak.
+const MEMORY_INTERVAL_MAX: Nanos = 10 * SECOND;
+/// How often memory is read in a soak that is shorter than this many intervals.
+const MEMORY_READINGS_MIN: u64 = 20;
 /// Fewer seconds have no tenths.
 const LEAST: usize = 20;
 const MEMORY: &str = "process_resident_memory_bytes";
@@ -25,6 +27,7 @@ const MEMORY: &str = "process_resident_memory_bytes";
 /// Reads memory while a phase runs.
 pub struct Watch {
     next: Nanos,
+    interval: Nanos,
     limit: Option<f64>,
     urls: Vec<String>,
     ask: Option<mpsc::SyncSender<()>>,
@@ -58,7 +61,8 @@ impl Watch {
             reader = std::thread::Builder::new().name("memory".into()).spawn(read).ok();
             ask = Some(sender);
         }
-        Self { next: 0, limit, urls, ask, reader, memory }
+        let interval = (nanos(job.duration) / MEMORY_READINGS_MIN).min(MEMORY_INTERVAL_MAX);
+        Self { next: 0, interval, limit, urls, ask, reader, memory }
     }
 
     /// Reads when it is time.
@@ -66,7 +70,7 @@ impl Watch {
         if let Some(ask) = &self.ask
             && now >= self.next.max(begin)
         {
-            self.next = now + EVERY;
+            self.next = now + self.interval;
             // When the reader is slow, the next time will do.
             let _ = ask.try_send(());
         }

@@ -13,13 +13,16 @@ pub(super) fn command() -> Command {
         .arg(Arg::new("config").long("config").global(true).value_name("FILE").help("Settings in TOML"))
         .arg(Arg::new("json").long("json").global(true).action(ArgAction::SetTrue).help("Answer in JSON"))
         .subcommand(Command::new("serve").about("Run a node (the same as no command)"))
+        .subcommand(quickstart())
+        .subcommand(health())
         .subcommand(app())
         .subcommand(superuser())
         .subcommand(keys())
+        .subcommand(limits())
         .subcommand(cluster())
         .subcommand(schema())
         .subcommand(store())
-        .subcommand(Command::new("check-config").about("Read the settings and say what is wrong with them"))
+        .subcommand(Command::new("check-config").about("Check the settings as the start of a node does, and make nothing"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document"));
     SPECS.iter().filter(|spec| spec.flag).fold(palisade, |palisade, spec| {
         let default = spec.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
@@ -31,6 +34,19 @@ pub(super) fn command() -> Command {
 
 fn group(name: &'static str, about: &'static str) -> Command {
     Command::new(name).about(about).subcommand_required(true).arg_required_else_help(true)
+}
+
+fn quickstart() -> Command {
+    let quickstart = Command::new("quickstart")
+        .about("Run a first node on this machine, with a superuser whose random password is shown once; again, it goes on with what is there")
+        .arg(switch("ask-password", "Ask for the superuser's password instead of making a random one"));
+    person(quickstart)
+}
+
+fn health() -> Command {
+    Command::new("health")
+        .about("Ask the node of this configuration whether it is ready; exit status 0 or 1")
+        .arg(switch("live", "Only whether it lives"))
 }
 
 fn app() -> Command {
@@ -62,6 +78,15 @@ fn keys() -> Command {
         .subcommand(retire)
 }
 
+fn limits() -> Command {
+    let clear = Command::new("clear").about("Lift the limits of an account or an address").arg(
+        Arg::new("subject").required(true).value_name("ADDRESS|EMAIL").help("See `palisade limits list`"),
+    );
+    group("limits", "Accounts that are locked and addresses that are slowed, by failed log-ins")
+        .subcommand(Command::new("list").about("List them"))
+        .subcommand(clear)
+}
+
 fn cluster() -> Command {
     group("cluster", "The other nodes, as the node that runs here sees them")
         .subcommand(
@@ -90,7 +115,7 @@ fn person(command: Command) -> Command {
         .arg(text("last-name", "Of the superuser"))
         .arg(text(
             "password",
-            "Of the superuser; shows in ps, so better PALISADE_SUPERUSER_PASSWORD or the prompt",
+            "Of the superuser; shows in ps, so better PALISADE_SUPERUSER_PASSWORD, PALISADE_SUPERUSER_PASSWORD_FILE or the prompt",
         ))
 }
 

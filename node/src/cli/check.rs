@@ -1,30 +1,33 @@
 //! `palisade store check`: step by step, through the node that runs, else on the store itself.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use schema::check::{Finding, State, Step};
 
-use super::{Failure, say};
+use super::{
+    Failure,
+    output::{say, show},
+    require_store, require_tables,
+};
 use crate::{
     app::{App, Purpose},
     control::{self, Answer},
+    data_dir,
     operator::{Command, Done},
     settings::{Settings, StoreSetting},
 };
 
 /// Looks at all rows and says which are not as they should be.
 pub(super) async fn run(settings: Settings, repair: bool, json: bool) -> Result<(), Failure> {
-    let checked = Checker { settings, own: None }.all(repair, json).await?;
+    let directory = data_dir::locate(&settings.data_dir);
+    let checked = Checker { settings, directory, own: None }.all(repair, json).await?;
     let left = checked.findings.iter().filter(|finding| finding.state != State::Mended).count();
-    if json {
-        say(&serde_json::to_string(&checked)?);
-    } else {
-        say(&format!("users checked: {}, rows found: {}", checked.users, checked.findings.len()));
-    }
+    let mendable = checked.findings.iter().any(|finding| finding.state == State::Mendable);
+    let msg = format!("users checked: {}, rows found: {}", checked.users, checked.findings.len());
+    show(&Done { msg, result: serde_json::to_value(checked)? }, json)?;
     if left == 0 {
         return Ok(());
     }
-    let mendable = checked.findings.iter().any(|finding| finding.state == State::Mendable);
     let how = if mendable { "--repair mends some of them" } else { "change or delete what they belong to" };
     Err(Failure::Failed(format!("rows that today's rules would not accept: {left}; {how}")))
 }
@@ -32,6 +35,7 @@ pub(super) async fn run(settings: Settings, repair: bool, json: bool) -> Result<
 /// Who looks.
 struct Checker {
     settings: Settings,
+    directory: PathBuf,
     /// When no node runs here.
     own: Option<Arc<App>>,
 }
@@ -43,7 +47,7 @@ impl Checker {
             let done = self.step(&Command::StoreCheck { repair, after: all.next }).await?;
             let Step { findings, users, next } = serde_json::from_value(done.result)?;
             if !json {
-                findings.iter().for_each(|finding| say(&line(finding)));
+                findings.iter().try_for_each(|finding| say(&line(finding)))?;
             }
             all.findings.extend(findings);
             all.users += users;
@@ -58,7 +62,7 @@ impl Checker {
         if let Some(app) = &self.own {
             return Ok(app.operate(command.clone()).await?);
         }
-        match control::ask(&self.settings.data_dir, command).await {
+        match control::ask(&self.directory, command).await {
             Ok(Some(Answer::Done(done))) => Ok(done),
             Ok(Some(Answer::Failed(msg))) => Err(Failure::Failed(msg)),
             Ok(None) => {
@@ -76,21 +80,20 @@ impl Checker {
     /// The store itself. Where there is none, none is made.
     async fn open(&self) -> Result<Arc<App>, Failure> {
         let mut settings = self.settings.clone();
-        settings.store_migrate = false;
-        let data_dir = &settings.data_dir;
-        if matches!(settings.store, StoreSetting::Embedded) && !data_dir.join("palisade.redb").exists() {
-            let place = data_dir.display();
-            return Err(Failure::Failed(format!(
-                "there is no store in {place}; give the --data-dir that has one"
-            )));
+        require_store(&settings)?;
+        if let StoreSetting::Cql(config) = &settings.store {
+            require_tables(config).await?;
         }
+        settings.store_migrate = false;
         let app = App::start(settings).await?;
+        app.data_dir.give_to_owner();
         app.backing.await_up().await?;
         app.come_up(Purpose::Operate).await?;
         Ok(app)
     }
 }
 
+/// The keys of roles are quoted, and nothing else is a text of a person.
 fn line(finding: &Finding) -> String {
     let Finding { table, id, field, why, state } = finding;
     let state = match state {

@@ -2,46 +2,67 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-/// A flag is missing and there is nobody to ask, or nobody answered.
-pub(super) struct Missing(pub(super) String);
+use zeroize::Zeroizing;
 
-/// A line: given, or asked for.
-pub(super) fn line(given: Option<String>, flag: &str, question: &str) -> Result<String, Missing> {
-    if let Some(given) = given {
+use super::Failure;
+
+/// A line that must be there: given, or asked for.
+pub(super) fn line(given: Option<String>, flag: &str, question: &str) -> Result<String, Failure> {
+    if let Some(given) = given.filter(|given| !given.is_empty()) {
         return Ok(given);
     }
     require_terminal(flag)?;
-    let mut stderr = std::io::stderr();
-    let _ = write!(stderr, "{question}: ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    let answer = answer.trim();
-    if read.is_err() || answer.is_empty() {
-        return Err(Missing(format!("nothing was typed; give {flag}")));
+    let answer = ask(question)?;
+    if answer.is_empty() {
+        Err(Failure::Failed(format!("nothing was typed; give {flag}")))
+    } else {
+        Ok(answer)
     }
-    Ok(answer.to_owned())
+}
+
+/// A line that may be left out: given, or asked for at a terminal, where Enter skips it.
+pub(super) fn optional_line(given: Option<String>, question: &str) -> Result<Option<String>, Failure> {
+    let answer = match given {
+        Some(given) => given,
+        None if std::io::stdin().is_terminal() => ask(&format!("{question} (Enter skips)"))?,
+        None => return Ok(None),
+    };
+    Ok(Some(answer).filter(|answer| !answer.is_empty()))
 }
 
 /// A password: given, or asked for twice, unseen.
-pub(super) fn password(given: Option<String>, flag: &str) -> Result<String, Missing> {
+pub(super) fn password(given: Option<Zeroizing<String>>, flag: &str) -> Result<Zeroizing<String>, Failure> {
     if let Some(given) = given {
         return Ok(given);
     }
     require_terminal(flag)?;
-    let ask =
-        |question| rpassword::prompt_password(question).map_err(|e| Missing(format!("{e}; give {flag}")));
+    let ask = |question| {
+        let typed = rpassword::prompt_password(question).map(Zeroizing::new);
+        typed.map_err(|error| Failure::Failed(format!("the terminal cannot be read: {error}; give {flag}")))
+    };
     let first = ask("Password: ")?;
-    if ask("The same again: ")? != first {
-        return Err(Missing("the two passwords differ".into()));
+    if *ask("The same again: ")? != *first {
+        return Err(Failure::Failed("the two passwords differ; try again".into()));
     }
     Ok(first)
 }
 
-fn require_terminal(flag: &str) -> Result<(), Missing> {
+fn ask(question: &str) -> Result<String, Failure> {
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "{question}: ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::Failed(format!("what was typed cannot be read: {error}")))?;
+    Ok(answer.trim().to_owned())
+}
+
+fn require_terminal(flag: &str) -> Result<(), Failure> {
     if std::io::stdin().is_terminal() {
         Ok(())
     } else {
-        Err(Missing(format!("there is no terminal to ask at: give {flag}")))
+        Err(Failure::Usage(format!("there is no terminal to ask at: give {flag}")))
     }
 }

@@ -13,9 +13,9 @@ use axum::{
 };
 use schema::{SessionId, UserId, token::RefreshToken};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
-use super::problem::Problem;
+use super::{docs::one_of, problem::Problem};
 use crate::{app::App, tokens::SignError};
 
 /// An access token and the refresh token that gets the next one (RFC 6749, section 5.1).
@@ -26,10 +26,14 @@ pub struct TokenPair {
     /// Opaque; begins `prt_`.
     refresh_token: String,
     /// Always `Bearer`.
-    #[schema(example = "Bearer")]
+    #[schema(schema_with = token_types)]
     token_type: &'static str,
     /// Life of the access token in seconds.
     expires_in: u64,
+}
+
+fn token_types() -> Object {
+    one_of(["Bearer"])
 }
 
 impl TokenPair {

@@ -8,14 +8,14 @@
 //! | [`PermissionsAdmin`] | and `permissions_admin` or `all_all` |
 //! | [`UsersAdmin`] | and `users_admin` or `all_all` |
 //! | [`Reading`] | a user `{id}` that the caller may read: itself, or any for `users_admin` |
-//! | [`Changing`] | the same for changing; who has `all_all` is changed only by itself or `all_all` |
+//! | [`Changing`] | the same for changing; a user with built-in permissions only by itself, by a holder of all of them, or by `all_all` |
 //! | [`ReadingGrants`] | a user whose grants the caller may read: itself, or any for `permissions_admin` |
 //! | [`Granting`] | a user, and `permissions_admin` or `all_all` |
 //! | [`Authorized`] | any of these and a body, in force when all of the body is there |
 //!
 //! Whether a user exists is never told to who has no right to ask: 403 comes before 404.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
@@ -26,13 +26,13 @@ use schema::{
     Refusal, UserId,
     authorization::bearer,
     decide,
-    permission::{ALL_ALL, PERMISSIONS_ADMIN, USERS_ADMIN},
+    permission::{ALL_ALL, BUILT_IN, PERMISSIONS_ADMIN, USERS_ADMIN},
     token::AccessClaims,
 };
 
 use serde::de::DeserializeOwned;
 
-use super::{body::Body, problem::Problem};
+use super::{asker::Asker, body::Body, problem::Problem};
 use crate::app::App;
 
 /// Who calls: an access token that is good now.
@@ -59,9 +59,9 @@ pub fn token(headers: &HeaderMap) -> Token<'_> {
 ///
 /// # Errors
 /// The refusal.
-pub async fn check(app: &App, token: Token<'_>) -> Result<AccessClaims, Refusal> {
+pub async fn check(app: &App, token: Token<'_>, asker: Asker<'_>) -> Result<AccessClaims, Refusal> {
     let verdict = match token {
-        Ok(token) => app.tokens.check(token).await,
+        Ok(token) => app.tokens.check(token, || asker.source(&app.settings)).await,
         Err(refusal) => Err(refusal),
     };
     app.metrics.verdict(verdict.err());
@@ -72,7 +72,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let claims = check(app, token(&parts.headers)).await?;
+        let claims = check(app, token(&parts.headers), Asker::of_parts(parts)).await?;
         Ok(Self { claims, app: app.clone() })
     }
 }
@@ -85,7 +85,10 @@ impl FromRequestParts<Arc<App>> for Leaver {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let verdict = match token(&parts.headers) {
-            Ok(token) => app.tokens.check_to_take_away(token).await,
+            Ok(token) => {
+                let source = || Asker::of_parts(parts).source(&app.settings);
+                app.tokens.check_to_take_away(token, source).await
+            }
             Err(refusal) => Err(refusal),
         };
         app.metrics.verdict(verdict.err());
@@ -154,6 +157,18 @@ async fn certainly_has_any(app: &App, user: UserId, names: &[&str]) -> Result<bo
     Ok(effective.combined.iter().any(|permission| names.contains(&permission.name.as_str())))
 }
 
+/// The built-in permissions that a user holds, directly or by a role, as the store says now.
+async fn certainly_held(app: &App, user: UserId) -> Result<BTreeSet<&'static str>, Problem> {
+    let built_in = || BUILT_IN.into_iter().map(|(name, _)| name);
+    if !app.backing.is_shared() {
+        let held = |snapshot: &actors::Snapshot| built_in().filter(|name| snapshot.has(name)).collect();
+        return Ok(app.actors.permissions.with(user, held).await?);
+    }
+    let effective = app.stores.grants.effective(user).await?;
+    let has = |name: &&str| effective.combined.iter().any(|permission| permission.name.as_str() == *name);
+    Ok(built_in().filter(has).collect())
+}
+
 /// A caller who may manage permissions and roles.
 pub struct PermissionsAdmin(pub Caller);
 
@@ -213,26 +228,26 @@ impl OnUser {
         self.may_change(app).await
     }
 
-    /// Goes on for the user itself, and for who may manage users, unless the user is protected.
+    /// Goes on for the user itself, and for a users admin who holds every built-in permission that
+    /// the user holds, or `all_all`.
+    ///
+    /// This is the one place that decides who may change another user. Without the second half, a
+    /// users admin could set the password of a user with other power and log in as that user.
     async fn may_change(&self, app: &App) -> Result<(), Problem> {
         if self.is_own() {
             return Ok(());
         }
-        self.caller.certainly_has_any(&[USERS_ADMIN, ALL_ALL]).await?;
-        self.unless_protected(app).await
-    }
-
-    /// Goes on when the user is not protected from the caller: who has `all_all` is changed only
-    /// by itself or by `all_all`.
-    ///
-    /// # Errors
-    /// 403, or when that is not known.
-    pub async fn unless_protected(&self, app: &App) -> Result<(), Problem> {
-        if self.is_own() {
-            return Ok(());
+        let caller = certainly_held(app, self.caller.claims.user).await?;
+        if !caller.contains(ALL_ALL) {
+            if !caller.contains(USERS_ADMIN) {
+                return Err(Problem::forbidden());
+            }
+            let user = certainly_held(app, self.user).await?;
+            if !user.is_subset(&caller) {
+                return Err(Problem::forbidden());
+            }
         }
-        let powerful = certainly_has_any(app, self.user, &[ALL_ALL]).await?;
-        if powerful { self.caller.certainly_has_any(&[ALL_ALL]).await } else { Ok(()) }
+        Ok(())
     }
 }
 
@@ -260,7 +275,7 @@ impl FromRequestParts<Arc<App>> for Reading {
     }
 }
 
-/// A user whom the caller may change.
+/// A user whom the caller may change: see [`OnUser::still_may_change`].
 pub struct Changing(pub OnUser);
 
 impl FromRequestParts<Arc<App>> for Changing {

@@ -1,6 +1,9 @@
 //! JSON bodies: typed, bounded, and refused in the contract's way.
+//!
+//! A body is charged to the node's budget as it arrives, and stays charged until its request is done
+//! ([`super::held`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body as Stream,
@@ -10,26 +13,28 @@ use axum::{
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::problem::Problem;
+use super::{held::Held, problem::Problem};
+use crate::{app::App, budget::UsedUp};
 
 /// A client has so long to send its body.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// So much of a body that is too large is heard out.
 const MAX_DISCARD_BYTES: usize = 16 * 1024 * 1024;
+/// The first piece of memory for a body that says it is as long or longer, in bytes.
+const FIRST_PIECE: usize = 4 * 1024;
 
 /// A JSON body of at most `MAX` bytes.
 #[derive(Debug)]
 pub struct Body<T, const MAX: usize = { super::MAX_BODY_BYTES }>(pub T);
 
-impl<T, S, const MAX: usize> FromRequest<S> for Body<T, MAX>
+impl<T, const MAX: usize> FromRequest<Arc<App>> for Body<T, MAX>
 where
     T: DeserializeOwned,
-    S: Sync,
 {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let Text(bytes) = Text::<MAX>::from_request(request, state).await?;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        let Text(bytes) = Text::<MAX>::from_request(request, app).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -38,10 +43,10 @@ where
 #[derive(Debug)]
 pub struct Text<const MAX: usize>(pub Vec<u8>);
 
-impl<S: Sync, const MAX: usize> FromRequest<S> for Text<MAX> {
+impl<const MAX: usize> FromRequest<Arc<App>> for Text<MAX> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let msg = "The body must be JSON, with Content-Type: application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", msg));
@@ -55,8 +60,9 @@ impl<S: Sync, const MAX: usize> FromRequest<S> for Text<MAX> {
         };
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let held = Held::of(&request, app).map_err(|UsedUp| no_room())?;
         let mut body = request.into_body();
-        let read = tokio::time::timeout(TIMEOUT, read(&mut body, MAX, length)).await;
+        let read = tokio::time::timeout(TIMEOUT, read(&mut body, MAX, length, &held)).await;
         match read {
             Err(_) => {
                 let msg = "The body did not arrive in time";
@@ -66,6 +72,7 @@ impl<S: Sync, const MAX: usize> FromRequest<S> for Text<MAX> {
             Ok(Read::BrokenOff) => {
                 Err(Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "The body broke off"))
             }
+            Ok(Read::NoRoom) => Err(no_room()),
             Ok(Read::TooLarge) => {
                 // A client that is still sending does not read the answer: hear it out, up to a
                 // bound, before the connection is closed on it.
@@ -76,26 +83,48 @@ impl<S: Sync, const MAX: usize> FromRequest<S> for Text<MAX> {
     }
 }
 
+/// 503: requests hold as much memory as they may.
+pub fn no_room() -> Problem {
+    Problem::unavailable("busy", "Requests hold as much memory as they may; try again")
+}
+
 enum Read {
     Whole(Vec<u8>),
+    NoRoom,
     TooLarge,
     BrokenOff,
 }
 
-async fn read(body: &mut Stream, max: usize, length: Option<usize>) -> Read {
+async fn read(body: &mut Stream, max: usize, length: Option<usize>, held: &Held) -> Read {
     if length.is_some_and(|length| length > max) {
         return Read::TooLarge;
     }
-    let mut bytes = Vec::with_capacity(length.unwrap_or_default());
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Read::BrokenOff };
         let data = frame.data_ref().map_or(&[][..], |data| data);
         if bytes.len() + data.len() > max {
             return Read::TooLarge;
         }
+        let more = more_capacity(&bytes, data.len(), length.unwrap_or(max));
+        if held.grow(more).is_err() {
+            return Read::NoRoom;
+        }
+        bytes.reserve_exact(if more > 0 { bytes.capacity() + more - bytes.len() } else { 0 });
         bytes.extend_from_slice(data);
     }
     Read::Whole(bytes)
+}
+
+/// How much memory the bytes need beside what they have, to take in so many more: at least double, but not
+/// more than all of the body. So a client that declares a large body and sends little holds little.
+fn more_capacity(bytes: &Vec<u8>, coming: usize, whole: usize) -> usize {
+    let needed = bytes.len() + coming;
+    if needed <= bytes.capacity() {
+        return 0;
+    }
+    let wanted = (2 * bytes.capacity()).max(FIRST_PIECE).min(whole).max(needed);
+    wanted - bytes.capacity()
 }
 
 async fn discard(body: &mut Stream) {

@@ -6,17 +6,21 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
+use ::cluster::boottime;
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
 };
 use schema::text::UserAgent;
 
-use super::problem::Problem;
-use crate::{app::App, settings::Settings};
+use super::{asker::Asker, problem::Problem};
+use crate::{app::App, occasional::excerpt, settings::Settings, source::Source};
+
+/// The field of a proxy that speaks for a client.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The address of the connection, put into each request by the server.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +33,8 @@ pub struct Client {
     pub ip_address: IpAddr,
     /// `User-Agent`, cleaned and cut to a bound.
     pub user_agent: Option<String>,
+    /// Whose share of what is scarce its requests take.
+    pub source: Source,
 }
 
 impl FromRequestParts<Arc<App>> for Client {
@@ -41,25 +47,226 @@ impl FromRequestParts<Arc<App>> for Client {
             .headers
             .get(header::USER_AGENT)
             .map(|value| UserAgent::clean(&String::from_utf8_lossy(value.as_bytes())).into_string());
-        Ok(Self { ip_address: address(peer.ip(), &parts.headers, &app.settings), user_agent })
+        let source = Asker::of_parts(parts).source(&app.settings);
+        Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent, source })
     }
 }
 
-fn address(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> IpAddr {
+/// The client's address, and what is to be said about the headers that it was found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found<'a> {
+    Address(IpAddr),
+    /// No proxy is trusted, and there is an `X-Forwarded-For`.
+    Ignored(IpAddr),
+    /// This hop of a trusted proxy cannot be read; the address is that of the last proxy that could be.
+    Unreadable(IpAddr, &'a [u8]),
+}
+
+/// The client's address, as far as it can be known, without a word about the headers.
+pub(super) fn quiet_address(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> IpAddr {
+    match find(peer, headers, settings) {
+        Found::Address(address) | Found::Ignored(address) | Found::Unreadable(address, _) => address,
+    }
+}
+
+/// Finds the client from the connection's peer leftwards, as far as the proxies are trusted.
+fn find<'a>(peer: IpAddr, headers: &'a HeaderMap, settings: &Settings) -> Found<'a> {
     let mut client = peer.to_canonical();
-    let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
-    let hops = values.iter().rev().flat_map(|value| {
-        let text = value.to_str().unwrap_or_default();
-        text.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>().ok())
-    });
-    for hop in hops {
+    let values = headers.get_all(FORWARDED_FOR);
+    if settings.trusted_proxies.is_empty() {
+        let is_there = values.iter().next().is_some();
+        return if is_there { Found::Ignored(client) } else { Found::Address(client) };
+    }
+    // Each proxy appends, so the nearest one wrote the end of the last line (RFC 9110, section 5.3).
+    for hop in values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+        // An empty element of a list is none (RFC 9110, section 5.6.1.2).
+        let hop = hop.trim_ascii();
+        if hop.is_empty() {
+            continue;
+        }
         if !settings.trusts(client) {
             break;
         }
-        match hop {
-            Some(hop) => client = hop.to_canonical(),
-            None => break,
+        match read_hop(hop) {
+            Some(address) => client = address,
+            None => return Found::Unreadable(client, hop),
         }
     }
-    client
+    Found::Address(client)
+}
+
+/// The address of a hop: an IPv4 or IPv6 address, perhaps in brackets, with a port, with a zone
+/// (RFC 4007, section 11), or in quotes, as proxies write it.
+fn read_hop(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?;
+    let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let text = quoted.unwrap_or(text).trim();
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+                return None;
+            }
+            host
+        }
+        None => match text.split_once(':') {
+            // One colon only: IPv4 and a port. IPv6 has at least two.
+            Some((host, port)) if !port.contains(':') => {
+                return host.parse().ok().filter(|_| is_port(port)).map(IpAddr::V4);
+            }
+            _ => text,
+        },
+    };
+    // A zone means something on the proxy's machine only.
+    let host = match host.split_once('%') {
+        Some((host, zone)) if host.contains(':') && !zone.is_empty() => host,
+        Some(_) => return None,
+        None => host,
+    };
+    host.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// The address that counts, with a warning when the headers are not what they should be.
+fn address(peer: IpAddr, headers: &HeaderMap, app: &App) -> IpAddr {
+    match find(peer, headers, &app.settings) {
+        Found::Address(address) => address,
+        Found::Ignored(address) => {
+            if !app.warnings.forwarded_ignored.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    peer = %address,
+                    "X-Forwarded-For is ignored since PALISADE_TRUSTED_PROXIES is not set: all clients of a \
+                     proxy count as one address, also for limits. Logged once"
+                );
+            }
+            address
+        }
+        Found::Unreadable(address, hop) => {
+            app.metrics.forwarded_unreadable();
+            if let Some(left_out) = app.warnings.forwarded_unreadable.due(boottime()) {
+                let hop = excerpt(&String::from_utf8_lossy(hop));
+                tracing::warn!(
+                    proxy = %address, ?hop, left_out,
+                    "X-Forwarded-For of a trusted proxy cannot be read: its own address counts"
+                );
+            }
+            address
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+    use crate::settings::{self, Sources};
+
+    const PROXY: &str = "10.0.0.1";
+
+    fn settings(trusted: Option<&str>) -> Settings {
+        let trusted = trusted.map(|trusted| ("PALISADE_TRUSTED_PROXIES".into(), trusted.into()));
+        let sources = Sources { environment: trusted.into_iter().collect(), ..Sources::default() };
+        settings::read(&sources).unwrap().0
+    }
+
+    fn headers(lines: &[&[u8]]) -> HeaderMap {
+        let line = |line: &&[u8]| (FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn every_form_of_a_hop_is_read() {
+        let settings = settings(Some("10.0.0.0/8,2001:db8:ffff::/48,::ffff:192.168.0.0/112"));
+        for (lines, client) in [
+            (&["198.51.100.7"][..], "198.51.100.7"),
+            (&["198.51.100.7:51234"][..], "198.51.100.7"),
+            (&[r#""198.51.100.7:51234""#][..], "198.51.100.7"),
+            (&["2001:db8::7"][..], "2001:db8::7"),
+            (&["[2001:db8::7]"][..], "2001:db8::7"),
+            (&["[2001:db8::7]:443"][..], "2001:db8::7"),
+            (&[r#""[2001:db8::7]""#][..], "2001:db8::7"),
+            (&[r#""[2001:db8::7]:443""#][..], "2001:db8::7"),
+            (&["fe80::7%eth0"][..], "fe80::7"),
+            (&["[fe80::7%25eth0]:443"][..], "fe80::7"),
+            (&["::ffff:198.51.100.7"][..], "198.51.100.7"),
+            (&["[::ffff:198.51.100.7]:443"][..], "198.51.100.7"),
+            (&["198.51.100.7,"][..], "198.51.100.7"),
+            (&[" ,\t198.51.100.7 , ,"][..], "198.51.100.7"),
+            (&["198.51.100.7", ""][..], "198.51.100.7"),
+            (&["203.0.113.9, 198.51.100.7"][..], "198.51.100.7"),
+            (&["203.0.113.9", "198.51.100.7"][..], "198.51.100.7"),
+            (&["198.51.100.7, 10.1.1.1", "[2001:db8:ffff::1]:80, 192.168.3.4"][..], "198.51.100.7"),
+            (&["nonsense, 198.51.100.7, 10.1.1.1:80"][..], "198.51.100.7"),
+            (&["10.2.2.2, 10.1.1.1"][..], "10.2.2.2"),
+            (&[","][..], PROXY),
+        ] {
+            let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+            let headers = headers(&lines);
+            for peer in [PROXY, "::ffff:10.0.0.1"] {
+                let found = find(peer.parse().unwrap(), &headers, &settings);
+                assert_eq!(found, Found::Address(client.parse().unwrap()), "{lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hop_that_cannot_be_read_leaves_the_last_proxys_address() {
+        let settings = settings(Some("10.0.0.0/8"));
+        for hop in [
+            &b"unknown"[..],
+            b"_hidden",
+            b"198.51.100.7:port",
+            b"198.51.100.7:123456",
+            b"198.51.100.7 203.0.113.9",
+            b"198.51.100.007",
+            b"198.51.100.7%eth0",
+            b"[2001:db8::7",
+            b"2001:db8::7]",
+            b"[2001:db8::7]443",
+            b"[2001:db8::7]:x",
+            b"\"198.51.100.7",
+            b"2001:db8::7%",
+            b"\xff\xfe",
+            b"for=198.51.100.7",
+        ] {
+            let headers = headers(&[b"198.51.100.7", hop]);
+            let found = find(PROXY.parse().unwrap(), &headers, &settings);
+            assert_eq!(found, Found::Unreadable(PROXY.parse().unwrap(), hop), "{hop:?}");
+            let headers = self::headers(&[b"203.0.113.9", hop, b"10.1.1.1"]);
+            let found = find(PROXY.parse().unwrap(), &headers, &settings);
+            assert_eq!(found, Found::Unreadable("10.1.1.1".parse().unwrap(), hop), "{hop:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_where_it_is() {
+        let headers = headers(&[b"203.0.113.9, nonsense"]);
+        let stranger: IpAddr = "198.51.100.7".parse().unwrap();
+        assert_eq!(find(stranger, &headers, &settings(Some("10.0.0.0/8"))), Found::Address(stranger));
+        assert_eq!(find(stranger, &headers, &settings(None)), Found::Ignored(stranger));
+        assert_eq!(find(stranger, &HeaderMap::new(), &settings(None)), Found::Address(stranger));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_address_is_read_in_every_form(address: IpAddr, port: u16) {
+            let forms = match address {
+                IpAddr::V4(_) => vec![format!("{address}"), format!("{address}:{port}")],
+                IpAddr::V6(_) => {
+                    vec![format!("{address}"), format!("[{address}]"), format!("[{address}]:{port}")]
+                }
+            };
+            for form in forms {
+                let expected = Some(address.to_canonical());
+                proptest::prop_assert_eq!(read_hop(form.as_bytes()), expected);
+                proptest::prop_assert_eq!(read_hop(format!("\"{form}\"").as_bytes()), expected);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(hop: Vec<u8>) {
+            let _ = read_hop(&hop);
+        }
+    }
 }

@@ -10,10 +10,12 @@ use schema::{
     time::millis,
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
 use super::{
     authority::Leaver,
+    docs::one_of,
+    operators::store_states,
     problem::{Problem, ProblemBody},
 };
 use crate::app::App;
@@ -26,7 +28,8 @@ pub struct ClusterView {
     freshness_ms: Option<u64>,
     /// Whether that is longer than `MAX_STALENESS`.
     stale: bool,
-    /// What it answers then: `open` or `closed`.
+    /// What it answers then.
+    #[schema(schema_with = stale_policies)]
     stale_policy: &'static str,
     max_staleness_ms: u64,
     members: Vec<MemberView>,
@@ -48,7 +51,7 @@ struct ThisNode {
     incarnation: u64,
     /// The highest version of the protocol that it speaks.
     protocol_version: u8,
-    /// `starting`, `ready` or `leaving`.
+    #[schema(schema_with = node_states)]
     state: &'static str,
     /// The number of the last fact of its own log; null when it is in no cluster.
     head: Option<u64>,
@@ -60,7 +63,7 @@ struct MemberView {
     name: String,
     incarnation: u64,
     address: String,
-    /// `alive`, `dead` or `left`.
+    #[schema(schema_with = member_states)]
     state: &'static str,
     linked: bool,
     linked_ms: Option<u64>,
@@ -107,6 +110,7 @@ struct JournalView {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct StoreView {
+    #[schema(schema_with = store_states)]
     state: &'static str,
     /// How long ago the ledger was read to its end; null before the first time.
     ledger_read_ms: Option<u64>,
@@ -141,13 +145,28 @@ struct LinksView {
     refused: std::collections::BTreeMap<&'static str, u64>,
 }
 
+fn stale_policies() -> Object {
+    one_of(["open", "closed"])
+}
+
+fn node_states() -> Object {
+    one_of(["starting", "ready", "leaving"])
+}
+
+fn member_states() -> Object {
+    one_of(["alive", "dead", "left"])
+}
+
 /// The cluster as this node sees it
 ///
 /// Needs `cluster_read` or `all_all`; answered also where staleness lets nothing else be decided.
 #[utoipa::path(
-    get, path = "/api/v1/cluster", tag = "operators",
+    get, path = "/api/v1/cluster", tag = "operators", operation_id = "get_cluster",
     security(("bearer" = [])),
-    responses((status = 200, body = ClusterView), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)),
+    responses(
+        (status = 200, description = "This node and its peers", body = ClusterView),
+        (status = 403, description = "The caller lacks `cluster_read` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn show(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Result<Json<ClusterView>, Problem> {
     caller.require_any(&[CLUSTER_READ, ALL_ALL]).await?;

@@ -1,18 +1,24 @@
 //! The OpenAPI document, made from the routes, and Swagger UI, served from the binary.
+//!
+//! A route says what is particular to it in its `#[utoipa::path]`: its success, and the errors that need a
+//! sentence of their own. What follows from its kind (it needs a token, takes a body, names something in its
+//! path) is added to every operation by [`answers`], so a new route cannot forget it.
 
-use std::sync::Arc;
+mod answers;
+pub mod pages;
 
-use axum::Router;
+use schema::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use utoipa::{
     OpenApi as _,
     openapi::{
-        OpenApi,
+        Object, ObjectBuilder, OpenApi, RefOr, Schema, Server, Type,
+        path::{Operation, Parameter, PathItem},
+        schema::{KnownFormat, SchemaFormat, SchemaType},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::app::App;
+use crate::settings::PublicUrl;
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -30,13 +36,17 @@ use crate::app::App;
 )]
 struct Document;
 
+const ANY_QUERY: &str = r#"{"any":["films.read",{"all":["films.list","films.open"]}]}"#;
+
 /// The document before the routes are in it.
 pub fn document() -> OpenApi {
     Document::openapi()
 }
 
-/// Adds what the routes do not say: how to authorize.
-pub fn finish(document: &mut OpenApi) {
+/// Adds what the routes do not say: how to authorize, the form of parameters, the answers that follow from
+/// what an operation is, and the server: the public URL, or the folder that the document is in, which is right
+/// behind a path prefix too.
+pub fn finish(document: &mut OpenApi, public_url: Option<&PublicUrl>) {
     let scheme = |form: &str, about: &str| {
         let http =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format(form).description(Some(about));
@@ -45,30 +55,162 @@ pub fn finish(document: &mut OpenApi) {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("bearer", scheme("JWT", "An access token"));
     components.add_security_scheme("refresh", scheme("prt_", "A refresh token"));
+    components.headers = answers::headers();
+    document.servers = Some(vec![Server::new(public_url.map_or(".", PublicUrl::as_str))]);
+    for (path, item) in &mut document.paths.paths {
+        for (_, operation) in operations_mut(item) {
+            let parameters = operation.parameters.iter_mut().flatten();
+            for parameter in parameters {
+                if let RefOr::T(parameter) = parameter {
+                    describe(parameter);
+                }
+            }
+            answers::complete(path, operation);
+        }
+    }
+}
+
+/// A text that is one of these.
+pub fn one_of(values: impl IntoIterator<Item = &'static str>) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(values)).build()
+}
+
+/// The same, or null.
+pub fn nullable(mut schema: Object) -> Object {
+    schema.schema_type = SchemaType::from_iter([Type::String, Type::Null]);
+    if let Some(values) = &mut schema.enum_values {
+        values.push(serde_json::Value::Null);
+    }
+    schema
+}
+
+/// Gives a parameter the form that parameters of its name have everywhere.
+fn describe(parameter: &mut Parameter) {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let name = || text().pattern(Some("^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")).build();
+    let (about, schema) = match parameter.name.as_str() {
+        "id" => ("UUID, or `me` for the caller", text().min_length(Some(1)).build()),
+        "sid" => {
+            let uuid = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
+            ("UUID of the session", uuid.build())
+        }
+        "name" => ("Its name", name()),
+        "permission" => ("The name of the permission", name()),
+        "permissions" => {
+            let mut json = text().examples([r#""films.read""#, ANY_QUERY]).build();
+            json.content_media_type = "application/json".into();
+            ("A permission query: a name in quotes, or one object with the key `any` or `all`", json)
+        }
+        "limit" => {
+            let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1_usize));
+            let bounded = whole.maximum(Some(MAX_LIMIT)).default(Some(DEFAULT_LIMIT.into()));
+            ("How many are on a page", bounded.build())
+        }
+        "page_token" => ("`next_page_token` of the page before", text().build()),
+        _ => return never_null(parameter),
+    };
+    parameter.description.get_or_insert_with(|| about.into());
+    parameter.schema = Some(RefOr::T(Schema::Object(schema)));
+}
+
+/// An optional parameter is absent, and never null.
+fn never_null(parameter: &mut Parameter) {
+    if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &schema.schema_type
+    {
+        let mut types: Vec<_> = types.iter().filter(|kind| **kind != Type::Null).cloned().collect();
+        schema.schema_type = match types.pop() {
+            Some(only) if types.is_empty() => only.into(),
+            last => SchemaType::Array(types.into_iter().chain(last).collect()),
+        };
+    }
+}
+
+fn operations_mut(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("GET", &mut item.get),
+        ("POST", &mut item.post),
+        ("PATCH", &mut item.patch),
+        ("DELETE", &mut item.delete),
+        ("PUT", &mut item.put),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 /// Every route of a document, as (method, path).
 pub fn routes(document: &OpenApi) -> Vec<(String, String)> {
     let mut routes = Vec::new();
     for (path, item) in &document.paths.paths {
-        let methods = [
-            ("GET", &item.get),
-            ("POST", &item.post),
-            ("PATCH", &item.patch),
-            ("DELETE", &item.delete),
-            ("PUT", &item.put),
-        ];
-        for (method, operation) in methods {
-            if operation.is_some() {
-                routes.push((method.to_owned(), path.clone()));
-            }
+        for (method, _) in operations_mut(&mut item.clone()) {
+            routes.push((method.to_owned(), path.clone()));
         }
     }
     routes
 }
 
-/// `/openapi.json` and `/apidocs/`.
-pub fn router(document: OpenApi) -> Router<Arc<App>> {
-    let config = Config::from("/openapi.json").persist_authorization(false).try_it_out_enabled(true);
-    SwaggerUi::new("/apidocs").url("/openapi.json", document).config(config).into()
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use crate::http;
+
+    fn document() -> Value {
+        serde_json::to_value(http::openapi()).expect("a document")
+    }
+
+    fn operations(document: &Value) -> impl Iterator<Item = (String, &Value)> {
+        let paths = document["paths"].as_object().expect("paths").iter();
+        paths.flat_map(|(path, item)| {
+            let of_path = item.as_object().expect("operations").iter();
+            of_path.map(move |(method, operation)| (format!("{} {path}", method.to_uppercase()), operation))
+        })
+    }
+
+    #[test]
+    fn operation_ids_are_unique_and_in_words() {
+        let document = document();
+        let mut seen = BTreeMap::new();
+        for (route, operation) in operations(&document) {
+            let id = operation["operationId"].as_str().expect("an operation id");
+            let words =
+                id.split('_').all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase()));
+            assert!(words, "{route}: {id}");
+            // A name of one word is a function of its module, which says nothing in a client.
+            assert!(id.contains('_'), "{route}: {id} does not say of what");
+            assert_eq!(seen.insert(id.to_owned(), route.clone()), None, "{route}: {id} is there twice");
+        }
+    }
+
+    #[test]
+    fn every_operation_names_its_success_and_describes_all_answers() {
+        let document = document();
+        for (route, operation) in operations(&document) {
+            let answers = operation["responses"].as_object().expect("responses");
+            assert!(answers.keys().any(|status| status.starts_with('2')), "{route}");
+            for (status, answer) in answers {
+                let text = answer["description"].as_str().unwrap_or_default();
+                assert!(!text.is_empty(), "{route} {status} has no description");
+                assert!(answer["headers"]["X-Request-Id"].is_object(), "{route} {status}");
+                let has_body = answer.get("content").is_some();
+                assert_eq!(has_body, status != "204", "{route} {status}: a body is typed, and 204 has none");
+            }
+            assert!(operation.get("summary").is_some(), "{route} has no summary");
+            assert!(operation.get("x-changes").is_none(), "{route}");
+        }
+    }
+
+    #[test]
+    fn what_an_operation_is_says_how_it_refuses() {
+        let document = document();
+        for (route, operation) in operations(&document) {
+            let has = |status: &str| operation["responses"].get(status).is_some();
+            let token = operation.get("security").is_some();
+            assert!(!token || has("401"), "{route}");
+            assert!(!operation["requestBody"].is_object() || (has("413") && has("415")), "{route}");
+            assert!(!route.contains('{') || has("404"), "{route}");
+            assert!(has("400"), "{route}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub mod wire;
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -33,11 +34,16 @@ use axum::{
 };
 use http_body_util::Full;
 use hyper::body::Body;
+use schema::time::millis;
 use tracing::Instrument as _;
 
 use super::{
+    asker::Asker,
     authority::{self, Token},
-    request::{self, REQUEST_ID, RequestId, began},
+    connection::Timeouts,
+    gateway,
+    problem::Problem,
+    request::{self, REQUEST_ID, RequestId, STALE, began},
 };
 use crate::{app::App, metrics::RouteId};
 use answer::Answered;
@@ -51,6 +57,7 @@ const UNUSUAL: [&str; 8] =
 pub struct Lane {
     app: Arc<App>,
     routes: [RouteId; Question::ROUTES.len()],
+    timeouts: Timeouts,
     /// What answers carry beside, where browsers may call.
     extra: HeaderMap,
 }
@@ -60,11 +67,17 @@ impl Lane {
     #[must_use]
     pub async fn new(app: &Arc<App>) -> Self {
         let routes = Question::ROUTES.map(|route| app.metrics.route("GET", route));
-        Self { app: app.clone(), routes, extra: super::cors_headers(&app.settings.cors_origins).await }
+        let timeouts = Timeouts::new(app.settings.idle_timeout);
+        let extra = super::cors_headers(&app.settings.cors_origins).await;
+        Self { app: app.clone(), routes, timeouts, extra }
     }
 
-    /// Answers a request that hyper has read, if it is for this lane.
-    pub async fn take<B: Body>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    /// Answers a request that hyper has read from this peer, if it is for this lane.
+    pub async fn take<B: Body>(
+        &self,
+        request: &Request<B>,
+        peer: SocketAddr,
+    ) -> Option<Response<Full<Bytes>>> {
         let target = request.uri();
         let question = Question::of(target.path(), target.query())?;
         let headers = request.headers();
@@ -76,18 +89,23 @@ impl Lane {
                 (Version::HTTP_2, hosts) => hosts <= 1,
                 _ => false,
             }
-            && !UNUSUAL.iter().any(|name| headers.contains_key(*name));
+            && !UNUSUAL.iter().any(|name| headers.contains_key(*name))
+            && !(question.is_admit() && headers.keys().any(|name| gateway::is_unknown_header(name.as_ref())));
         if !usual || !self.decides() || self.app.is_draining() {
             return None;
         }
         let began = began();
         let id = RequestId::of(given_id(headers), &*self.app.entropy);
-        let answered = self.answer(question, authority::token(headers), &id).await;
+        let asker = Asker::with_headers(peer, headers);
+        let (answered, stale) = self.answer(question, authority::token(headers), asker, &id).await;
         self.log(question, &answered, &id, began);
         self.count(question.route(), answered.status().as_u16(), 1, began.elapsed());
         let mut response = answered.into_response();
         let id = HeaderValue::from_bytes(id.as_bytes());
         response.headers_mut().insert(REQUEST_ID, id.unwrap_or(HeaderValue::from_static("-")));
+        if let Some(age) = stale {
+            response.headers_mut().insert(STALE, HeaderValue::from(millis(age)));
+        }
         response.headers_mut().extend(self.extra.clone());
         Some(response)
     }
@@ -98,17 +116,25 @@ impl Lane {
     }
 
     /// Waits for a store, for keys or for a signature's turn only where nothing else is known, and not longer
-    /// than any request may take.
-    async fn answer(&self, question: Question<'_>, token: Token<'_>, id: &RequestId<'_>) -> Answered {
-        let mut asking = pin!(question.ask(&self.app, token));
-        let answer = match poll_once(asking.as_mut()).await {
-            Poll::Ready(answer) => answer,
+    /// than any request may take. The node may become stale meanwhile: then its age comes with the answer.
+    async fn answer(
+        &self,
+        question: Question<'_>,
+        token: Token<'_>,
+        asker: Asker<'_>,
+        id: &RequestId<'_>,
+    ) -> (Answered, Option<Duration>) {
+        let mut asking = pin!(question.ask(&self.app, token, asker));
+        let (answer, stale) = match poll_once(asking.as_mut()).await {
+            Poll::Ready(answer) => (answer, None),
             Poll::Pending => {
                 let span = request::span(id.as_str(), "GET", Question::ROUTES[question.route()]);
-                request::in_time(asking).instrument(span).await.unwrap_or_else(Err)
+                let answer = request::in_time(asking).instrument(span).await.unwrap_or_else(Err);
+                (answer, self.app.freshness.disclosed())
             }
         };
-        answer.unwrap_or_else(|problem| Answered::Problem(Box::new(problem.into_answer(id.as_str()))))
+        let problem = |problem: Problem| Answered::Problem(Box::new(problem.into_answer(id.as_str())));
+        (answer.unwrap_or_else(problem), stale)
     }
 
     /// Logs an answer.

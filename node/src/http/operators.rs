@@ -5,31 +5,46 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
-use super::problem::{Problem, ProblemBody};
-use crate::app::App;
-
-const TEXT: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+use super::{
+    docs::one_of,
+    problem::{Problem, ProblemBody},
+};
+use crate::{app::App, metrics::text::Format};
 
 /// How the node is.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
-    /// `live` or `ready`.
+    #[schema(schema_with = statuses)]
     status: &'static str,
     /// The node's name.
     node: String,
     version: &'static str,
-    /// `up`, `connecting`, `down` or `refused`: what needs the store is answered 503 unless it is up.
+    /// What needs the store is answered 503 unless it is up.
+    #[schema(schema_with = store_states)]
     store: &'static str,
     /// `ok`, `waiting` (for the store, with revocations that the ledger does not have yet) or `full`
     /// (then revocations are refused, too).
+    #[schema(schema_with = journal_states)]
     journal: &'static str,
+}
+
+fn statuses() -> Object {
+    one_of(["live", "ready"])
+}
+
+/// The states of the store.
+pub fn store_states() -> Object {
+    one_of(["up", "connecting", "down", "refused"])
+}
+
+fn journal_states() -> Object {
+    one_of(["ok", "waiting", "full"])
 }
 
 impl Health {
@@ -50,15 +65,21 @@ impl Health {
 }
 
 /// Whether the process lives
-#[utoipa::path(get, path = "/health/live", tag = "operators", responses((status = 200, body = Health)))]
+#[utoipa::path(
+    get, path = "/health/live", tag = "operators", operation_id = "check_liveness",
+    responses((status = 200, description = "The process lives", body = Health)),
+)]
 pub async fn live(State(app): State<Arc<App>>) -> Json<Health> {
     Health::of(&app, "live")
 }
 
 /// Whether the node takes traffic
 #[utoipa::path(
-    get, path = "/health/ready", tag = "operators",
-    responses((status = 200, body = Health), (status = 503, description = "Draining, or not up yet", body = ProblemBody)),
+    get, path = "/health/ready", tag = "operators", operation_id = "check_readiness",
+    responses(
+        (status = 200, description = "The node takes traffic", body = Health),
+        (status = 503, description = "Draining, or not up yet", body = ProblemBody),
+    ),
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     if app.is_draining() {
@@ -84,10 +105,19 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem>
 
 /// Metrics for Prometheus
 #[utoipa::path(
-    get, path = "/metrics", tag = "operators",
-    responses((status = 200, description = "OpenMetrics 1.0 text", content_type = "application/openmetrics-text")),
+    get, path = "/metrics", tag = "operators", operation_id = "get_metrics",
+    responses(
+        (status = 200, description = "Prometheus text 0.0.4, or OpenMetrics 1.0 when Accept prefers it", content(
+            (String = "text/plain"), (String = "application/openmetrics-text"),
+        )),
+    ),
 )]
-pub async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, StatusCode> {
-    let text = app.metrics.encode(&app).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([(header::CONTENT_TYPE, TEXT)], text))
+pub async fn metrics(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, StatusCode> {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::preferred(accept);
+    let text = app.metrics.encode(&app, format).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text))
 }

@@ -91,9 +91,12 @@ pub async fn find(app: &App, name: &Name) -> Result<Permission, Problem> {
 
 /// List permissions
 #[utoipa::path(
-    get, path = "/permissions", tag = "permissions",
+    get, path = "/permissions", tag = "permissions", operation_id = "list_permissions",
     security(("bearer" = [])),
-    responses((status = 200, body = Vec<PermissionView>), (status = 403, description = "Needs permissions_admin", body = ProblemBody)),
+    responses(
+        (status = 200, description = "All permissions", body = Vec<PermissionView>),
+        (status = 403, description = "The caller lacks `permissions_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
@@ -105,13 +108,13 @@ pub async fn list(
 
 /// Make a permission
 #[utoipa::path(
-    post, path = "/permissions", tag = "permissions",
+    post, path = "/permissions", tag = "permissions", operation_id = "create_permission",
     security(("bearer" = [])),
     request_body = NewNamed,
     responses(
-        (status = 201, body = PermissionView),
-        (status = 400, body = ProblemBody),
-        (status = 403, description = "Needs permissions_admin", body = ProblemBody),
+        (status = 201, description = "The new permission", body = PermissionView),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
         (status = 409, description = "The name is taken", body = ProblemBody),
     ),
 )]
@@ -133,11 +136,14 @@ pub async fn create(
 
 /// Describe a permission
 #[utoipa::path(
-    patch, path = "/permissions/{name}", tag = "permissions",
+    patch, path = "/permissions/{name}", tag = "permissions", operation_id = "update_permission",
     security(("bearer" = [])),
     params(("name" = String, Path)),
     request_body = NewDescription,
-    responses((status = 200, body = PermissionView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "The permission as it is now", body = PermissionView),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+    ),
 )]
 pub async fn update(
     State(app): State<Arc<App>>,
@@ -154,13 +160,13 @@ pub async fn update(
 
 /// Delete a permission, from all who have it too
 #[utoipa::path(
-    delete, path = "/permissions/{name}", tag = "permissions",
+    delete, path = "/permissions/{name}", tag = "permissions", operation_id = "delete_permission",
     security(("bearer" = [])),
+    extensions(("x-changes" = json!("always"))),
     params(("name" = String, Path)),
     responses(
-        (status = 204, description = "Gone"),
-        (status = 403, description = "Needs permissions_admin; built-in ones stay", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 204, description = "Deleted, and taken from all who had it"),
+        (status = 403, description = "The caller lacks `permissions_admin`, or it is built in", body = ProblemBody),
     ),
 )]
 pub async fn delete(

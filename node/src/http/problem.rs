@@ -3,7 +3,7 @@
 //! A handler returns a [`Problem`]; the frame of the request ([`super::request`]) adds the request
 //! id and writes the body, so also answers that no handler made have this form.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use actors::{ActorError, CatalogueError, user::UserError};
 use axum::{
@@ -11,7 +11,7 @@ use axum::{
     http::{self, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use schema::{Refusal, StoreError, Timestamp};
+use schema::{Refusal, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -25,7 +25,14 @@ pub struct Problem {
     msg: Cow<'static, str>,
     fields: BTreeMap<String, Cow<'static, str>>,
     retry_after_s: Option<u64>,
+    /// `WWW-Authenticate`, when the status is 401.
+    challenge: &'static str,
 }
+
+/// `WWW-Authenticate` of a 401 to a request without a token.
+const NO_TOKEN: &str = "Bearer";
+/// `WWW-Authenticate` of a 403: the token is good and does not suffice (RFC 6750, section 3.1).
+const INSUFFICIENT: HeaderValue = HeaderValue::from_static(r#"Bearer error="insufficient_scope""#);
 
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,20 +41,27 @@ pub struct ProblemBody<'a> {
     /// A sentence for a person.
     pub msg: &'a str,
     /// Stable, for a program.
-    #[schema(example = "token_expired")]
+    #[schema(example = "token_expired", pattern = "^[a-z][a-z0-9_]*$")]
     pub code: &'a str,
     /// The `X-Request-Id` of the request.
     pub request_id: &'a str,
     /// What is wrong with which field of the body.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
     pub fields: &'a BTreeMap<String, Cow<'static, str>>,
 }
 
 impl Problem {
     /// With a status, a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, msg: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, msg: msg.into(), fields: BTreeMap::new(), retry_after_s: None }
+        Self {
+            status,
+            code,
+            msg: msg.into(),
+            fields: BTreeMap::new(),
+            retry_after_s: None,
+            challenge: NO_TOKEN,
+        }
     }
 
     /// 400: fields of the body are wrong.
@@ -91,17 +105,16 @@ impl Problem {
         problem
     }
 
-    /// 429 until then.
-    pub fn too_many(code: &'static str, msg: &'static str, until: Timestamp, now: Timestamp) -> Self {
+    /// 429 for so long.
+    pub fn too_many(code: &'static str, msg: &'static str, wait: Duration) -> Self {
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, msg);
-        problem.retry_after_s =
-            Some(until.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(3600).max(1));
+        problem.retry_after_s = Some(wait.as_millis().div_ceil(1000).try_into().unwrap_or(3600).max(1));
         problem
     }
 
     /// 429: too many failed attempts on an account or from an address.
-    pub fn locked(until: Timestamp, now: Timestamp) -> Self {
-        Self::too_many("locked", "Too many failed attempts; try again later", until, now)
+    pub fn locked(wait: Duration) -> Self {
+        Self::too_many("locked", "Too many failed attempts; try again later", wait)
     }
 
     /// The status.
@@ -126,7 +139,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, body.len().into());
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(self.challenge));
+        } else if self.status == StatusCode::FORBIDDEN {
+            headers.insert(header::WWW_AUTHENTICATE, INSUFFICIENT);
         }
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
@@ -150,7 +165,8 @@ impl From<Refusal> for Problem {
             return Self::unavailable(refusal.code(), refusal.msg());
         }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-        Self::new(status, refusal.code(), refusal.msg())
+        let problem = Self::new(status, refusal.code(), refusal.msg());
+        Self { challenge: refusal.challenge(), ..problem }
     }
 }
 

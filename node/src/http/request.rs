@@ -15,8 +15,8 @@ use axum::{
 use schema::{Entropy, Refusal, time::millis};
 use tracing::Instrument as _;
 
-use super::problem::Problem;
-use crate::{app::App, settings::StalePolicy};
+use super::{body, held::Held, problem::Problem, security};
+use crate::{app::App, budget::UsedUp};
 
 /// `X-Request-Id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,7 +41,7 @@ const ASKED_ALL_THE_TIME: [&str; 7] = [
 ];
 
 /// Runs a request inside its frame.
-pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn frame(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let began = began();
     let given = request.headers().get(REQUEST_ID).cloned();
     let id = RequestId::of(given.as_ref().map(HeaderValue::as_bytes), &*app.entropy);
@@ -53,12 +53,20 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let nameless = hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11);
     let knowing = needs_knowledge(request.uri().path());
+    let is_made = !is_static(request.uri().path());
+    let mut held = None;
     let mut response = if knowing && !app.is_informed() {
         Problem::from(Refusal::CannotKnow).into_response()
     } else if nameless {
         Problem::new(StatusCode::BAD_REQUEST, "host_missing", "There must be one Host header").into_response()
     } else {
-        in_time(next.run(request)).instrument(span).await.unwrap_or_else(IntoResponse::into_response)
+        match hold(&mut request, &app) {
+            Ok(holding) => {
+                held = holding;
+                in_time(next.run(request)).instrument(span).await.unwrap_or_else(IntoResponse::into_response)
+            }
+            Err(problem) => problem.into_response(),
+        }
     };
     if let Some(problem) = problem_of(&mut response) {
         let (answer, body) = problem.into_answer(id.as_str()).into_parts();
@@ -68,10 +76,10 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     let id_value = HeaderValue::from_bytes(id.as_bytes()).unwrap_or(HeaderValue::from_static("-"));
     response.headers_mut().insert(REQUEST_ID, id_value);
+    security::guard(response.headers_mut());
     if knowing
         && app.is_informed()
-        && app.freshness.policy() == StalePolicy::Open
-        && let Some(age) = app.freshness.staleness()
+        && let Some(age) = app.freshness.disclosed()
     {
         response.headers_mut().insert(STALE, HeaderValue::from(millis(age)));
     }
@@ -82,7 +90,29 @@ pub async fn frame(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(app.metrics.route(method.as_str(), route), status, 1, took);
     log(id.as_str(), method.as_str(), route, status, || took);
-    response
+    match held {
+        Some(held) => response.map(|body| held.answered(body, is_made)),
+        None => response,
+    }
+}
+
+/// Charges a request to the node's budget, and lets its handler find the charge; `None` for health, which is
+/// answered whatever else there is.
+///
+/// # Errors
+/// 503.
+fn hold(request: &mut Request, app: &App) -> Result<Option<Held>, Problem> {
+    if request.uri().path().starts_with("/health/") {
+        return Ok(None);
+    }
+    let held = Held::new(request, app).map_err(|UsedUp| body::no_room())?;
+    request.extensions_mut().insert(held.clone());
+    Ok(Some(held))
+}
+
+/// Whether the answers of a path are parts of the binary, or made once.
+fn is_static(path: &str) -> bool {
+    path.starts_with("/apidocs") || path == "/openapi.json"
 }
 
 /// What an answer takes, unless it takes too long.
@@ -119,7 +149,7 @@ pub fn log(id: &str, method: &str, route: &str, status: u16, took: impl Fn() -> 
 
 /// Whether an answer may rest on keys or on what has been taken away: all but what operators watch, and
 /// the documentation.
-fn needs_knowledge(path: &str) -> bool {
+pub(super) fn needs_knowledge(path: &str) -> bool {
     const OPEN: [&str; 4] = ["/health/", "/metrics", "/apidocs", "/openapi.json"];
     !OPEN.iter().any(|root| path.starts_with(root))
 }

@@ -70,9 +70,12 @@ pub async fn find(app: &App, name: &Name) -> Result<Role, Problem> {
 
 /// List roles
 #[utoipa::path(
-    get, path = "/roles", tag = "roles",
+    get, path = "/roles", tag = "roles", operation_id = "list_roles",
     security(("bearer" = [])),
-    responses((status = 200, body = Vec<RoleView>), (status = 403, description = "Needs permissions_admin", body = ProblemBody)),
+    responses(
+        (status = 200, description = "All roles", body = Vec<RoleView>),
+        (status = 403, description = "The caller lacks `permissions_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn list(State(app): State<Arc<App>>, _: PermissionsAdmin) -> Result<Json<Vec<RoleView>>, Problem> {
     let roles = app.stores.roles.list().await?;
@@ -81,13 +84,13 @@ pub async fn list(State(app): State<Arc<App>>, _: PermissionsAdmin) -> Result<Js
 
 /// Make a role
 #[utoipa::path(
-    post, path = "/roles", tag = "roles",
+    post, path = "/roles", tag = "roles", operation_id = "create_role",
     security(("bearer" = [])),
     request_body = NewNamed,
     responses(
-        (status = 201, body = RoleView),
-        (status = 400, body = ProblemBody),
-        (status = 403, description = "Needs permissions_admin", body = ProblemBody),
+        (status = 201, description = "The new role", body = RoleView),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
         (status = 409, description = "The name is taken", body = ProblemBody),
     ),
 )]
@@ -109,10 +112,13 @@ pub async fn create(
 
 /// See a role
 #[utoipa::path(
-    get, path = "/roles/{name}", tag = "roles",
+    get, path = "/roles/{name}", tag = "roles", operation_id = "get_role",
     security(("bearer" = [])),
     params(("name" = String, Path)),
-    responses((status = 200, body = RoleView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "The role", body = RoleView),
+        (status = 403, description = "The caller lacks `permissions_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
@@ -124,11 +130,14 @@ pub async fn get(
 
 /// Describe a role
 #[utoipa::path(
-    patch, path = "/roles/{name}", tag = "roles",
+    patch, path = "/roles/{name}", tag = "roles", operation_id = "update_role",
     security(("bearer" = [])),
     params(("name" = String, Path)),
     request_body = NewDescription,
-    responses((status = 200, body = RoleView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "The role as it is now", body = RoleView),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+    ),
 )]
 pub async fn update(
     State(app): State<Arc<App>>,
@@ -145,14 +154,14 @@ pub async fn update(
 
 /// Delete a role, from all who have it too
 #[utoipa::path(
-    delete, path = "/roles/{name}", tag = "roles",
+    delete, path = "/roles/{name}", tag = "roles", operation_id = "delete_role",
     security(("bearer" = [])),
+    extensions(("x-changes" = json!("always"))),
     params(("name" = String, Path)),
     responses(
-        (status = 204, description = "Gone"),
-        (status = 403, description = "Power you lack, or the role superuser", body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "Its holder is the last superuser", body = ProblemBody),
+        (status = 204, description = "Deleted, and taken from all who had it"),
+        (status = 403, description = "Power that the caller lacks, or the role superuser", body = ProblemBody),
+        (status = 409, description = "This would leave no active superuser", body = ProblemBody),
     ),
 )]
 pub async fn delete(

@@ -9,7 +9,8 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair},
 };
 use schema::{
-    Clock, Entropy, KeyId, Stores, Timestamp,
+    Clock, Entropy, Horizon, KeyId, Stores, Timestamp,
+    horizon::MAX_AHEAD,
     key::{KeySet, KeyState, MAX_KEYS, StoredKey},
     store::StoreError,
     time::CLOCK_SKEW,
@@ -52,6 +53,10 @@ pub struct Tools<'a> {
     pub master: &'a MasterKey,
     pub clock: &'a dyn Clock,
     pub entropy: &'a dyn Entropy,
+    /// By which keys are gone.
+    pub horizon: Horizon,
+    /// The end of the last token that is known to have been issued.
+    pub latest_expiry: Timestamp,
     /// How long a key is published before it signs, so that every node knows it by then.
     pub published: Duration,
 }
@@ -96,11 +101,23 @@ pub async fn ensure(
 /// As [`ensure`].
 pub async fn upkeep(tools: Tools<'_>, algorithm: Algorithm) -> Result<KeySet, KeyError> {
     change(tools, |set, now| {
-        remove_gone(set, now);
+        remove_gone(set, tools.horizon);
         let is = |state| set.keys.iter().any(|key| key.state == state && key.algorithm == algorithm);
         if is(KeyState::Next) && !is(KeyState::Active) && youth(tools, set, now).is_zero() {
             promote(tools, set, now)?;
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Makes the set say that tokens live until then: the clock of this node was ahead when it issued them.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn raise_horizon(tools: Tools<'_>, until: Timestamp) -> Result<KeySet, KeyError> {
+    change(tools, |set, _| {
+        set.access_horizon = set.access_horizon.max(until);
         Ok(())
     })
     .await
@@ -157,7 +174,7 @@ pub async fn retire(tools: Tools<'_>, id: KeyId) -> Result<KeySet, KeyError> {
             }
             KeyState::Retiring { .. } | KeyState::Revoked { .. } => {}
         }
-        let until = last_expiry(set, now);
+        let until = last_expiry(tools, set, now);
         if let Some(key) = set.keys.iter_mut().find(|key| key.id == id) {
             key.state = KeyState::Revoked { until };
         }
@@ -186,8 +203,8 @@ async fn change(
 }
 
 fn promote(tools: Tools<'_>, set: &mut KeySet, now: Timestamp) -> Result<(), KeyError> {
-    remove_gone(set, now);
-    let until = last_expiry(set, now);
+    remove_gone(set, tools.horizon);
+    let until = last_expiry(tools, set, now);
     let mut algorithm = None;
     for key in &mut set.keys {
         match key.state {
@@ -205,16 +222,17 @@ fn promote(tools: Tools<'_>, set: &mut KeySet, now: Timestamp) -> Result<(), Key
     Ok(())
 }
 
-fn remove_gone(set: &mut KeySet, now: Timestamp) {
+fn remove_gone(set: &mut KeySet, horizon: Horizon) {
     set.keys.retain(|key| match key.state {
         KeyState::Next | KeyState::Active => true,
-        KeyState::Retiring { until } | KeyState::Revoked { until } => now < until,
+        KeyState::Retiring { until } | KeyState::Revoked { until } => horizon.time() < until,
     });
 }
 
-/// The end of every token that was signed until now.
-fn last_expiry(set: &KeySet, now: Timestamp) -> Timestamp {
-    now.plus(set.access_ttl).plus(CLOCK_SKEW).max(set.access_horizon)
+/// The end of every token that was signed until now, by whatever clock.
+fn last_expiry(tools: Tools<'_>, set: &KeySet, now: Timestamp) -> Timestamp {
+    let known = tools.latest_expiry.min(now.plus(MAX_AHEAD).plus(set.access_ttl));
+    now.plus(set.access_ttl).plus(CLOCK_SKEW).max(set.access_horizon).max(known)
 }
 
 fn generate(tools: Tools<'_>, algorithm: Algorithm, now: Timestamp) -> Result<StoredKey, KeyError> {

@@ -104,9 +104,8 @@ impl KeyRing {
     ) -> Option<Timestamp> {
         let mut last = self.last_lookup.lock().await;
         let now = clock.now();
-        // A clock that was set back makes it due, too.
         if let Some((at, answered)) = *last
-            && (at..at.plus(LOOKUP_INTERVAL)).contains(&now)
+            && is_fresh(at, now)
         {
             return answered.then_some(at);
         }
@@ -120,6 +119,13 @@ impl KeyRing {
         }
         *last = Some((now, replaced.is_ok()));
         replaced.is_ok().then_some(now)
+    }
+
+    /// What [`Self::look_up`] would say without asking the store: `None` when it is due, or is being asked.
+    pub(crate) fn looked_up(&self, now: Timestamp) -> Option<Option<Timestamp>> {
+        let last = self.last_lookup.try_lock().ok()?;
+        let (at, answered) = (*last)?;
+        is_fresh(at, now).then_some(answered.then_some(at))
     }
 
     /// How often unknown keys asked the store.
@@ -154,6 +160,11 @@ impl KeyRing {
     pub fn jwks(&self) -> bytes::Bytes {
         self.opened.load().jwks.clone()
     }
+}
+
+/// Whether an answer of the store may be used again. A clock that was set back makes it due, too.
+fn is_fresh(at: Timestamp, now: Timestamp) -> bool {
+    (at..at.plus(LOOKUP_INTERVAL)).contains(&now)
 }
 
 /// Denies what revoked keys signed.
@@ -254,7 +265,10 @@ mod tests {
         let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
         let master = MasterKey::new(Zeroizing::new([7; 32]));
         let (clock, entropy) = (&SystemClock, &SystemEntropy);
-        let tools = Tools { stores: &stores, master: &master, clock, entropy, published: Duration::ZERO };
+        let (horizon, latest_expiry) = (schema::Horizon::NOTHING, Timestamp::EPOCH);
+        let published = Duration::ZERO;
+        let tools =
+            Tools { stores: &stores, master: &master, clock, entropy, horizon, latest_expiry, published };
         let set = ensure(tools, Algorithm::EdDSA, Duration::from_secs(60)).await.unwrap();
         let (ring, denials) = (KeyRing::default(), Denials::default());
         let signs = || ring.with_signer(&denials, |signer| signer.id);

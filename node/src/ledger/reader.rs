@@ -57,7 +57,7 @@ impl LedgerReader {
         let mut reader = Self { own, applied, heads: by_seq(&heads), turn, keys_changed, peers };
         let peers = reader.peers.clone();
         let reading = heads.into_iter().map(|head| {
-            let after = peers.as_ref().map_or(0, |peers| peers.complete(head.origin).min(head.seq));
+            let after = peers.as_ref().map_or(0, |peers| peers.proven(head.origin).min(head.seq));
             read(stores.clone(), facts, peers.as_deref(), head, after)
         });
         let read: Vec<Read> = stream::iter(reading).buffer_unordered(AT_ONCE).try_collect().await?;
@@ -80,7 +80,7 @@ impl LedgerReader {
         if let Some(peers) = &self.peers {
             for head in &heads {
                 let (complete, last) = self.applied.entry(head.origin).or_default();
-                *complete = peers.complete(head.origin).min(head.seq).max(*complete);
+                *complete = peers.proven(head.origin).min(head.seq).max(*complete);
                 *last = (*last).max(*complete);
             }
         }
@@ -176,7 +176,7 @@ async fn read(
 
 /// Peers may ask for it.
 fn tell(peers: &Cluster, entries: &[Entry]) {
-    for run in entries.chunk_by(|a, b| a.origin == b.origin && a.seq + 1 == b.seq) {
+    for run in entries.chunk_by(|a, b| a.origin == b.origin && a.seq.checked_add(1) == Some(b.seq)) {
         if let Some(first) = run.first() {
             let facts: Vec<_> = run.iter().map(|entry| entry.fact).collect();
             peers.learn(first.origin, first.seq, &facts);

@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use schema::{
     Clock, Fact, FactKind, NodeId, SessionId, StoreError, Stores, Subject, Timestamp, UserId,
     email::FoldedEmail,
+    horizon::manual::{ManualClocks, horizon_at},
     id::KeyId,
     ledger::{Entry, Head, Origin},
     page::{Page, PageOf},
@@ -39,6 +40,7 @@ use super::{
     journal::Record,
     writer::{MAX_CONTRADICTIONS, ROWS, Row},
 };
+use crate::peers::KeptForOthers;
 
 const START: Timestamp = Timestamp::from_secs(2_000_000_000);
 const TTL: Duration = Duration::from_secs(15 * 60);
@@ -58,14 +60,14 @@ struct World {
     /// Without faults, to look and to prepare.
     stores: Stores,
     faults: Arc<Faults>,
-    clock: Arc<ManualClock>,
+    clock: Arc<ManualClocks>,
 }
 
 impl World {
     async fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let stores = store_redb::open(&directory.path().join("store.redb")).await.unwrap().stores;
-        let clock = Arc::new(ManualClock(AtomicU64::new(START.as_millis())));
+        let clock = ManualClocks::at(START);
         Self { directory, stores, faults: Arc::default(), clock }
     }
 
@@ -176,7 +178,7 @@ impl World {
     fn listener(&self) -> (Facts, Arc<Heard>) {
         let lifetimes = Lifetimes { access_ttl: TTL, access_horizon: Timestamp::EPOCH };
         let heard = Arc::<Heard>::default();
-        let facts = Facts::new(Arc::new(Nowhere), self.clock.clone(), lifetimes);
+        let facts = Facts::new(Arc::new(Nowhere), self.clock.clocks(), lifetimes);
         (facts.with_shared_cache(heard.clone()), heard)
     }
 
@@ -476,21 +478,6 @@ behind_faults!(users: Users {
     delete(id: UserId) of id => ();
     list(page: PageOf<UserId>) of UserId::from_bytes([0; 16]) => Page<User, UserId>;
 });
-
-/// Time goes on when the test says so.
-struct ManualClock(AtomicU64);
-
-impl ManualClock {
-    fn advance(&self, by: Duration) {
-        self.0.fetch_add(schema::time::millis(by), Ordering::SeqCst);
-    }
-}
-
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
-    }
-}
 
 /// Who only listens publishes nothing.
 struct Nowhere;

@@ -11,6 +11,22 @@
 //! no gaps, and the head never runs ahead of the entries. Rows have their own pace: ten thousand
 //! sessions of one user hold up nobody else. A fact that found no room in the journal is answered only
 //! when the ledger has it.
+//!
+//! What `k` of `Palisade-Visible: k/n` promises. While the store takes the log, `k` other nodes refuse what
+//! was revoked, and the store has it. When it does not ([`Durability::Journal`]), `k` other nodes have it on
+//! their disks, so that it outlives the loss of this one. Peers are asked for that
+//! ([`Cluster::on_disk`](cluster::Cluster::on_disk)) only then: at once while the store is known to fail,
+//! else when it has not answered in time. So an answer with the store up costs no peer's disk, and no
+//! interleaving breaks the promise:
+//! - *The store fails after peers have acknowledged*: acknowledgements in memory are not what is counted
+//!   then; the count begins with the request that follows the failure.
+//! - *A peer's journal is full, or it lost the link before it was asked, or it speaks version 1 of the
+//!   protocol*: it does not say that it keeps it, and is not counted, though it refuses.
+//! - *A peer restarts after it said so*: the record is in its journal, which goes to the ledger first.
+//! - *The store takes the log after all*: then both have it; the same entry is written twice.
+//!
+//! What is kept for others takes at most half of the journal, so that no peer can use up the room for what
+//! this node revokes itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -47,6 +63,8 @@ const QUEUE: usize = 4_096;
 const GROUP: usize = 512;
 /// How many facts may wait for the ledger that found no room in the journal.
 const MAX_UNKEPT: usize = 10_000;
+/// The longest record of the journal, in bytes, as far as counting goes.
+const RECORD: u64 = 320;
 /// How many entries are written to the ledger at a time, and rows of how many facts are ended at once.
 const BATCH: usize = 256;
 /// Who has more rows than this to end waits for others.
@@ -68,7 +86,7 @@ enum Waiting {
     /// What this node takes away.
     Own(Vec<Fact>, Rows, oneshot::Sender<Numbered>),
     /// What it heard, as long as others cannot write it to the ledger.
-    Heard(Vec<Entry>),
+    Heard(Vec<Entry>, oneshot::Sender<bool>),
 }
 
 /// What became of facts that were to be numbered.
@@ -117,6 +135,8 @@ struct Log {
     failing: AtomicBool,
     full: AtomicBool,
     unkept: AtomicUsize,
+    /// Entries of others that are not in the ledger yet.
+    of_others: AtomicUsize,
     used_bytes: AtomicU64,
     size_bytes: AtomicU64,
 }
@@ -197,6 +217,7 @@ impl LedgerWriter {
             failing: AtomicBool::new(false),
             full: AtomicBool::new(false),
             unkept: AtomicUsize::new(0),
+            of_others: AtomicUsize::new(left.iter().filter(|record| record.entry.origin != origin).count()),
             used_bytes: AtomicU64::new(used),
             size_bytes: AtomicU64::new(size),
         });
@@ -215,9 +236,11 @@ impl LedgerWriter {
     }
 
     /// Keeps what was heard of others, who cannot write it to the ledger now: it goes there from here, with
-    /// its rows, when the store is back. Says whether there is room for it.
-    pub fn keep_for_others(&self, entries: Vec<Entry>) -> bool {
-        self.queue.try_send(Waiting::Heard(entries)).is_ok()
+    /// its rows, when the store is back. Returns when it is on the disk; says whether it is: there may be no
+    /// room.
+    pub async fn keep_for_others(&self, entries: Vec<Entry>) -> bool {
+        let (reply, kept) = oneshot::channel();
+        self.queue.try_send(Waiting::Heard(entries, reply)).is_ok() && kept.await.unwrap_or(false)
     }
 
     /// From now on peers hear what is kept, and answers wait for them. To be called once, before anything is
@@ -268,13 +291,18 @@ impl FactSink for LedgerWriter {
             (true, false) => PATIENCE,
             (false, _) => UNKEPT_PATIENCE,
         };
-        let settled = timeout(patience, self.log.settled(first, last));
-        let (settled, (visible, live)) =
-            tokio::join!(settled, self.log.visible(seq - (last - first), seq, pushed_at));
-        let durability = match settled {
-            Ok(()) => Durability::Store,
-            Err(_) if kept => Durability::Journal,
-            Err(_) => return Err(refused()),
+        let first_seq = seq - (last - first);
+        let durable = async {
+            match timeout(patience, self.log.settled(first, last)).await {
+                Ok(()) => Ok(None),
+                Err(_) if kept => Ok(Some(self.log.on_disk(first_seq, seq).await)),
+                Err(_) => Err(refused()),
+            }
+        };
+        let (durable, visible) = tokio::join!(durable, self.log.visible(first_seq, seq, pushed_at));
+        let (durability, (visible, live)) = match durable? {
+            None => (Durability::Store, visible),
+            Some(on_disk) => (Durability::Journal, on_disk),
         };
         Ok(Receipt { visible, live, durability })
     }
@@ -296,6 +324,22 @@ impl Log {
             Some(peers) => peers.visible(first, last, pushed_at).await,
             None => (0, 0),
         }
+    }
+
+    /// How many of how many live nodes have these entries on their disks, when all have or the time for that
+    /// is over.
+    async fn on_disk(&self, first: u64, last: u64) -> (u32, u32) {
+        match self.peers.get() {
+            Some(peers) => peers.on_disk(first, last).await,
+            None => (0, 0),
+        }
+    }
+
+    /// Whether there is room for so many more entries of others: half of the journal is this node's own.
+    fn has_room_for_others(&self, count: usize) -> bool {
+        let most = self.size_bytes.load(Ordering::Relaxed) / 2 / RECORD;
+        let kept = self.of_others.load(Ordering::Relaxed).saturating_add(count);
+        !self.full.load(Ordering::Relaxed) && u64::try_from(kept).is_ok_and(|kept| kept <= most)
     }
 
     fn add_rows(&self, first: u64, records: &[Record]) {
@@ -376,13 +420,15 @@ impl Log {
             }
             let begin = last;
             let (mut records, mut callers, mut replies) = (Vec::new(), Vec::new(), Vec::new());
-            let mut own = Vec::new();
+            let (mut own, mut others) = (Vec::new(), Vec::new());
             for one in group {
                 let (facts, rows, reply) = match one {
                     Waiting::Own(facts, rows, reply) => (facts, rows, reply),
                     // Where there is no room, it stays in memory only: that is where it came from.
-                    Waiting::Heard(_) if self.full.load(Ordering::Relaxed) => continue,
-                    Waiting::Heard(entries) => {
+                    Waiting::Heard(entries, _) if !self.has_room_for_others(entries.len()) => continue,
+                    Waiting::Heard(entries, reply) => {
+                        self.of_others.fetch_add(entries.len(), Ordering::Relaxed);
+                        others.push(reply);
                         let begin = records.len();
                         callers.push((last + 1, begin..begin + entries.len()));
                         last += u64::try_from(entries.len()).unwrap_or(0);
@@ -425,6 +471,9 @@ impl Log {
             let queued = (begin + 1..).zip(records).map(|(number, record)| Queued { number, record, kept });
             self.unwritten().extend(queued);
             self.arrived.notify_one();
+            for reply in others {
+                let _ = reply.send(kept);
+            }
             for (reply, first, last, seq) in replies {
                 let _ = reply.send(Numbered { first, last, seq, pushed_at, kept });
             }
@@ -474,6 +523,8 @@ impl Log {
                     self.unwritten().drain(..batch.len());
                     let unkept = batch.iter().filter(|queued| !queued.kept).count();
                     self.unkept.fetch_sub(unkept, Ordering::Relaxed);
+                    let of_others = |queued: &&Queued| queued.record.entry.origin != self.origin;
+                    self.of_others.fetch_sub(batch.iter().filter(of_others).count(), Ordering::Relaxed);
                     self.written.send_replace(last.number);
                     if self.unwritten().is_empty() && self.full.swap(false, Ordering::Relaxed) {
                         tracing::info!("the journal has room again");

@@ -10,7 +10,7 @@ use prometheus_client::{
 use schema::Refusal;
 
 use super::{BUCKETS_US, Histogram, LOGIN_LABELS, Metrics, NoLabels, Route, STATUSES, read};
-use crate::{app::App, store::Backing};
+use crate::{app::App, logging, store::Backing};
 
 /// The numbers of one moment.
 #[derive(Debug)]
@@ -60,6 +60,11 @@ impl Snapshot {
         let log = app.log.state();
         let mut families = vec![
             counter("palisade_http_requests", "Requests answered", metrics.requests()),
+            counter(
+                "palisade_http_connections_refused",
+                "Connections beyond the share of their address or beyond all that the node has",
+                one(read(&metrics.connections_refused)),
+            ),
             counter("palisade_token_verdicts", "Verdicts on access tokens", verdicts),
             counter(
                 "palisade_logins",
@@ -72,6 +77,25 @@ impl Snapshot {
                 "Refresh tokens refused",
                 one(read(&metrics.refresh_refusals)),
             ),
+            counter(
+                "palisade_limits_reached",
+                "Accounts locked and addresses slowed",
+                vec![
+                    (label("kind", "account"), read(&app.limits.counts.accounts)),
+                    (label("kind", "address"), read(&app.limits.counts.addresses)),
+                    (label("kind", "registration"), read(&app.limits.counts.registrations)),
+                ],
+            ),
+            counter(
+                "palisade_limits_lifted",
+                "Counters that an operator or an admin set back",
+                one(read(&app.limits.counts.lifted)),
+            ),
+            counter(
+                "palisade_forwarded_unreadable",
+                "Requests of trusted proxies whose X-Forwarded-For cannot be read",
+                one(read(&metrics.forwarded_unreadable)),
+            ),
             gauge(
                 "palisade_password_queue_length",
                 "Passwords that wait to be hashed",
@@ -81,6 +105,21 @@ impl Snapshot {
                 "palisade_signature_queue_length",
                 "Tokens that wait for their signature to be checked",
                 one(count(app.tokens.waiting())),
+            ),
+            bytes(
+                "palisade_body_budget_held",
+                "Of the budget of requests under way",
+                count(app.bodies.held()),
+            ),
+            bytes(
+                "palisade_body_budget_size",
+                "Of the budget of requests, all of it",
+                count(app.bodies.total()),
+            ),
+            counter(
+                "palisade_body_budget_refusals",
+                "Requests refused for want of budget, of the node or of one client's share",
+                one(app.bodies.refusals()),
             ),
             bytes(
                 "palisade_verified_tokens",
@@ -107,6 +146,23 @@ impl Snapshot {
                 "Times the store was asked for an unknown signing key",
                 one(app.ring.lookups()),
             ),
+            counter(
+                "palisade_clock_jumps",
+                "Times the wall clock jumped beside boot time; nothing is forgotten by a clock that jumps",
+                one(app.clocks.jumps()),
+            ),
+            Family {
+                name: "palisade_clock_offset",
+                help: "How far the wall clock is from where it would be without jumps of late",
+                unit: Some(Unit::Seconds),
+                counter: false,
+                values: one(app.clocks.disagreement().as_secs()),
+            },
+            counter(
+                "palisade_upkeep_rounds",
+                "Times this node looked for what has ended: denials, rows, keys",
+                one(app.upkeep_rounds.load(Ordering::Relaxed)),
+            ),
             gauge(
                 "palisade_ready",
                 "1 when the node takes traffic",
@@ -129,6 +185,11 @@ impl Snapshot {
             ),
             bytes("palisade_journal_used", "Of the journal, some perhaps released", log.used_bytes),
             bytes("palisade_journal_size", "Of the journal, reserved", log.size_bytes),
+            counter(
+                "palisade_log_lines_lost",
+                "Log lines dropped because stderr was full, slow or closed",
+                one(logging::lines_lost()),
+            ),
             gauge(
                 "palisade_build_info",
                 "What runs",
@@ -194,6 +255,11 @@ fn of_cluster(status: &cluster::Status, counter: MakeFamily, gauge: MakeFamily) 
             "palisade_cluster_shed",
             "Facts not kept for peers for want of room; they are in the ledger",
             one(status.counters.shed),
+        ),
+        counter(
+            "palisade_cluster_refused_entries",
+            "Entries of peers that were not taken: too far beyond what is complete, or of too many logs",
+            one(status.counters.refused),
         ),
         gauge(
             "palisade_cluster_members",

@@ -1,9 +1,11 @@
-//! Hashing: on threads of the lowest priority, behind a short queue.
+//! Hashing: on threads of the lowest priority, behind a short and fair queue.
 //!
 //! Hashing a password takes tens of milliseconds of a core. Beyond the queue, callers are turned away at
-//! once (503 with `Retry-After`): a login that waits for seconds helps nobody.
+//! once (503 with `Retry-After`): a login that waits for seconds helps nobody. Clients' networks, and in each
+//! of them its connections, take turns in the queue, and the longest of them is turned away first: one address
+//! that floods log-ins leaves others their turn.
 
-use std::{io, sync::Arc};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
 use schema::{Entropy, user::PasswordHash};
 use tokio::sync::oneshot;
@@ -12,7 +14,11 @@ use super::{
     hash::{Hasher, SALT_BYTES, Verdict},
     policy::Normalized,
 };
-use crate::workers::Workers;
+use crate::{
+    fair::Fair,
+    source::{Network, Source},
+    workers::Workers,
+};
 
 /// How many passwords may wait.
 pub const QUEUE: usize = 16;
@@ -28,9 +34,11 @@ enum Job {
     Verify(Normalized, PasswordHash, oneshot::Sender<Verdict>),
 }
 
+type Jobs = Fair<Network, Fair<SocketAddr, VecDeque<Job>>>;
+
 /// Hashes and checks passwords.
 pub struct PasswordPool {
-    workers: Workers<Job>,
+    workers: Workers<Jobs>,
     /// A hash of nothing in particular: checking against it takes the time that checking takes.
     nobody: PasswordHash,
 }
@@ -56,9 +64,9 @@ impl PasswordPool {
     ///
     /// # Errors
     /// When too many wait.
-    pub async fn hash(&self, password: Normalized) -> Result<PasswordHash, PoolBusy> {
+    pub async fn hash(&self, password: Normalized, source: Source) -> Result<PasswordHash, PoolBusy> {
         let (reply, answer) = oneshot::channel();
-        self.workers.send(Job::Hash(password, reply)).map_err(|_| PoolBusy)?;
+        self.send(source, Job::Hash(password, reply));
         answer.await.ok().flatten().ok_or(PoolBusy)
     }
 
@@ -66,9 +74,14 @@ impl PasswordPool {
     ///
     /// # Errors
     /// When too many wait.
-    pub async fn verify(&self, password: Normalized, hash: PasswordHash) -> Result<Verdict, PoolBusy> {
+    pub async fn verify(
+        &self,
+        password: Normalized,
+        hash: PasswordHash,
+        source: Source,
+    ) -> Result<Verdict, PoolBusy> {
         let (reply, answer) = oneshot::channel();
-        self.workers.send(Job::Verify(password, hash, reply)).map_err(|_| PoolBusy)?;
+        self.send(source, Job::Verify(password, hash, reply));
         answer.await.map_err(|_| PoolBusy)
     }
 
@@ -76,9 +89,13 @@ impl PasswordPool {
     ///
     /// # Errors
     /// When too many wait.
-    pub async fn verify_nobody(&self, password: Option<Normalized>) -> Result<(), PoolBusy> {
+    pub async fn verify_nobody(&self, password: Option<Normalized>, source: Source) -> Result<(), PoolBusy> {
         let any = password.or_else(|| Normalized::typed("somebody's password")).ok_or(PoolBusy)?;
-        self.verify(any, self.nobody.clone()).await.map(drop)
+        self.verify(any, self.nobody.clone(), source).await.map(drop)
+    }
+
+    fn send(&self, source: Source, job: Job) {
+        self.workers.send((source.network, (source.connection, ())), job);
     }
 
     /// How many passwords wait.
@@ -90,7 +107,7 @@ impl PasswordPool {
 
 fn work(hasher: &mut Hasher, entropy: &dyn Entropy, job: Job) {
     match job {
-        // Who asked may be gone: then the work is not worth doing.
+        // The caller may be gone: then the work is not worth doing.
         Job::Hash(_, reply) if reply.is_closed() => {}
         Job::Verify(_, _, reply) if reply.is_closed() => {}
         Job::Hash(password, reply) => {

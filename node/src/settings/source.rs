@@ -1,14 +1,29 @@
 //! Where settings come from, and which one wins.
+//!
+//! An empty text is no value, wherever it stands: a flag, a variable, a key of the file, a file that
+//! a variable names. Everything that is text is checked for being text here, once for all settings:
+//! what [`value`] sees is UTF-8 without control characters.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io::Read as _,
+    path::Path,
+};
+
+use zeroize::Zeroizing;
 
 use super::{SPECS, Settings, SettingsError, Spec, value};
 
-/// Longest settings file, in bytes.
+/// Longest settings file and longest file that holds one value, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const PREFIX: &str = "PALISADE_";
-/// Variables of ours that are no settings.
-const OTHER_VARIABLES: &[&str] = &["CONFIG", "SUPERUSER_PASSWORD"];
+/// The path of the settings file.
+const CONFIG: &str = "CONFIG";
+/// The password of a superuser that a command makes.
+const SUPERUSER_PASSWORD: &str = "SUPERUSER_PASSWORD";
+/// Variables of ours that are no settings. Each has a `_FILE` too.
+const OTHER_VARIABLES: &[&str] = &[CONFIG, SUPERUSER_PASSWORD];
 
 /// What was given, before it is read.
 #[derive(Debug, Default, Clone)]
@@ -16,7 +31,7 @@ pub struct Sources {
     /// By setting name.
     pub flags: BTreeMap<&'static str, String>,
     /// The whole environment.
-    pub environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<OsString, OsString>,
     /// `--config`, which beats `PALISADE_CONFIG`.
     pub config: Option<String>,
 }
@@ -27,70 +42,138 @@ pub(super) struct Given {
     pub(super) text: String,
 }
 
+impl Sources {
+    /// The flags, and the environment of this process.
+    #[must_use]
+    pub fn of_this_process(flags: BTreeMap<&'static str, String>, config: Option<String>) -> Self {
+        Self { flags, environment: std::env::vars_os().collect(), config }
+    }
+
+    /// The text of `PALISADE_<name>`, or of the file that `PALISADE_<name>_FILE` names; without the end of
+    /// its line when it comes from a file. The warnings say which files are empty.
+    ///
+    /// # Errors
+    /// When both are set, the text is not UTF-8, or the file cannot be read.
+    fn variable(&self, name: &str, warnings: &mut Vec<String>) -> Result<Option<Given>, SettingsError> {
+        let variable = format!("{PREFIX}{name}");
+        let named = format!("{variable}_FILE");
+        let set = |name: &str| self.environment.get(OsStr::new(name)).filter(|value| !value.is_empty());
+        match (set(&variable), set(&named)) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(SettingsError::Both { name: variable }),
+            (Some(text), None) => match text.to_str() {
+                Some(text) => Ok(Some(Given { name: variable, text: text.to_owned() })),
+                None => Err(SettingsError::NotText { name: variable }),
+            },
+            (None, Some(path)) => {
+                let text = read_bounded(Path::new(path)).map_err(|why| SettingsError::File {
+                    name: named.clone(),
+                    path: path.display().to_string(),
+                    why,
+                })?;
+                let text = text.trim_end_matches(['\r', '\n']);
+                if text.is_empty() {
+                    let path = path.display().to_string();
+                    warnings.push(format!("{named} names the empty file {path:?}, so {variable} is not set"));
+                    return Ok(None);
+                }
+                Ok(Some(Given { name: named, text: text.to_owned() }))
+            }
+        }
+    }
+
+    /// The password of a superuser that a command makes: `PALISADE_SUPERUSER_PASSWORD`, or what is in the
+    /// file that `PALISADE_SUPERUSER_PASSWORD_FILE` names.
+    ///
+    /// # Errors
+    /// As for a setting. Whether it may be a password is not asked.
+    pub fn superuser_password(&self) -> Result<Option<Zeroizing<String>>, SettingsError> {
+        let given = self.variable(SUPERUSER_PASSWORD, &mut Vec::new())?;
+        Ok(given.map(|given| Zeroizing::new(given.text)))
+    }
+}
+
 /// Reads the settings; gives the warnings too.
+///
+/// Every command reads its settings here, so `check-config` and the start of a node judge values alike.
 ///
 /// # Errors
 /// The first setting that is wrong.
 pub fn read(sources: &Sources) -> Result<(Settings, Vec<String>), SettingsError> {
-    let environment = |name: &str| sources.environment.get(&format!("{PREFIX}{name}"));
-    let file = match sources.config.as_ref().or_else(|| environment("CONFIG")) {
-        Some(path) => read_file(path)?,
+    let mut warnings = unknown_variables(sources);
+    let flag = sources.config.clone().filter(|path| !path.is_empty());
+    let flag = flag.map(|text| Given { name: "--config".into(), text });
+    let variable = sources.variable(CONFIG, &mut warnings)?;
+    let file = match flag.or(variable) {
+        Some(given) => read_file(&given)?,
         None => BTreeMap::new(),
     };
     let mut given = BTreeMap::new();
     for spec in SPECS {
-        if let Some(value) = lookup(spec, sources, &file)? {
+        if let Some(value) = lookup(spec, sources, &file, &mut warnings)? {
             given.insert(spec.name, value);
         }
     }
-    Ok((value::settings(given)?, warnings(&sources.environment)))
+    let settings = value::settings(given, &mut warnings)?;
+    // A command that makes a superuser reads it again; here a mistake is found by all of them.
+    sources.superuser_password()?;
+    Ok((settings, warnings))
 }
 
 fn lookup(
     spec: &Spec,
     sources: &Sources,
     file: &BTreeMap<String, String>,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Given>, SettingsError> {
-    let variable = format!("{PREFIX}{}", spec.name);
-    let direct = sources.environment.get(&variable);
-    let by_file = sources.environment.get(&format!("{variable}_FILE"));
-    if direct.is_some() && by_file.is_some() {
-        return Err(SettingsError::Both { name: variable });
-    }
-    if let Some(text) = sources.flags.get(spec.name) {
-        return Ok(Some(Given { name: flag(spec), text: text.clone() }));
-    }
-    if let Some(text) = direct {
-        return Ok(Some(Given { name: variable, text: text.clone() }));
-    }
-    if let Some(path) = by_file {
-        let name = format!("{variable}_FILE");
-        let text = read_bounded(path).map_err(|why| SettingsError::File {
-            name: name.clone(),
-            path: path.clone(),
-            why,
-        })?;
-        return Ok(Some(Given { name, text: text.trim_end_matches(['\r', '\n']).to_owned() }));
-    }
-    let key = spec.name.to_lowercase();
-    let text = file.get(&key).cloned();
-    Ok(text
-        .map(|text| Given { name: format!("{key} in the settings file"), text })
-        .or_else(|| spec.default.map(|text| Given { name: variable, text: text.to_owned() })))
+    // Read in any case: both a variable and its file are a mistake although a flag beats them.
+    let by_variable = sources.variable(spec.name, warnings)?;
+    let by_flag = sources.flags.get(spec.name).filter(|text| !text.is_empty());
+    let by_flag = by_flag.map(|text| Given { name: flag(spec), text: text.clone() });
+    let by_file = || {
+        let key = spec.name.to_lowercase();
+        let text = file.get(&key).filter(|text| !text.is_empty())?.clone();
+        Some(Given { name: format!("{key} in the settings file"), text })
+    };
+    let by_default = || {
+        let text = spec.default?.to_owned();
+        Some(Given { name: format!("{PREFIX}{}", spec.name), text })
+    };
+    let given = by_flag.or(by_variable).or_else(by_file).or_else(by_default);
+    given.map(|given| plain(spec, given)).transpose()
 }
+
+/// Nothing that ends a line, moves a cursor or cannot be seen: it would go to tokens, paths and logs.
+fn plain(spec: &Spec, mut given: Given) -> Result<Given, SettingsError> {
+    if !spec.flag {
+        // Secrets are often made by tools that end them with a line break.
+        given.text.truncate(given.text.trim_end().len());
+    }
+    if !given.text.chars().any(char::is_control) {
+        return Ok(given);
+    }
+    let shown = value::shown(spec.name, &given.text);
+    Err(SettingsError::Wrong { name: given.name, given: shown, allowed: NO_CONTROL.into() })
+}
+
+const NO_CONTROL: &str = "text without control characters (such as a carriage return at the end of a line)";
 
 /// `--access-ttl` of `ACCESS_TTL`.
 pub(crate) fn flag(spec: &Spec) -> String {
     format!("--{}", spec.name.to_lowercase().replace('_', "-"))
 }
 
-fn read_file(path: &str) -> Result<BTreeMap<String, String>, SettingsError> {
+fn read_file(given: &Given) -> Result<BTreeMap<String, String>, SettingsError> {
+    let path = &given.text;
     let unreadable =
-        |why: String| SettingsError::File { name: "--config".into(), path: path.to_owned(), why };
-    let text = read_bounded(path).map_err(unreadable)?;
+        |why: String| SettingsError::File { name: given.name.clone(), path: path.to_owned(), why };
+    let text = read_bounded(Path::new(path)).map_err(unreadable)?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
         // The message of the error alone: its snippet could show a secret.
-        unreadable(format!("it is no TOML: {}", error.message()))
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| format!(" in line {}", 1 + before.matches('\n').count()));
+        let line = line.unwrap_or_default();
+        unreadable(format!("it is no TOML{line}: {}", error.message().replace('\n', ", ")))
     })?;
     let mut values = BTreeMap::new();
     for (key, value) in table {
@@ -107,8 +190,8 @@ fn read_file(path: &str) -> Result<BTreeMap<String, String>, SettingsError> {
             }
             other => {
                 return Err(SettingsError::Wrong {
-                    name: format!("{key} in {path}"),
-                    given: format!("a {}", other.type_str()),
+                    name: format!("{key} in {path:?}"),
+                    given: format!("of the type {}", other.type_str()),
                     allowed: "a string".into(),
                 });
             }
@@ -118,21 +201,32 @@ fn read_file(path: &str) -> Result<BTreeMap<String, String>, SettingsError> {
     Ok(values)
 }
 
-fn read_bounded(path: &str) -> Result<String, String> {
-    let length = std::fs::metadata(Path::new(path)).map_err(|error| error.to_string())?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(format!("it has {length} bytes, more than {MAX_FILE_BYTES}"));
+/// The text of a file, without a byte order mark.
+fn read_bounded(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // By what is read, not by what the system says: a pipe or a device has no length.
+    let length = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if u64::try_from(length).is_ok_and(|length| length > MAX_FILE_BYTES) {
+        return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
     }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
+fn unknown_variables(sources: &Sources) -> Vec<String> {
     let known = |name: &str| {
         let name = name.strip_suffix("_FILE").unwrap_or(name);
         OTHER_VARIABLES.contains(&name) || SPECS.iter().any(|spec| spec.name == name)
     };
-    let ours = environment.keys().filter(|key| key.strip_prefix(PREFIX).is_some_and(|name| !known(name)));
-    ours.map(|key| format!("{key} is no setting of this version and changes nothing")).collect()
+    let ours = |key: &&OsString| {
+        let is_ours = key.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        is_ours && !key.to_str().and_then(|key| key.strip_prefix(PREFIX)).is_some_and(known)
+    };
+    let unknown = sources.environment.keys().filter(ours).map(|key| key.to_string_lossy());
+    unknown
+        .map(|key| format!("{} is no setting of this version and changes nothing", key.escape_debug()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -144,7 +238,7 @@ mod tests {
     fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)]) -> Sources {
         Sources {
             flags: flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(),
-            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            environment: environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             config: None,
         }
     }
@@ -206,7 +300,7 @@ mod tests {
             ("LOG_FORMAT", "xml"),
             ("LOG", "palisade=loud"),
             ("NODE_NAME", "a b"),
-            ("ISSUER", ""),
+            ("ISSUER", " x"),
         ] {
             let text = error(&sources(&[(name, value)], &[]));
             let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
@@ -261,7 +355,160 @@ mod tests {
         }
     }
 
+    /// Values that make trouble somewhere: in a path, a header, a token, a log line, a look-up.
+    const HOSTILE: &[&str] = &[
+        " ",
+        ",",
+        "\r",
+        "a\r\n",
+        "\u{1b}[2J",
+        "a\u{0}b",
+        "\u{202e}a",
+        "\u{feff}a",
+        "~",
+        "\"a\"",
+        "'a'",
+        "$HOME",
+        "http://0.0.0.0:8080",
+        "-1",
+        "+1",
+        "0x10",
+        "1e9",
+        "NaN",
+        "99999999999999999999999",
+        "18446744073709551615s",
+        "999999999999d",
+        "true",
+        "null",
+        "warning",
+        "../../etc/passwd",
+        "${jndi:ldap://x}",
+        "%00",
+        "host:99999",
+        ":::",
+        "[::",
+    ];
+
+    /// What only these may take of the values above.
+    const TAKES: &[(&str, &str)] = &[
+        (
+            "DATA_DIR",
+            "-1 +1 0x10 1e9 NaN 99999999999999999999999 18446744073709551615s 999999999999d true null warning ../../etc/passwd , %00 host:99999 ::: [::",
+        ),
+        ("CORS_ORIGINS", "http://0.0.0.0:8080"),
+        ("ISSUER", "*"),
+        ("AUDIENCE", "*"),
+        (
+            "CLUSTER_NAME",
+            "0x10 1e9 NaN 99999999999999999999999 18446744073709551615s 999999999999d true null warning host:99999",
+        ),
+        (
+            "NODE_NAME",
+            "0x10 1e9 NaN 99999999999999999999999 18446744073709551615s 999999999999d true null warning host:99999",
+        ),
+    ];
+
+    #[test]
+    fn hostile_values_are_refused_by_name_in_one_line() {
+        for spec in SPECS {
+            for value in HOSTILE {
+                let variable = format!("{PREFIX}{}", spec.name);
+                let given = sources(&[], &[(&variable, value)]);
+                let Err(error) = read(&given) else {
+                    let takes =
+                        TAKES.iter().find(|(name, _)| *name == spec.name).map_or("", |(_, takes)| takes);
+                    let is_text =
+                        takes == "*" && !value.contains(|c| value::is_invisible(c)) && value.trim() == *value;
+                    // Another setting's check may be of another crate, or younger than this table.
+                    let is_listed = takes.split(' ').any(|taken| taken == *value);
+                    assert!(is_text || is_listed, "{} takes {value:?}", spec.name);
+                    continue;
+                };
+                let error = error.to_string();
+                assert!(error.contains(spec.name), "{} with {value:?}: {error}", spec.name);
+                assert!(!error.contains(char::is_control), "{} with {value:?}: {error:?}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn empty_values_are_unset() {
+        let empty = file("\r\n");
+        let path = empty.path().to_str().unwrap();
+        let toml = file(
+            &SPECS.iter().map(|spec| format!("{} = \"\"\n", spec.name.to_lowercase())).collect::<String>(),
+        );
+        for spec in SPECS {
+            let (variable, named) = (format!("{PREFIX}{}", spec.name), format!("{PREFIX}{}_FILE", spec.name));
+            let flags: &[_] = if spec.flag { &[(spec.name, "")] } else { &[] };
+            let mut given = sources(flags, &[(&variable, ""), (&named, "")]);
+            given.config = Some(toml.path().to_str().unwrap().to_owned());
+            assert!(read(&given).is_ok_and(|(_, warnings)| warnings.is_empty()), "{}", spec.name);
+            let (_, warnings) = read(&sources(&[], &[(&named, path), (&variable, "")])).unwrap();
+            assert!(warnings.len() == 1 && warnings[0].contains(&named), "{warnings:?}");
+        }
+        let (settings, _) = read(&sources(&[("ISSUER", "")], &[("PALISADE_ISSUER", "variable")])).unwrap();
+        assert_eq!(settings.issuer, "variable");
+    }
+
+    #[test]
+    fn log_filters_keep_errors_of_what_they_do_not_name() {
+        use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+        for text in
+            ["info", "ERROR", "palisade=debug", "node=off", "hyper=trace,scylla=warn", "warn,palisade=info"]
+        {
+            let filter = read(&sources(&[("LOG", text)], &[])).unwrap().0.log.filter;
+            let base: LevelFilter = filter.split(',').next().unwrap().parse().unwrap();
+            assert!(base >= LevelFilter::ERROR, "{text}: {filter}");
+            assert!(EnvFilter::try_new(&filter).is_ok(), "{text}: {filter}");
+        }
+        let (settings, warnings) = read(&sources(&[("LOG", "palisade=debug,palisde=debug")], &[])).unwrap();
+        assert!(settings.log.filter.contains("store_redb=debug"), "{}", settings.log.filter);
+        assert!(warnings.iter().any(|warning| warning.contains("palisde")), "{warnings:?}");
+    }
+
+    #[test]
+    fn listeners_on_one_address_are_refused() {
+        for (listen, operators, apart) in [
+            ("127.0.0.1:80", "127.0.0.1:80", false),
+            ("0.0.0.0:80", "127.0.0.1:80", false),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("[::1]:80", "[::]:80", false),
+            ("localhost:80", "localhost:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", true),
+            ("0.0.0.0:80", "[::1]:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", true),
+            ("127.0.0.1:80", "127.0.0.1:81", true),
+        ] {
+            let given = sources(&[("LISTEN", listen), ("OPERATOR_LISTEN", operators)], &[]);
+            assert_eq!(read(&given).is_ok(), apart, "{listen} {operators}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_shown_without_passwords() {
+        for (text, shown) in [
+            ("http://x", "http://x"),
+            ("cql://a:b@h:1,i:2/K?tls=S3CRET", "cql://(hidden)@h:1,i:2/K?(hidden)"),
+            ("redis://:S3C/R@E?T@h", "redis://(hidden)@h"),
+            ("cql://user:S3CRET", "cql://(hidden)"),
+            ("cql://[::1]/K", "cql://[::1]/K"),
+            ("postgres", "postgres"),
+            ("S3CRET", "(hidden)"),
+        ] {
+            assert_eq!(value::shown("STORE", text), shown);
+        }
+        assert_eq!(value::shown("MASTER_KEY", "postgres"), "(hidden)");
+    }
+
     proptest::proptest! {
+        #[test]
+        fn accepted_texts_have_no_controls(text in "\\PC{0,4}[\\x00-\\x1f\u{7f}-\u{9f}]\\PC{0,4}") {
+            for spec in SPECS.iter().filter(|spec| spec.flag) {
+                assert!(read(&sources(&[(spec.name, &text)], &[])).is_err(), "{}", spec.name);
+            }
+        }
+
         #[test]
         fn no_text_makes_it_panic(setting in 0..SPECS.len(), text: String) {
             let given = sources(&[(SPECS[setting].name, &text)], &[]);

@@ -1,6 +1,11 @@
 //! From texts to values: each with what is allowed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV6},
+    path::PathBuf,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schema::{
@@ -11,16 +16,19 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use super::{
-    ClusterSettings, CorsOrigins, LogFormat, LogSettings, Settings, SettingsError, StalePolicy, StoreSetting,
-    source::Given,
+    ClusterSettings, CorsOrigins, LogFormat, LogSettings, SPECS, Settings, SettingsError, StalePolicy,
+    StoreSetting, origin, source::Given,
 };
 use cluster::secret::Secret;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 
-/// Makes the settings of what was given.
-pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Settings, SettingsError> {
+/// Makes the settings of what was given. Adds warnings about values that are allowed and hardly meant.
+pub(super) fn settings(
+    mut given: BTreeMap<&'static str, Given>,
+    warnings: &mut Vec<String>,
+) -> Result<Settings, SettingsError> {
     let mut take = |name: &str| given.remove(name);
     let store = store(take("STORE"))?;
     let master_key = secret(take("MASTER_KEY"))?;
@@ -33,11 +41,12 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
     let cluster = Cluster {
         listen: optional(take("CLUSTER_LISTEN"), ADDRESS, peer_address)?,
         advertise: optional(take("CLUSTER_ADVERTISE"), REACHABLE, |text| {
-            peer_address(text).filter(|text| !text.starts_with("0.0.0.0:") && !text.starts_with("[::]:"))
+            let reachable =
+                |address: SocketAddr| !address.ip().is_unspecified() && !address.ip().is_multicast();
+            peer_address(text).filter(|text| text.parse().map_or(true, reachable))
         })?,
         seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", |text| {
-            let seeds = text.split(',').map(|seed| peer_address(seed.trim()));
-            if text.trim().is_empty() { Some(Vec::new()) } else { seeds.collect() }
+            text.split(',').map(|seed| peer_address(seed.trim())).collect()
         })?,
         name: required(take("CLUSTER_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
             schema::Name::is_valid(text).then(|| text.to_owned())
@@ -46,8 +55,8 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
             Some(Zeroizing::new(STANDARD.decode(text.trim()).ok()?))
         })?,
     };
-    Ok(Settings {
-        cluster: cluster.settings(&store)?,
+    let settings = Settings {
+        cluster: cluster.settings(&store, warnings)?,
         ack_deadline: duration(take("ACK_DEADLINE"), "0ms to 10s", Duration::ZERO, Duration::from_secs(10))?,
         max_staleness: duration(
             take("MAX_STALENESS"),
@@ -66,10 +75,15 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         journal_size: required(
             take("JOURNAL_SIZE"),
             "a number and KiB, MiB or GiB; here 64KiB to 1GiB",
-            bytes,
+            |text| bytes(text).filter(|bytes| (64 << 10..=1 << 30).contains(bytes)),
+        )?,
+        body_budget: required(
+            take("BODY_BUDGET"),
+            "a number and KiB, MiB or GiB; here 32MiB to 64GiB",
+            |text| bytes(text).filter(|bytes| (32 << 20..=64 << 30).contains(bytes)),
         )?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
-        data_dir: required(take("DATA_DIR"), "a path", |text| (!text.is_empty()).then(|| text.into()))?,
+        data_dir: required(take("DATA_DIR"), DIRECTORY, directory)?,
         node_name: optional(take("NODE_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
             schema::Name::is_valid(text).then(|| text.to_owned())
         })?,
@@ -81,13 +95,16 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         refresh_ttl: seconds(take("REFRESH_TTL"), "1s to 3650d", 1, 3_650 * DAY)?,
         refresh_grace: seconds(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
         drain_grace: seconds(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
+        idle_timeout: seconds(take("IDLE_TIMEOUT"), "1s to 1h", 1, HOUR)?,
+        connections_per_address: optional(
+            take("CONNECTIONS_PER_ADDRESS"),
+            "a number from 1 to 1000000",
+            |text| number(text).filter(|number| (1..=1_000_000).contains(number)),
+        )?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
-        cors_origins: optional(
-            take("CORS_ORIGINS"),
-            "* or http(s)://host[:port], separated by commas",
-            origins,
-        )?
-        .unwrap_or(CorsOrigins::None),
+        public_url: optional(take("PUBLIC_URL"), origin::PUBLIC_URL, origin::public_url)?,
+        cors_origins: optional(take("CORS_ORIGINS"), origin::ORIGINS, origin::origins)?
+            .unwrap_or(CorsOrigins::None),
         trusted_proxies: optional(
             take("TRUSTED_PROXIES"),
             "addresses or networks, as in 10.0.0.0/8,::1",
@@ -97,7 +114,7 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
                         .ok()
                         .or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from))
                 };
-                list(text).map(network).collect()
+                list(text).map(network).collect::<Option<Vec<_>>>().filter(|networks| !networks.is_empty())
             },
         )?
         .unwrap_or_default(),
@@ -105,16 +122,49 @@ pub(super) fn settings(mut given: BTreeMap<&'static str, Given>) -> Result<Setti
         login_address_failures: required(take("LOGIN_ADDRESS_FAILURES"), RATE, rate)?,
         registration_rate: required(take("REGISTRATION_RATE"), RATE, rate)?,
         log: LogSettings {
-            filter: required(take("LOG"), "error, warn, info, debug, trace, or a tracing filter", |text| {
-                EnvFilter::try_new(text).ok().map(|_| text.to_owned())
-            })?,
+            filter: required(take("LOG"), LOG, |text| log_filter(text, warnings))?,
             format: optional(take("LOG_FORMAT"), "text or json", |text| match text {
                 "text" => Some(LogFormat::Text),
                 "json" => Some(LogFormat::Json),
                 _ => None,
             })?,
         },
-    })
+    };
+    listeners_are_apart(&settings)?;
+    Ok(settings)
+}
+
+/// Two listeners on one address: the second could not be opened.
+fn listeners_are_apart(settings: &Settings) -> Result<(), SettingsError> {
+    let cluster = settings.cluster.as_ref().map(|cluster| cluster.listen.as_str());
+    let listeners = [
+        ("LISTEN", Some(settings.listen.as_str())),
+        ("OPERATOR_LISTEN", settings.operator_listen.as_deref()),
+        ("CLUSTER_LISTEN", cluster),
+    ];
+    let listeners: Vec<_> =
+        listeners.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+    for (n, (name, address)) in listeners.iter().enumerate() {
+        if let Some((other, _)) = listeners[..n].iter().find(|(_, other)| overlap(address, other)) {
+            return Err(SettingsError::Wrong {
+                name: format!("PALISADE_{name}"),
+                given: (*address).to_owned(),
+                allowed: format!("another address than that of PALISADE_{other}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether two listeners cannot both be open. Names are compared as text: what they resolve to may change.
+fn overlap(one: &str, other: &str) -> bool {
+    let (Ok(a), Ok(b)) = (one.parse::<SocketAddr>(), other.parse::<SocketAddr>()) else {
+        return one == other && !one.ends_with(":0");
+    };
+    let all = |address: SocketAddr, other: SocketAddr| {
+        address.ip().is_unspecified() && (address.is_ipv6() || other.is_ipv4())
+    };
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || all(a, b) || all(b, a))
 }
 
 const CLUSTER_SECRET: &str =
@@ -131,14 +181,26 @@ struct Cluster {
 
 impl Cluster {
     /// `None` when nothing is to listen: the node is alone.
-    fn settings(self, store: &StoreSetting) -> Result<Option<ClusterSettings>, SettingsError> {
+    fn settings(
+        self,
+        store: &StoreSetting,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<ClusterSettings>, SettingsError> {
         let wrong = |name: &str, given: &str, allowed: &str| {
             let (name, given, allowed) = (format!("PALISADE_{name}"), given.to_owned(), allowed.to_owned());
             SettingsError::Wrong { name, given, allowed }
         };
+        let secret = self.secret.map(|secret| Secret::new(secret, &self.name)).transpose();
+        let secret = secret.map_err(|_| wrong("CLUSTER_SECRET", HIDDEN, CLUSTER_SECRET))?;
         let Some(listen) = self.listen else {
             return match (self.advertise, self.seeds) {
-                (None, None) => Ok(None),
+                (None, None) => {
+                    if secret.is_some() {
+                        let warning = "PALISADE_CLUSTER_SECRET is set and PALISADE_CLUSTER_LISTEN is not: the node is in no cluster";
+                        warnings.push(warning.into());
+                    }
+                    Ok(None)
+                }
                 _ => {
                     Err(wrong("CLUSTER_LISTEN", "not set", "with seeds or an advertised address: host:port"))
                 }
@@ -148,13 +210,11 @@ impl Cluster {
             let allowed = "only with a store that nodes share: set PALISADE_STORE to cql://…";
             return Err(wrong("CLUSTER_LISTEN", &listen, allowed));
         }
-        let secret = self.secret.ok_or_else(|| wrong("CLUSTER_SECRET", "not set", CLUSTER_SECRET))?;
-        let secret = Secret::new(secret, &self.name);
         Ok(Some(ClusterSettings {
             listen,
             advertise: self.advertise,
             seeds: self.seeds.unwrap_or_default(),
-            secret: secret.map_err(|_| wrong("CLUSTER_SECRET", "(hidden)", CLUSTER_SECRET))?,
+            secret: secret.ok_or_else(|| wrong("CLUSTER_SECRET", "not set", CLUSTER_SECRET))?,
             name: self.name,
         }))
     }
@@ -165,25 +225,144 @@ fn store(given: Option<Given>) -> Result<StoreSetting, SettingsError> {
     if text == "redb" {
         return Ok(StoreSetting::Embedded);
     }
-    // It may have a password in it, so what was given is not repeated.
-    let wrong =
-        |why: String| SettingsError::Wrong { name: name.clone(), given: "(hidden)".into(), allowed: why };
     if !text.starts_with("cql://") {
-        return Err(wrong("redb, or cql://[user:password@]host:port,host:port/keyspace".into()));
+        let allowed = "redb, or cql://[user:password@]host:port,host:port/keyspace".into();
+        return Err(SettingsError::Wrong { name, given: shown("STORE", &text), allowed });
     }
-    let config = text.parse::<store_scylla::Config>().map_err(|error| wrong(error.to_string()))?;
-    Ok(StoreSetting::Cql(Box::new(config)))
+    match text.parse::<store_scylla::Config>() {
+        Ok(config) => Ok(StoreSetting::Cql(Box::new(config))),
+        Err(why) => Err(SettingsError::Refused { name, given: shown("STORE", &text), why: why.to_string() }),
+    }
 }
 
-/// It may have a password in it, so what was given is not repeated.
 fn redis(given: Option<Given>) -> Result<Option<String>, SettingsError> {
     let Some(Given { name, text }) = given else { return Ok(None) };
     match cache_redis::check_url(&text) {
         Ok(()) => Ok(Some(text)),
-        Err(error) => {
-            Err(SettingsError::Wrong { name, given: "(hidden)".into(), allowed: error.to_string() })
+        Err(why) => Err(SettingsError::Refused { name, given: shown("REDIS", &text), why: why.to_string() }),
+    }
+}
+
+const HIDDEN: &str = "(hidden)";
+/// Most characters of a wrong value that are repeated in the error.
+const SHOWN_CHARS: usize = 200;
+
+/// What may be shown of a text that was given for this setting: nothing of a secret, and no password of a
+/// URL.
+pub(super) fn shown(setting: &str, text: &str) -> String {
+    let is_secret = SPECS.iter().any(|spec| spec.name == setting && !spec.flag);
+    // A text that is no URL where a URL is due may be anything, such as the password that belongs into it.
+    let is_word = || text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_lowercase());
+    let is_unclear = matches!(setting, "STORE" | "REDIS") && !text.contains("://") && !is_word();
+    if is_secret || is_unclear { HIDDEN.to_owned() } else { masked(text) }
+}
+
+/// The text, without the login and the options of a URL: an unencoded password may hold any character, so
+/// everything before the last `@` is hidden.
+fn masked(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return shortened(text) };
+    let (login, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => (format!("{HIDDEN}@"), rest),
+        None => (String::new(), rest),
+    };
+    let (rest, options) = match rest.split_once(['?', '#']) {
+        Some((rest, _)) => (rest, format!("?{HIDDEN}")),
+        None => (rest, String::new()),
+    };
+    // `scheme://user:password`, where the host was forgotten.
+    let is_host = |host: &str| {
+        host.ends_with(']')
+            || host.rsplit_once(':').is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let hosts = rest.split('/').next().unwrap_or_default();
+    let rest = if hosts.split(',').all(is_host) { rest } else { HIDDEN };
+    shortened(&format!("{scheme}://{login}{rest}{options}"))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+const LOG: &str = "off, error, warn, info, debug, trace, and target=level, separated by commas, \
+                   as in warn,palisade=debug";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+/// The level of what no directive names.
+const BASE: &str = "info";
+/// What the target `palisade` stands for: the crates of this workspace that log.
+const OURS: [&str; 7] = ["actors", "cache_redis", "cluster", "node", "schema", "store_redb", "store_scylla"];
+/// Libraries that log too.
+const LIBRARIES: [&str; 12] = [
+    "axum",
+    "chitchat",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "ractor",
+    "redis",
+    "rustls",
+    "scylla",
+    "tokio",
+    "tower_http",
+];
+
+/// The directives of a `tracing` filter, which always has a level for what it does not name: a filter with
+/// a misspelt word in it would otherwise switch the whole log off.
+fn log_filter(text: &str, warnings: &mut Vec<String>) -> Option<String> {
+    let level = |text: &str| LEVELS.into_iter().find(|level| level.eq_ignore_ascii_case(text));
+    let (mut base, mut directives) = (None, Vec::new());
+    for part in text.split(',').map(str::trim) {
+        let Some((target, name)) = part.split_once('=') else {
+            if base.replace(level(part)?).is_some() {
+                return None;
+            }
+            continue;
+        };
+        let level = level(name)?;
+        let is_ident = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        };
+        if !target.split("::").all(is_ident) {
+            return None;
+        }
+        let root = target.split("::").next().unwrap_or_default();
+        if target == "palisade" {
+            directives.extend(OURS.map(|ours| format!("{ours}={level}")));
+        } else {
+            if !OURS.contains(&root) && !LIBRARIES.contains(&root) {
+                let known: Vec<_> = ["palisade"].iter().chain(&OURS).chain(&LIBRARIES).copied().collect();
+                let known = known.join(", ");
+                warnings.push(format!(
+                    "PALISADE_LOG names the target {target}, which is unknown; known: {known}"
+                ));
+            }
+            directives.push(format!("{target}={level}"));
         }
     }
+    directives.insert(0, base.unwrap_or(BASE).to_owned());
+    let filter = directives.join(",");
+    EnvFilter::try_new(&filter).ok().map(|_| filter)
+}
+
+const DIRECTORY: &str = "a path, which is taken literally: without quotes, ~, $ or white space around it, \
+                         and with at most 255 bytes between two slashes";
+
+fn directory(text: &str) -> Option<PathBuf> {
+    let is_literal = !text.starts_with(['~', '$', '\'']) && !text.ends_with('\'') && !text.contains('"');
+    let is_short = text.len() < 4_000 && text.split('/').all(|part| part.len() <= 255);
+    let is_path = !text.contains("://") && text.trim() == text && !text.chars().any(is_invisible);
+    (is_literal && is_short && is_path).then(|| text.into())
+}
+
+/// Separators of lines, marks of direction and characters without a width, beside controls.
+pub(super) fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 fn switch(text: &str) -> Option<bool> {
@@ -194,6 +373,11 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Digits alone: `parse` would take a sign too.
+fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let unit: u64 = match unit {
@@ -202,8 +386,7 @@ fn bytes(text: &str) -> Option<u64> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    let bytes = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (64 << 10..=1 << 30).contains(&bytes).then_some(bytes)
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn optional<T>(
@@ -214,7 +397,7 @@ fn optional<T>(
     let Some(Given { name, text }) = given else { return Ok(None) };
     match read(&text) {
         Some(value) => Ok(Some(value)),
-        None => Err(SettingsError::Wrong { name, given: text, allowed: allowed.to_owned() }),
+        None => Err(SettingsError::Wrong { name, given: masked(&text), allowed: allowed.to_owned() }),
     }
 }
 
@@ -228,33 +411,50 @@ fn required<T>(
     let (name, text) = (given.name.clone(), given.text.clone());
     optional(Some(given), allowed, read)?.ok_or(SettingsError::Wrong {
         name,
-        given: text,
+        given: masked(&text),
         allowed: allowed.to_owned(),
     })
 }
 
-const ADDRESS: &str = "host:port, as in 127.0.0.1:8080 or [::1]:8080";
+const ADDRESS: &str = "host:port, as in 127.0.0.1:8080, [::1]:8080 or localhost:8080";
 
 fn address(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
-    let plain = !host.is_empty() && (host.starts_with('[') == host.ends_with(']'));
-    (plain && port.parse::<u16>().is_ok() && !host.contains(char::is_whitespace)).then(|| text.to_owned())
+    let host_is_good = if host.starts_with('[') {
+        text.parse::<SocketAddrV6>().is_ok()
+    } else {
+        host.parse::<Ipv4Addr>().is_ok() || is_name(host)
+    };
+    (host_is_good && number::<u16>(port).is_some()).then(|| text.to_owned())
+}
+
+/// A name that can be looked up (RFC 1123, section 2.1; underscores too, since container networks have
+/// them). One that ends with a number is an IPv4 address with a mistake in it.
+fn is_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(plain)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    host.len() <= 253 && host.split('.').all(label) && !host.rsplit('.').next().is_some_and(is_number)
 }
 
 const REACHABLE: &str = "host:port that other nodes can reach, as in 10.0.0.7:7080";
 
 /// One address of a node, with a port that is known.
 fn peer_address(text: &str) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".:-_[]%".contains(c);
-    let (host, port) = text.rsplit_once(':')?;
-    let brackets = host.starts_with('[') || !host.contains(':');
-    address(text).filter(|_| text.chars().all(plain) && brackets && port.parse() != Ok(0_u16))
+    address(text).filter(|text| text.rsplit_once(':').is_some_and(|(_, port)| port.parse() != Ok(0_u16)))
 }
 
-const CLAIM: &str = "1 to 200 characters";
+const CLAIM: &str = "1 to 200 visible characters, without white space around them";
 
 fn claim(text: &str) -> Option<String> {
-    (1..=200).contains(&text.chars().count()).then(|| text.to_owned())
+    let is_plain = text.trim() == text && !text.chars().any(is_invisible);
+    (is_plain && (1..=200).contains(&text.chars().count())).then(|| text.to_owned())
 }
 
 fn algorithm(text: &str) -> Option<Algorithm> {
@@ -278,26 +478,18 @@ fn seconds(given: Option<Given>, allowed: &str, least: u64, most: u64) -> Result
     duration(given, allowed, Duration::from_secs(least), Duration::from_secs(most))
 }
 
-const RATE: &str = "off, or a number, a slash and a duration, as in 10/15m";
+const RATE: &str = "off, or a number, a slash and a duration of at most 30d, as in 10/15m";
 
 fn rate(text: &str) -> Option<Option<Rate>> {
-    if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
+    if text == "off" {
+        return Some(None);
+    }
+    let rate = text.starts_with(|c: char| c.is_ascii_digit()).then(|| text.parse::<Rate>())?.ok()?;
+    (rate.window <= Duration::from_secs(30 * DAY)).then_some(Some(rate))
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
-}
-
-fn origins(text: &str) -> Option<CorsOrigins> {
-    if text.trim() == "*" {
-        return Some(CorsOrigins::Any);
-    }
-    let origin = |part: &str| {
-        let host = part.strip_prefix("https://").or_else(|| part.strip_prefix("http://"))?;
-        let plain = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
-        plain.then(|| part.to_owned())
-    };
-    list(text).map(origin).collect::<Option<_>>().map(CorsOrigins::Listed)
 }
 
 fn secret(given: Option<Given>) -> Result<Option<Zeroizing<[u8; 32]>>, SettingsError> {

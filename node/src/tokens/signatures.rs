@@ -1,21 +1,42 @@
-//! Checking signatures: on threads of a low priority, behind a bounded queue.
+//! Checking signatures: on threads of a low priority, behind a bounded and fair queue.
 //!
 //! A signature takes some 50 µs of a core, twenty times what the answer to a token that was seen before takes.
 //! Anybody can send tokens that were never signed. Under full load these threads get a tenth of a core's
-//! time each, so a flood of forged tokens costs good ones no more than that; and there is a bound on what may
-//! wait.
+//! time each, so a flood of forged tokens costs known good ones no more than that; and there is a bound on
+//! what may wait.
+//!
+//! A good token that this node has not seen yet waits in the same queue, so the queue is fair. From the outside
+//! in, these have equal shares:
+//!
+//! 1. tokens of users who showed a good token here lately, and tokens of others: a forger who knows no user
+//!    competes with strangers only;
+//! 2. in the one each user, in the other each client's network;
+//! 3. in each of these the connections on which a signature failed lately, and the others;
+//! 4. in each of these the connections.
 
-use std::{io, sync::Arc};
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, Hash},
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use foldhash::quality::RandomState;
 use jsonwebtoken::crypto;
 use schema::{
-    KeyId, Refusal,
+    KeyId, Refusal, UserId,
     token::{Algorithm, Unverified},
 };
 use tokio::sync::oneshot;
 
 use crate::{
+    fair::Fair,
     keys::{KeyRing, Verifier, jws_algorithm},
+    source::{Network, Source},
     workers::Workers,
 };
 
@@ -23,6 +44,9 @@ use crate::{
 const QUEUE: usize = 2_048;
 /// Weight 110 against the runtime's 1,024.
 const NICENESS: i32 = 10;
+/// How many users and connections are remembered, each in 8 bytes.
+const KNOWN_USERS: usize = 1 << 16;
+const SUSPECTS: usize = 1 << 12;
 
 struct Check {
     token: Box<str>,
@@ -31,9 +55,24 @@ struct Check {
     reply: oneshot::Sender<bool>,
 }
 
+/// Who has a share of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Share {
+    Known(UserId),
+    Stranger(Network),
+}
+
+/// Whether a share is that of a known user, then the share, whether the connection is a suspect, and the
+/// connection.
+type Checks = Fair<bool, Fair<Share, Fair<bool, Fair<SocketAddr, VecDeque<Check>>>>>;
+
 /// Checks signatures of tokens.
 pub struct Signatures {
-    workers: Workers<Check>,
+    workers: Workers<Checks>,
+    /// Users who showed a good token.
+    known: Recent,
+    /// Connections that showed a forged one.
+    suspects: Recent,
 }
 
 impl Signatures {
@@ -45,26 +84,40 @@ impl Signatures {
         let workers = Workers::start("signature", NICENESS, QUEUE, || {
             let ring = ring.clone();
             move |check: Check| {
-                // Who asked may be gone.
+                // The caller may be gone.
                 if !check.reply.is_closed() {
                     let good = is_good(&ring, &check);
                     let _ = check.reply.send(good);
                 }
             }
         })?;
-        Ok(Self { workers })
+        Ok(Self { workers, known: Recent::new(KNOWN_USERS), suspects: Recent::new(SUSPECTS) })
     }
 
     /// Goes on when the token was signed with the key that it names.
     ///
     /// # Errors
     /// `SignatureFailed`, or `Busy` when too many wait.
-    pub async fn check(&self, token: &Unverified<'_>) -> Result<(), Refusal> {
+    pub async fn check(&self, token: &Unverified<'_>, source: Source) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         let (key, algorithm) = (token.key(), token.algorithm());
         let check = Check { token: token.text().into(), key, algorithm, reply };
-        self.workers.send(check).map_err(|_| Refusal::Busy)?;
-        if answer.await.map_err(|_| Refusal::Busy)? { Ok(()) } else { Err(Refusal::SignatureFailed) }
+        let known = self.known.contains(&token.user());
+        let share = if known { Share::Known(token.user()) } else { Share::Stranger(source.network) };
+        let suspect = self.suspects.contains(&source);
+        self.workers.send((known, (share, (suspect, (source.connection, ())))), check);
+        let good = answer.await.map_err(|_| Refusal::Busy)?;
+        match (good, suspect) {
+            (true, true) => self.suspects.forget(&source),
+            (false, false) => self.suspects.note(&source),
+            _ => {}
+        }
+        if good { Ok(()) } else { Err(Refusal::SignatureFailed) }
+    }
+
+    /// This user has shown, or was given, a good token.
+    pub fn knows(&self, user: UserId) {
+        self.known.note(&user);
     }
 
     /// How many tokens wait.
@@ -83,4 +136,54 @@ fn is_good(ring: &KeyRing, check: &Check) -> bool {
                 .unwrap_or(false)
     };
     ring.with_verifier(check.key, verify) == Some(true)
+}
+
+/// A set that forgets: a new member may take the place of an older one. Reading takes no lock.
+struct Recent {
+    slots: Box<[AtomicU64]>,
+    hasher: RandomState,
+}
+
+impl Recent {
+    fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::default() }
+    }
+
+    fn slot(&self, member: &impl Hash) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(member).max(1);
+        #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash are as good")]
+        let slot = hash as usize % self.slots.len();
+        (&self.slots[slot], hash)
+    }
+
+    fn contains(&self, member: &impl Hash) -> bool {
+        let (slot, hash) = self.slot(member);
+        slot.load(Ordering::Relaxed) == hash
+    }
+
+    fn note(&self, member: &impl Hash) {
+        let (slot, hash) = self.slot(member);
+        slot.store(hash, Ordering::Relaxed);
+    }
+
+    fn forget(&self, member: &impl Hash) {
+        let (slot, hash) = self.slot(member);
+        let _ = slot.compare_exchange(hash, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_forgets_never_contains_what_was_not_noted() {
+        let set = Recent::new(16);
+        (0..100_u32).for_each(|n| set.note(&n));
+        assert!((100..200_u32).all(|n| !set.contains(&n)));
+        let kept: Vec<_> = (0..100_u32).filter(|n| set.contains(n)).collect();
+        assert!((1..=16).contains(&kept.len()), "{kept:?}");
+        set.forget(&kept[0]);
+        assert!(!set.contains(&kept[0]));
+    }
 }

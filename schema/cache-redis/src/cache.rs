@@ -19,6 +19,19 @@ const SWAP: &str = "local found = redis.call('GET', KEYS[1]) \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) \
     return 1";
 
+/// Adds a member to the set of what is limited, with its end in ms as the score; drops what has ended
+/// and, beyond a bound, what ends first.
+const ANNOUNCE: &str = "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1]) \
+    redis.call('ZADD', KEYS[1], ARGV[2], ARGV[3]) \
+    redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[4])) \
+    redis.call('PEXPIRE', KEYS[1], ARGV[5]) \
+    return 1";
+/// How many labels are kept, and how long one may be, in bytes.
+const MAX_LABELS: usize = 1_000;
+const MAX_LABEL_BYTES: usize = 512;
+/// How long the set is kept after the last label: longer than any lock.
+const LABELS_KEPT: Duration = Duration::from_secs(2 * 3600);
+
 /// A Redis that nodes share. Clones are the same cache; the connection ends with the last.
 #[derive(Clone)]
 pub struct Cache(Arc<Inner>);
@@ -136,7 +149,7 @@ impl Cache {
     /// Writes a value, whatever is there.
     pub(crate) async fn write(&self, key: &Key, body: &[u8], life: Duration) -> Result<(), Unanswered> {
         let mut command = redis::cmd("SET");
-        command.arg(key.as_str()).arg(self.0.seal.seal(key, body)).arg("PX").arg(lasting(life));
+        command.arg(key.as_str()).arg(self.0.seal.seal(key, body)).arg("PX").arg(lasting_ms(life));
         match self.ask(&command).await? {
             Value::Okay => Ok(()),
             other => Err(self.odd(&other)),
@@ -158,9 +171,43 @@ impl Cache {
         };
         let mut command = redis::cmd("EVAL");
         command.arg(SWAP).arg(1).arg(key.as_str());
-        command.arg(expected).arg(self.0.seal.seal(key, body)).arg(lasting(life));
+        command.arg(expected).arg(self.0.seal.seal(key, body)).arg(lasting_ms(life));
         match self.ask(&command).await? {
             Value::Int(done) => Ok(done == 1),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// Adds a label to those that the nodes list, for as long as it lasts.
+    pub(crate) async fn announce(&self, label: &[u8], lasting: Duration) -> Result<(), Unanswered> {
+        let hidden = self.0.seal.hide(label).filter(|hidden| hidden.len() <= MAX_LABEL_BYTES);
+        let hidden = hidden.ok_or(Unanswered)?;
+        let now = self.now();
+        let mut command = redis::cmd("EVAL");
+        command.arg(ANNOUNCE).arg(1).arg(self.key(Kind::Limited, b"").as_str());
+        command.arg(now.as_millis()).arg(now.plus(lasting).as_millis()).arg(hidden);
+        command.arg(MAX_LABELS).arg(lasting_ms(LABELS_KEPT.max(lasting)));
+        match self.ask(&command).await? {
+            Value::Int(_) => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// The labels that have not ended.
+    pub(crate) async fn announced(&self) -> Result<Vec<String>, Unanswered> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(self.key(Kind::Limited, b"").as_str()).arg(format!("({}", self.now().as_millis()));
+        command.arg("+inf").arg("LIMIT").arg(0).arg(MAX_LABELS);
+        // Each with the frame of a bulk string.
+        let bytes = MAX_LABELS * (MAX_LABEL_BYTES + 16);
+        match self.0.link.ask(&command, bytes as u64).await? {
+            Value::Array(found) => {
+                let label = |value: &Value| match value {
+                    Value::BulkString(hidden) => String::from_utf8(self.0.seal.reveal(hidden)?).ok(),
+                    _ => None,
+                };
+                Ok(found.iter().filter_map(label).collect())
+            }
             other => Err(self.odd(&other)),
         }
     }
@@ -188,7 +235,7 @@ impl std::fmt::Debug for Cache {
 }
 
 /// Redis refuses zero, and what does not fit into its clock.
-fn lasting(life: Duration) -> u64 {
+fn lasting_ms(life: Duration) -> u64 {
     const MAX: Duration = Duration::from_secs(366 * 86_400);
     millis(life.min(MAX)).max(1)
 }

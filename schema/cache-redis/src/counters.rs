@@ -18,7 +18,7 @@ use crate::{
     cache::{Cache, Found},
     seal::{Key, Kind},
     stats::count,
-    tally::{Tally, credible_bucket, stricter},
+    tally::{SharedBucket, Tally, emptier, stricter},
 };
 
 /// The longest value, in bytes.
@@ -82,15 +82,25 @@ impl RedisCounters {
             None => Tally::default(),
         }
     }
+
+    fn credible_bucket(&self, shared: Option<SharedBucket>, rate: Rate, now: Timestamp) -> SharedBucket {
+        match shared {
+            Some(shared) if shared.is_credible(rate, now) => shared,
+            Some(_) => {
+                count(&self.cache.stats().refused);
+                SharedBucket::default()
+            }
+            None => SharedBucket::default(),
+        }
+    }
 }
 
 #[async_trait]
 impl Counters for RedisCounters {
-    async fn failures(&self, key: &str) -> Option<Failures> {
-        let local = self.local.failures(key).await;
+    async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures> {
+        let local = self.local.failures(key, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
         let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
-        let now = self.cache.now();
         let shared = self.credible(self.value(&found), now);
         let local = match local {
             Some(failures) if shared.voids(&failures) => {
@@ -125,10 +135,47 @@ impl Counters for RedisCounters {
         shared.failures.map_or(local, |shared| stricter(local, shared, now))
     }
 
+    async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket> {
+        let local = self.local.bucket(key, rate, now).await;
+        let name = self.cache.key(Kind::Bucket, key.as_bytes());
+        let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
+        let shared = self.credible_bucket(self.value(&found), rate, now);
+        let local = match local {
+            Some(bucket) if shared.voids(&bucket) => {
+                self.local.refill(key).await;
+                None
+            }
+            other => other,
+        };
+        match (local, shared.bucket(now)) {
+            (Some(local), Some(shared)) => Some(emptier(local, shared)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
+        if let Err(until) = self.local.take(key, rate, now).await {
+            // Unless another node has lifted it meanwhile.
+            if Bucket::wait(self.bucket(key, rate, now).await, rate, now).is_some() {
+                return Err(until);
+            }
+            self.local.take(key, rate, now).await?;
+        }
+        let name = self.cache.key(Kind::Bucket, key.as_bytes());
+        self.change(&name, |shared| {
+            let shared = self.credible_bucket(shared, rate, now);
+            let (next, answer) = Bucket::take(shared.bucket(now), rate, now);
+            let next = shared.with(next);
+            Step { write: answer.is_ok().then(|| (next, next.life(now))), answer }
+        })
+        .await
+        .unwrap_or(Ok(()))
+    }
+
     async fn forget(&self, key: &str) {
         self.local.forget(key).await;
-        let name = self.cache.key(Kind::Failures, key.as_bytes());
         let now = self.cache.now();
+        let failures = self.cache.key(Kind::Failures, key.as_bytes());
         // Nothing is written where nothing was counted, which is at most log-ins.
         let forgive = |tally: Option<Tally>| Step {
             write: tally.filter(|t| t.failures.is_some()).map(|_| {
@@ -138,18 +185,29 @@ impl Counters for RedisCounters {
             answer: (),
         };
         // What could not be forgiven is forgotten when its time is over.
-        self.change(&name, forgive).await;
+        self.change(&failures, forgive).await;
     }
 
-    async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
-        self.local.take(key, rate, now).await?;
-        let name = self.cache.key(Kind::Bucket, key.as_bytes());
-        self.change(&name, |bucket: Option<Bucket>| {
-            let bucket = bucket.and_then(|bucket| credible_bucket(bucket, rate, now));
-            let (next, answer) = Bucket::take(bucket, rate, now);
-            Step { write: answer.is_ok().then(|| (next, next.full_at.since(now))), answer }
-        })
-        .await
-        .unwrap_or(Ok(()))
+    async fn refill(&self, key: &str) {
+        self.local.refill(key).await;
+        let now = self.cache.now();
+        let bucket = self.cache.key(Kind::Bucket, key.as_bytes());
+        let forgive = |shared: Option<SharedBucket>| Step {
+            write: shared.and_then(|shared| shared.bucket(now)).map(|_| {
+                let next = SharedBucket::forgiven(now);
+                (next, next.life(now))
+            }),
+            answer: (),
+        };
+        self.change(&bucket, forgive).await;
+    }
+
+    async fn announce(&self, label: &str, lasting: Duration) {
+        // Without it the others do not list it, and nothing else.
+        let _ = self.cache.announce(label.as_bytes(), lasting).await;
+    }
+
+    async fn announced(&self) -> Option<Vec<String>> {
+        self.cache.announced().await.ok()
     }
 }

@@ -12,7 +12,7 @@ pub(crate) const MAX_NAMESPACE_BYTES: usize = 64;
 pub enum OpenError {
     /// It is no url, or of something else.
     #[error(
-        "not the url of a Redis: it is to look like redis://user:password@host:6379/0 \
+        "the URL of a Redis has the form redis://user:password@host:6379/0 \
          (user, password, port and database may be left out; special characters are percent-encoded)"
     )]
     Url,

@@ -2,11 +2,15 @@
 //!
 //! A key is `palisade:NAMESPACE:KIND:HEX`, where HEX is an HMAC of what it stands for: whatever
 //! somebody typed is never part of a key or a command, and no email lies in Redis in clear. A value
-//! is an HMAC-SHA256 over its key and its body, then the body.
+//! is an HMAC-SHA256 over its key and its body, then the body. A label, which may have an email, is
+//! encrypted.
 
 use std::fmt::Write as _;
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key as Hmac, sign, verify};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac::{HMAC_SHA256, Key as Hmac, sign, verify},
+};
 
 /// How many bytes of a value are its MAC.
 pub(crate) const TAG_BYTES: usize = 32;
@@ -18,6 +22,8 @@ pub(crate) enum Kind {
     Failures,
     Bucket,
     Grants,
+    /// The labels of what is limited.
+    Limited,
 }
 
 impl Kind {
@@ -26,6 +32,7 @@ impl Kind {
             Self::Failures => "failures-1",
             Self::Bucket => "bucket-1",
             Self::Grants => "grants-1",
+            Self::Limited => "limited-1",
         }
     }
 }
@@ -44,6 +51,9 @@ pub(crate) struct Seal {
     namespace: String,
     names: Hmac,
     values: Hmac,
+    nonces: Hmac,
+    /// `None` when the library made none of it: then nothing is encrypted, and nothing announced.
+    labels: Option<LessSafeKey>,
 }
 
 impl Seal {
@@ -52,11 +62,35 @@ impl Seal {
         // One secret, a key for each use.
         let secret = Hmac::new(HMAC_SHA256, secret);
         let derive = |purpose: &str| Hmac::new(HMAC_SHA256, sign(&secret, purpose.as_bytes()).as_ref());
+        let label_key = sign(&secret, b"palisade cache: labels");
         Self {
             namespace: namespace.to_owned(),
             names: derive("palisade cache: names of keys"),
             values: derive("palisade cache: values"),
+            nonces: derive("palisade cache: nonces of labels"),
+            labels: UnboundKey::new(&AES_256_GCM, label_key.as_ref()).ok().map(LessSafeKey::new),
         }
+    }
+
+    /// Encrypts a label. The nonce is a MAC of it, so the same label has the same text, and two
+    /// labels never share a nonce (as in RFC 8452).
+    pub(crate) fn hide(&self, label: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(&sign(&self.nonces, label).as_ref()[..NONCE_LEN]);
+        let mut text = label.to_vec();
+        let key = self.labels.as_ref()?;
+        let aad = Aad::from(self.namespace.as_bytes());
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut text).ok()?;
+        Some([&nonce[..], &text].concat())
+    }
+
+    /// The label, if a node of this cluster encrypted it.
+    pub(crate) fn reveal(&self, hidden: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, text) = hidden.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = text.to_vec();
+        let aad = Aad::from(self.namespace.as_bytes());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        Some(self.labels.as_ref()?.open_in_place(nonce, aad, &mut text).ok()?.to_vec())
     }
 
     pub(crate) fn key(&self, kind: Kind, what: &[u8]) -> Key {
@@ -120,6 +154,22 @@ mod tests {
             assert_eq!(seal.open(&key, &value[..length]), None, "{length}");
         }
         assert_eq!(seal.open(&key, &[&value[..], b" "].concat()), None);
+    }
+
+    #[test]
+    fn a_label_is_revealed_to_the_nodes_of_one_cluster_only() {
+        let seal = Seal::new("test", SECRET);
+        let hidden = seal.hide(b"ann@example.org").unwrap();
+        assert_eq!(seal.hide(b"ann@example.org"), Some(hidden.clone()), "the same each time");
+        assert_ne!(seal.hide(b"bob@example.org"), Some(hidden.clone()));
+        assert!(!String::from_utf8_lossy(&hidden).contains("ann"));
+        assert_eq!(seal.reveal(&hidden).as_deref(), Some(&b"ann@example.org"[..]));
+        for other in [Seal::new("test", &[8; 32]), Seal::new("other", SECRET)] {
+            assert_eq!(other.reveal(&hidden), None);
+        }
+        for length in 0..hidden.len() {
+            assert_eq!(seal.reveal(&hidden[..length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -53,9 +53,53 @@ impl Tally {
     }
 }
 
-/// The bucket, if a node could have written it by now.
-pub(crate) fn credible_bucket(bucket: Bucket, rate: Rate, now: Timestamp) -> Option<Bucket> {
-    (bucket.full_at <= now.plus(rate.window).plus(CLOCK_SKEW)).then_some(bucket)
+/// A bucket, and when it was last forgiven: as with a [`Tally`], that voids what other nodes counted
+/// by themselves before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct SharedBucket {
+    #[serde(flatten)]
+    bucket: Bucket,
+    /// The epoch when never.
+    #[serde(default)]
+    forgiven_at: Timestamp,
+}
+
+impl SharedBucket {
+    /// Whether a node could have written it by now.
+    pub(crate) fn is_credible(&self, rate: Rate, now: Timestamp) -> bool {
+        let latest = now.plus(CLOCK_SKEW);
+        self.bucket.full_at <= latest.plus(rate.window)
+            && self.bucket.since <= latest
+            && self.forgiven_at <= latest
+    }
+
+    /// The bucket, unless it is full.
+    pub(crate) fn bucket(&self, now: Timestamp) -> Option<Bucket> {
+        Some(self.bucket).filter(|bucket| bucket.full_at > now)
+    }
+
+    pub(crate) fn with(self, bucket: Bucket) -> Self {
+        Self { bucket, ..self }
+    }
+
+    pub(crate) fn forgiven(now: Timestamp) -> Self {
+        Self { bucket: Bucket { full_at: now, since: now }, forgiven_at: now }
+    }
+
+    /// Whether this bucket of one node was begun before it was forgiven.
+    pub(crate) fn voids(&self, bucket: &Bucket) -> bool {
+        bucket.since < self.forgiven_at
+    }
+
+    /// For how long it says something.
+    pub(crate) fn life(&self, now: Timestamp) -> Duration {
+        self.bucket.full_at.since(now).max(self.forgiven_at.plus(FORGIVEN_KEPT).since(now))
+    }
+}
+
+/// The one that is full later.
+pub(crate) fn emptier(one: Bucket, other: Bucket) -> Bucket {
+    if other.full_at > one.full_at { other } else { one }
 }
 
 /// The one that locks longer; else the one that is nearer to a lock.
@@ -88,9 +132,24 @@ mod tests {
         assert!(!tally(NOW, later(3_661), NOW).is_credible(NOW));
         assert!(!tally(NOW, NOW, later(61)).is_credible(NOW));
         assert!(!tally(NOW, Timestamp::MAX, NOW).is_credible(NOW));
-        let bucket = |full_at| credible_bucket(Bucket { full_at }, RATE, NOW);
-        assert!(bucket(later(960)).is_some());
-        assert!(bucket(later(961)).is_none());
+        let bucket = |full_at, since, forgiven_at| {
+            SharedBucket { bucket: Bucket { full_at, since }, forgiven_at }.is_credible(RATE, NOW)
+        };
+        assert!(bucket(later(960), later(60), later(60)));
+        assert!(!bucket(later(961), NOW, NOW));
+        assert!(!bucket(NOW, later(61), NOW));
+        assert!(!bucket(NOW, NOW, later(61)));
+    }
+
+    #[test]
+    fn buckets_of_the_version_before_are_read_and_written() {
+        let before: SharedBucket = serde_json::from_str(r#"{"full_at":7}"#).unwrap();
+        assert_eq!(before.bucket(NOW), None);
+        assert!(before.is_credible(RATE, NOW));
+        let forgiven = SharedBucket::forgiven(NOW);
+        let text = serde_json::to_string(&forgiven).unwrap();
+        assert_eq!(serde_json::from_str::<SharedBucket>(&text).unwrap(), forgiven);
+        assert_eq!(serde_json::from_str::<Bucket>(&text).unwrap().full_at, NOW);
     }
 
     #[test]

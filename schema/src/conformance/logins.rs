@@ -1,12 +1,18 @@
 //! Login histories.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 
 use super::{
     Harness,
     sample::{Samples, first, pages},
 };
-use crate::login::{Login, MAX_LOGINS, Outcome};
+use crate::{
+    horizon::manual::horizon_at,
+    login::{Login, MAX_LOGINS, Outcome},
+    place::{AccountKey, Place},
+};
 
 pub async fn logins_are_listed_newest_first_page_by_page(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
@@ -64,4 +70,50 @@ pub async fn only_so_many_logins_are_kept(harness: &impl Harness) {
     logins.reverse();
     assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, logins[..5]);
     assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [kept]);
+}
+
+pub async fn a_place_is_known_for_its_account_since_its_last_note(harness: &impl Harness) {
+    let stores = harness.open().await;
+    let (ann, bob) = (AccountKey::from_bytes([1; 32]), AccountKey::from_bytes([0xff; 32]));
+    let place = |text: &str| Place::of(text.parse().unwrap());
+    let (home, work, far) = (place("192.0.2.1"), place("2001:db8:1:2::1"), place("198.51.100.1"));
+    let logins = &stores.logins;
+    assert_eq!(logins.last_from(ann, home).await.unwrap(), None);
+    let (first, second) = (harness.now(), harness.now().plus(Duration::from_secs(60)));
+    logins.note_place(ann, home, first).await.unwrap();
+    logins.note_place(ann, work, first).await.unwrap();
+    logins.note_place(bob, far, first).await.unwrap();
+    logins.note_place(ann, home, second).await.unwrap();
+    assert_eq!(logins.last_from(ann, home).await.unwrap(), Some(second));
+    assert_eq!(logins.last_from(ann, work).await.unwrap(), Some(first));
+    assert_eq!(logins.last_from(ann, far).await.unwrap(), None);
+    assert_eq!(logins.last_from(bob, home).await.unwrap(), None);
+    let stores = harness.restart(stores).await;
+    let logins = &stores.logins;
+    assert_eq!(logins.last_from(ann, home).await.unwrap(), Some(second), "after a restart");
+    for _ in 0..2 {
+        logins.forget_places(ann).await.unwrap();
+        assert_eq!(logins.last_from(ann, home).await.unwrap(), None);
+        assert_eq!(logins.last_from(ann, work).await.unwrap(), None);
+    }
+    assert_eq!(logins.last_from(bob, far).await.unwrap(), Some(first), "another account");
+}
+
+/// Each account and place has one row, and it goes when nobody logged in from there for long.
+pub async fn a_place_is_swept_after_its_last_note(harness: &impl Harness) {
+    if !harness.sweeps() {
+        return;
+    }
+    let stores = harness.open().await;
+    let ann = AccountKey::from_bytes([1; 32]);
+    let (home, work) = (Place::of([192, 0, 2, 1].into()), Place::of([198, 51, 100, 1].into()));
+    let (first, later) = (harness.now(), harness.now().plus(super::LONG));
+    for time in [first, first.plus(Duration::from_secs(1)), later] {
+        stores.logins.note_place(ann, home, time).await.unwrap();
+    }
+    stores.logins.note_place(ann, work, first).await.unwrap();
+    assert_eq!(stores.upkeep.sweep(horizon_at(first).into(), 100).await.unwrap(), 0);
+    assert_eq!(stores.upkeep.sweep(horizon_at(later).into(), 100).await.unwrap(), 1);
+    assert_eq!(stores.logins.last_from(ann, work).await.unwrap(), None);
+    assert_eq!(stores.logins.last_from(ann, home).await.unwrap(), Some(later));
 }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     fact::Fact,
+    horizon::manual::horizon_at,
     ledger::Entry,
     login::{LOGIN_RETENTION, Login, MAX_LOGINS},
     session::Session,
@@ -19,7 +20,7 @@ use crate::{
 async fn sweep_all(stores: &Stores, now: Timestamp) -> usize {
     let mut swept = 0;
     loop {
-        match stores.upkeep.sweep(now, 100).await.unwrap() {
+        match stores.upkeep.sweep(horizon_at(now).into(), 100).await.unwrap() {
             0 => return swept,
             some => swept += some,
         }
@@ -29,7 +30,11 @@ async fn sweep_all(stores: &Stores, now: Timestamp) -> usize {
 pub async fn a_store_that_is_open_answers(harness: &impl Harness) {
     let stores = harness.open().await;
     stores.upkeep.ping().await.unwrap();
-    assert_eq!(stores.upkeep.sweep(harness.now(), 100).await.unwrap(), 0, "nothing to forget");
+    assert_eq!(
+        stores.upkeep.sweep(horizon_at(harness.now()).into(), 100).await.unwrap(),
+        0,
+        "nothing to forget"
+    );
 }
 
 /// One of each that ends soon, one of each that lives on, and what never ends.
@@ -82,7 +87,7 @@ pub async fn the_sweep_stops_at_its_limit_and_goes_on_next_time(harness: &impl H
     let later = harness.now().plus(LONG);
     let (mut swept, mut calls) = (0, 0);
     while swept < 20 {
-        let some = stores.upkeep.sweep(later, 3).await.unwrap();
+        let some = stores.upkeep.sweep(horizon_at(later).into(), 3).await.unwrap();
         assert!((1..=3).contains(&some), "{some}");
         swept += some;
         calls += 1;
@@ -91,7 +96,7 @@ pub async fn the_sweep_stops_at_its_limit_and_goes_on_next_time(harness: &impl H
         assert_eq!(left, 20 - swept);
     }
     assert!(calls >= 7);
-    assert_eq!(stores.upkeep.sweep(later, 3).await.unwrap(), 0);
+    assert_eq!(stores.upkeep.sweep(horizon_at(later).into(), 3).await.unwrap(), 0);
 }
 
 pub async fn a_swept_session_leaves_room(harness: &impl Harness) {

@@ -12,6 +12,7 @@ use crate::{
     id::{KeyId, SessionId, TokenId, UserId},
     refusal::Refusal,
     time::{CLOCK_SKEW, Timestamp},
+    user::MAX_VERSION,
 };
 
 /// How access tokens are signed (RFC 7518, section 3.1; RFC 8037).
@@ -97,7 +98,7 @@ pub struct AccessClaims {
     pub token: TokenId,
     /// The key that signed it (`kid`).
     pub key: KeyId,
-    /// The user's version in it (`uv`).
+    /// The user's version in it (`uv`), at most [`MAX_VERSION`].
     pub version: u64,
     /// Seconds since the epoch (`iat`).
     pub issued_at: u64,
@@ -171,6 +172,12 @@ impl<'a> Unverified<'a> {
         self.header.alg
     }
 
+    /// The user whose it is said to be.
+    #[must_use]
+    pub const fn user(&self) -> UserId {
+        self.claims.sub
+    }
+
     /// What it says of when it was issued, in seconds since the epoch. Not to be believed yet.
     #[must_use]
     pub const fn issued_at(&self) -> u64 {
@@ -191,7 +198,7 @@ impl<'a> Unverified<'a> {
             session: self.claims.sid,
             token: self.claims.jti,
             key: self.header.kid,
-            version: self.claims.uv,
+            version: self.claims.uv.min(MAX_VERSION),
             issued_at: self.claims.iat,
             expires_at: self.claims.exp,
             is_access: self.claims.r#type == ACCESS_TYPE,

@@ -5,8 +5,10 @@
 //! the beginning of another by accident.
 
 use schema::{
-    KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId, ledger::Origin,
+    KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId,
+    ledger::Origin,
     permission::Grant,
+    place::{AccountKey, Place},
 };
 
 /// Something that rows are found by.
@@ -50,7 +52,7 @@ macro_rules! ids {
     )*};
 }
 
-ids! { UserId SessionId RoleId PermissionId LoginId KeyId NodeId }
+ids! { UserId SessionId RoleId PermissionId LoginId KeyId NodeId AccountKey Place }
 
 impl Key for u64 {
     fn put(&self, bytes: &mut Vec<u8>) {
@@ -169,6 +171,8 @@ mod tests {
         {
             assert_eq!(Key::decode(&grant.encode()), Some(grant));
         }
+        let place = (AccountKey::from_bytes([5; 32]), Place::of([192, 0, 2, 1].into()));
+        assert_eq!(Key::decode(&place.encode()), Some(place));
         assert_eq!(<(UserId, u64)>::decode(&[0; 25]), None, "one byte too many");
         assert_eq!(<(UserId, u64)>::decode(&[0; 23]), None, "one byte too few");
         assert_eq!(Grant::decode(&[b'x'; 17]), None);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use schema::{
-    Timestamp,
+    Horizon,
     ledger::{Entry, Head, Origin},
     store::{LedgerStore, Result},
     time::CLOCK_SKEW,
@@ -58,8 +58,8 @@ fn append(change: &Change<'_>, entries: &[Entry], heads: &[Head]) -> Result<()> 
 
 /// Removes entries whose facts matter no more, and the heads of origins that have none left; says
 /// how many of both.
-pub(crate) fn sweep(change: &Change<'_>, now: Timestamp, limit: usize) -> Result<usize> {
-    let over = now.minus(CLOCK_SKEW);
+pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
+    let over = horizon.time().minus(CLOCK_SKEW);
     let ended = change.scan(&LEDGER_ENDS, &Span::up_to(&over), limit)?;
     let mut origins = BTreeSet::new();
     for (end, ()) in &ended {

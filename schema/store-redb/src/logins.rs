@@ -2,16 +2,17 @@
 
 use async_trait::async_trait;
 use schema::{
-    LoginId, Timestamp, UserId,
+    Horizon, LoginId, Timestamp, UserId,
     login::{LOGIN_RETENTION, Login, is_trimming},
     page::{Page, PageOf},
+    place::{AccountKey, Place},
     store::{Logins, Result},
 };
 
 use crate::{
     rows::{Change, Row, Rows, Span},
     store::{STEP, Store},
-    table::{LOGIN_TIMES, LOGINS},
+    table::{LOGIN_PLACE_TIMES, LOGIN_PLACES, LOGIN_TIMES, LOGINS},
 };
 
 #[async_trait]
@@ -43,6 +44,36 @@ impl Logins for Store {
         })
         .await
     }
+
+    async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()> {
+        self.change(move |change| {
+            let last = change.get(&LOGIN_PLACES, &(account, place))?;
+            if last.is_some_and(|last| last >= time) {
+                return Ok(());
+            }
+            if let Some(last) = last {
+                change.remove(&LOGIN_PLACE_TIMES, &(last, account, place))?;
+            }
+            change.put(&LOGIN_PLACES, &(account, place), &time)?;
+            change.put(&LOGIN_PLACE_TIMES, &(time, account, place), &())
+        })
+        .await
+    }
+
+    async fn last_from(&self, account: AccountKey, place: Place) -> Result<Option<Timestamp>> {
+        self.read(move |rows| rows.get(&LOGIN_PLACES, &(account, place))).await
+    }
+
+    async fn forget_places(&self, account: AccountKey) -> Result<()> {
+        self.change(move |change| {
+            for ((_, place), time) in change.scan(&LOGIN_PLACES, &Span::of(&account), usize::MAX)? {
+                change.remove(&LOGIN_PLACES, &(account, place))?;
+                change.remove(&LOGIN_PLACE_TIMES, &(time, account, place))?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 /// Removes the oldest entries of a user, at most so many; says how many there were.
@@ -59,12 +90,25 @@ pub(crate) fn forget(change: &Change<'_>, user: UserId, most: usize) -> Result<u
 }
 
 /// Removes entries that have been kept long enough; says how many.
-pub(crate) fn sweep(change: &Change<'_>, now: Timestamp, limit: usize) -> Result<usize> {
-    let old = change.scan(&LOGIN_TIMES, &Span::up_to(&now.minus(LOGIN_RETENTION)), limit)?;
+pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
+    let kept_from = horizon.time().minus(LOGIN_RETENTION);
+    let old = change.scan(&LOGIN_TIMES, &Span::up_to(&kept_from), limit)?;
     for (time, ()) in &old {
         let (_, user, id) = *time;
         change.remove(&LOGIN_TIMES, time)?;
         change.remove(&LOGINS, &(user, id))?;
+    }
+    Ok(old.len())
+}
+
+/// Removes places that nobody logged in from for long enough; says how many.
+pub(crate) fn sweep_places(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
+    let kept_from = horizon.time().minus(LOGIN_RETENTION);
+    let old = change.scan(&LOGIN_PLACE_TIMES, &Span::up_to(&kept_from), limit)?;
+    for (row, ()) in &old {
+        let (_, account, place) = *row;
+        change.remove(&LOGIN_PLACE_TIMES, row)?;
+        change.remove(&LOGIN_PLACES, &(account, place))?;
     }
     Ok(old.len())
 }

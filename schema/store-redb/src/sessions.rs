@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use schema::{
-    SessionId, Timestamp, UserId,
+    Horizon, SessionId, Timestamp, UserId,
     page::{Page, PageOf},
     session::{SecretHash, Session},
     store::{Result, Rotated, Sessions},
@@ -150,8 +150,8 @@ pub(crate) fn forget(change: &Change<'_>, user: UserId, most: usize) -> Result<u
 }
 
 /// Removes sessions that have ended; says how many.
-pub(crate) fn sweep(change: &Change<'_>, now: Timestamp, limit: usize) -> Result<usize> {
-    let ended = change.scan(&SESSION_ENDS, &Span::up_to(&now), limit)?;
+pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
+    let ended = change.scan(&SESSION_ENDS, &Span::up_to(&horizon.time()), limit)?;
     for (end, ()) in &ended {
         let (_, user, id) = *end;
         change.remove(&SESSION_ENDS, end)?;

@@ -10,6 +10,7 @@ use schema::{
     ledger::Origin,
     login::Login,
     permission::{Grant, Grants, Permission, Role},
+    place::{AccountKey, Place},
     session::Session,
     user::User,
 };
@@ -71,6 +72,11 @@ pub(crate) const SUPERUSERS: Table<(), superusers::Row> = Table::named("superuse
 pub(crate) const LOGINS: Table<(UserId, LoginId), Login> = Table::named("logins");
 /// Logins by time, for the sweep.
 pub(crate) const LOGIN_TIMES: Table<(Timestamp, UserId, LoginId), ()> = Table::named("login_times");
+/// When the owner of an account last logged in from a place.
+pub(crate) const LOGIN_PLACES: Table<(AccountKey, Place), Timestamp> = Table::named("login_places");
+/// The same by time, for the sweep.
+pub(crate) const LOGIN_PLACE_TIMES: Table<(Timestamp, AccountKey, Place), ()> =
+    Table::named("login_place_times");
 /// The signing keys: one row.
 pub(crate) const KEYS: Table<(), KeySet> = Table::named("keys");
 /// The ledger.
@@ -102,3 +108,6 @@ pub(crate) const FORMAT_1: [Definition; 19] = [
     LEDGER_ENDS.definition(),
     HEADS.definition(),
 ];
+
+/// The tables that format 2 adds.
+pub(crate) const FORMAT_2: [Definition; 2] = [LOGIN_PLACES.definition(), LOGIN_PLACE_TIMES.definition()];

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use schema::{
-    Timestamp, UserId,
+    UserId,
     check::{Examined, Finding, Reclaimed},
+    horizon::Horizons,
     page::{Page, PageOf},
     store::{Result, Upkeep},
 };
@@ -30,11 +31,12 @@ impl Upkeep for Store {
         self.read(|rows| rows.count(&USERS).map(drop)).await
     }
 
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<usize> {
+    async fn sweep(&self, horizons: Horizons, limit: usize) -> Result<usize> {
         self.change(move |change| {
-            let mut swept = sessions::sweep(change, now, limit)?;
-            swept += logins::sweep(change, now, limit.saturating_sub(swept))?;
-            swept += ledger::sweep(change, now, limit.saturating_sub(swept))?;
+            let mut swept = sessions::sweep(change, horizons.rows, limit)?;
+            swept += logins::sweep(change, horizons.rows, limit.saturating_sub(swept))?;
+            swept += logins::sweep_places(change, horizons.rows, limit.saturating_sub(swept))?;
+            swept += ledger::sweep(change, horizons.facts, limit.saturating_sub(swept))?;
             swept += grants::sweep(change, limit.saturating_sub(swept))?;
             Ok(swept)
         })

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use schema::{
     Timestamp,
     conformance::sample::{Samples, first},
+    horizon::manual::horizon_at,
     permission::{Grant, Grants},
     store::Added,
 };
@@ -32,7 +33,7 @@ async fn a_deleted_role_is_taken_from_the_records_of_its_holders_some_at_a_time(
     stores.roles.delete(&deleted.name).await.unwrap();
     stores.users.delete(users[0].id).await.unwrap();
     for swept in [10, 10, 4, 0] {
-        assert_eq!(stores.upkeep.sweep(NOW, 10).await.unwrap(), swept);
+        assert_eq!(stores.upkeep.sweep(horizon_at(NOW).into(), 10).await.unwrap(), swept);
     }
     for user in &users[1..] {
         let raw = Grants { roles: [stays.id].into(), permissions: [].into() };

@@ -83,6 +83,16 @@ const PLACE: BadConfig = BadConfig("local_dc and rack are names; rack needs loca
 const TLS: BadConfig = BadConfig("tls is on or off; tls_ca is a path and needs tls=on");
 const TWICE: BadConfig = BadConfig("each option of the address is given once at most");
 
+impl Config {
+    /// Reads the files that the options name, so that a wrong path is found before anything is made.
+    ///
+    /// # Errors
+    /// Why one cannot be used, in a sentence for an operator.
+    pub fn check_files(&self) -> Result<(), String> {
+        self.tls.as_ref().map_or(Ok(()), |tls| crate::tls::client(tls).map(drop))
+    }
+}
+
 impl FromStr for Config {
     type Err = BadConfig;
 

@@ -19,7 +19,7 @@ use futures_util::{
     future::{Either, select},
     stream::FuturesUnordered,
 };
-use schema::{Clock, Entropy, store::Stores};
+use schema::{Clocks, Entropy, store::Stores};
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, MetadataError,
     NewSessionError,
@@ -66,7 +66,7 @@ pub struct Opened {
 ///
 /// Must be called within a tokio runtime.
 #[must_use]
-pub fn open(config: Config, migrate: bool, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Opened {
+pub fn open(config: Config, migrate: bool, clock: Arc<Clocks>, entropy: Arc<dyn Entropy>) -> Opened {
     let status = Arc::new(Status::new());
     let store = Store::new(Arc::clone(&status), clock, entropy);
     let keeper = Keeper {
@@ -91,7 +91,7 @@ struct Keeper {
     profiles: Profiles,
     config: Config,
     migrate: bool,
-    clock: Arc<dyn Clock>,
+    clock: Arc<Clocks>,
     entropy: Arc<dyn Entropy>,
     /// How often it asked, so that it does not ask the same always.
     asked: AtomicUsize,

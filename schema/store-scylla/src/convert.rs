@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schema::{Timestamp, session::SecretHash};
+use schema::{Timestamp, session::SecretHash, user::MAX_VERSION};
 use scylla::value::CqlTimestamp;
 
 /// Longest time to live that Cassandra takes: 20 years.
@@ -20,6 +20,11 @@ pub(crate) fn bigint(number: u64) -> i64 {
 /// The number again; below zero was never stored.
 pub(crate) fn number(bigint: i64) -> u64 {
     u64::try_from(bigint).unwrap_or(0)
+}
+
+/// The version of a user; one beyond the highest counts as that.
+pub(crate) fn version(bigint: i64) -> u64 {
+    number(bigint).min(MAX_VERSION)
 }
 
 /// How many, as `LIMIT` takes it.

@@ -1,9 +1,10 @@
-//! The two small documents that change by compare-and-set: superusers and keys.
+//! The small documents that change by compare-and-set: superusers, keys, and of each node its latest life.
 
 use async_trait::async_trait;
 use schema::{
-    StoreError,
+    NodeId, StoreError,
     key::KeySet,
+    ledger::Origin,
     power::Power,
     store::{Keys, Result, Superusers, Versioned},
 };
@@ -19,6 +20,13 @@ use crate::{
 
 const SUPERUSERS: &str = "superusers";
 const KEYS: &str = "keys";
+/// How often a lost compare-and-set is tried again.
+const ATTEMPTS: usize = 16;
+
+/// The name of the document of a node's lives.
+fn life(node: NodeId) -> String {
+    format!("life of {node}")
+}
 
 #[derive(DeserializeRow)]
 struct Document {
@@ -60,6 +68,25 @@ fn swapped<T: PartialEq>(there: Option<&Versioned<T>>, expected: u64, next: &T) 
 }
 
 impl Store {
+    /// Raises the incarnation that is noted of a node.
+    pub(crate) async fn note_life(&self, origin: Origin) -> Result<()> {
+        let name = life(origin.node);
+        for _ in 0..ATTEMPTS {
+            let noted = self.document::<u64>(At::Serial, &name).await?.unwrap_or_default();
+            if noted.value >= origin.incarnation
+                || self.swap_document(&name, noted.revision, &origin.incarnation).await?
+            {
+                return Ok(());
+            }
+        }
+        Err(StoreError::unavailable("the node starts all the time"))
+    }
+
+    /// The latest incarnation that is noted of a node.
+    pub(crate) async fn life(&self, node: NodeId) -> Result<Option<u64>> {
+        Ok(self.document(At::Serial, &life(node)).await?.map(|noted| noted.value))
+    }
+
     async fn document<T: DeserializeOwned>(&self, at: At, name: &str) -> Result<Option<Versioned<T>>> {
         let Some(row) = self.row::<Document>(at, Cql::Document, (name,)).await? else { return Ok(None) };
         let value = serde_json::from_str(&row.value)

@@ -1,7 +1,8 @@
 //! The ledger: every node's log of facts, in chunks of 1,024, and the heads.
 //!
-//! Nothing is removed: rows live until their fact's end, but two minutes at least, so that who reads
-//! every second hears of a fact that was written late. So a head carries the floor too: below it
+//! Nothing is removed: rows live until some minutes after their fact's end, but half an hour at least, so that
+//! who reads every second hears of a fact that was written late. Times to live are counted from a time that has
+//! certainly come ([`Clocks::settled`](schema::Clocks::settled)): a clock that is ahead cuts none short. So a head carries the floor too: below it
 //! everything has ended, and who reads from the beginning begins there.
 //!
 //! An entry that does not parse (of a newer version, or damaged) is skipped: it must not hold up those
@@ -40,12 +41,17 @@ const CHUNK: u64 = 1_024;
 /// Entries a batch, and batches at once.
 const BATCH: usize = 50;
 const BATCHES: usize = 8;
+/// No log has more entries: nobody numbers so many.
+const LONGEST: u64 = 1 << 48;
 /// Partitions that are read at once.
 const CHUNKS: u64 = 4;
 /// A head lives at least so long: its node announces it again every hour.
 const HEAD: Duration = Duration::from_secs(3 * 3600);
-/// An entry lives at least so long, whatever its fact says: others read every second.
-const HEARD: Duration = Duration::from_secs(120);
+/// An entry lives at least so long, whatever its fact says: others read every second, and a fact of another
+/// node may have more left than the clock of this one says.
+const HEARD: Duration = Duration::from_secs(1_800);
+/// An entry lives so much longer than its fact: a node that starts with a clock that is behind reads it.
+const BEHIND: Duration = Duration::from_secs(600);
 /// Entries that do not parse of which a process remembers that it counted them.
 const UNREADABLE: usize = 10_000;
 /// Logs of which a process remembers what it wrote. What is forgotten is read again.
@@ -117,6 +123,14 @@ impl LedgerStore for Store {
     async fn entries(&self, origin: Origin, after: u64, limit: usize) -> Result<Vec<Entry>> {
         self.within(self.entries_after(origin, after, limit)).await
     }
+
+    async fn begin_life(&self, origin: Origin) -> Result<()> {
+        self.within(self.note_life(origin)).await
+    }
+
+    async fn latest_life(&self, node: NodeId) -> Result<Option<u64>> {
+        self.within(self.life(node)).await
+    }
 }
 
 impl Store {
@@ -126,7 +140,7 @@ impl Store {
 
     /// Writes entries.
     async fn put_entries(&self, entries: &[Entry]) -> Result<()> {
-        let now = self.now();
+        let now = self.settled();
         let mut chunks: BTreeMap<(Origin, u64), Vec<Values>> = BTreeMap::new();
         for entry in entries {
             let end = end_of(entry, now);
@@ -167,7 +181,7 @@ impl Store {
 
     /// Notes when these entries end.
     fn remember(&self, entries: &[Entry]) {
-        let now = self.now();
+        let now = self.settled();
         let mut logs = self.logs();
         if logs.len() > LOGS {
             logs.retain(|_, known| known.end > now);
@@ -186,7 +200,7 @@ impl Store {
     /// Moves a head forward: its number is the time of the write, so it never goes back. It lives as
     /// long as any of the entries.
     async fn move_head(&self, head: Head) -> Result<()> {
-        let now = self.now();
+        let now = self.settled();
         let key = (head.origin.node.uuid(), convert::bigint(head.origin.incarnation));
         let is_read = self.logs().get(&head.origin).is_some_and(|known| known.read);
         if !is_read {
@@ -223,6 +237,8 @@ impl Store {
         let (head, floor) = stored.map_or((0, 0), |head| {
             (head.seq.map_or(0, convert::number), head.floor.map_or(0, convert::number))
         });
+        // No log is so long: such a head says nothing, and nobody could read up to it.
+        let head = if head > LONGEST { 0 } else { head };
         let mut from = after.saturating_add(1).max(floor);
         let last = head / CHUNK;
         let mut chunk = from / CHUNK;
@@ -308,7 +324,7 @@ impl Known {
 
 /// When an entry that is written now matters no more, for any clock, and was heard.
 fn end_of(entry: &Entry, now: Timestamp) -> Timestamp {
-    entry.fact.until.plus(CLOCK_SKEW).max(now.plus(HEARD))
+    entry.fact.until.plus(CLOCK_SKEW + BEHIND).max(now.plus(HEARD))
 }
 
 /// Rows of chunks, in order, that were read with this limit each: those after a chunk that was cut
@@ -359,7 +375,7 @@ mod tests {
                 until: Timestamp::from_secs(until),
             },
         };
-        for (until, end) in [(0, 1_120), (1_059, 1_120), (1_061, 1_121), (9_000, 9_060)] {
+        for (until, end) in [(0, 2_800), (2_139, 2_800), (2_141, 2_801), (9_000, 9_660)] {
             assert_eq!(end_of(&entry(until), now), Timestamp::from_secs(end), "{until}");
         }
     }

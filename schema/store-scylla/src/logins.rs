@@ -5,9 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use schema::{
-    LoginId, UserId,
+    LoginId, Timestamp, UserId,
     login::{LOGIN_RETENTION, Login, Outcome, is_trimming},
     page::{Page, PageOf},
+    place::{AccountKey, Place},
     store::{Logins, Result},
 };
 use scylla::{DeserializeRow, value::CqlTimestamp};
@@ -40,10 +41,15 @@ struct OneLogin {
     id: Uuid,
 }
 
+#[derive(DeserializeRow)]
+struct PlaceRow {
+    time: CqlTimestamp,
+}
+
 #[async_trait]
 impl Logins for Store {
     async fn record(&self, login: &Login, max: usize) -> Result<()> {
-        let now = self.now();
+        let now = self.settled();
         let end = login.time.plus(LOGIN_RETENTION);
         if end <= now {
             return Ok(());
@@ -84,6 +90,27 @@ impl Logins for Store {
             Ok(Page::cut(logins, page.limit, |login: &Login| login.id))
         })
         .await
+    }
+
+    async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()> {
+        let now = self.now();
+        let end = time.plus(LOGIN_RETENTION);
+        if end <= now {
+            return Ok(());
+        }
+        let ttl = convert::ttl_until(end, now);
+        let values = (&account.as_bytes()[..], &place.as_bytes()[..], convert::time(time), ttl);
+        self.within(self.write(Cql::PlaceNote, values)).await
+    }
+
+    async fn last_from(&self, account: AccountKey, place: Place) -> Result<Option<Timestamp>> {
+        let values = (&account.as_bytes()[..], &place.as_bytes()[..]);
+        let row = self.within(self.row::<PlaceRow>(At::Quorum, Cql::PlaceLast, values)).await?;
+        Ok(row.map(|row| convert::timestamp(row.time)))
+    }
+
+    async fn forget_places(&self, account: AccountKey) -> Result<()> {
+        self.within(self.write(Cql::PlacesForget, (&account.as_bytes()[..],))).await
     }
 }
 

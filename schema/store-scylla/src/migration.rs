@@ -30,8 +30,10 @@ struct Migration {
 }
 
 /// All of them. One that was released is never changed.
-const ALL: &[Migration] =
-    &[Migration { number: 1, name: "tables", cql: include_str!("../../cql/001_tables.cql") }];
+const ALL: &[Migration] = &[
+    Migration { number: 1, name: "tables", cql: include_str!("../../cql/001_tables.cql") },
+    Migration { number: 2, name: "login_places", cql: include_str!("../../cql/002_login_places.cql") },
+];
 
 /// How often who waits for another node looks again, in milliseconds.
 const POLL: u64 = 200;

@@ -67,6 +67,10 @@ impl Sessions for Store {
 
     async fn end_older(&self, user: UserId, version: u64) -> Result<()> {
         self.within_long(async {
+            // No version is that high: all of them, whatever is stored.
+            if version == u64::MAX {
+                return self.end_all(user).await;
+            }
             let ids = self.listed(user, usize::MAX).await?;
             stream::iter(ids)
                 .map(|id| self.end_if_older(user, id, version))
@@ -91,7 +95,7 @@ impl Store {
 
     /// The list row comes second: before it nobody has tokens of the session.
     async fn begin(&self, new: &Session, max: usize) -> Result<Vec<SessionId>> {
-        let ttl = convert::ttl_until(new.expires_at, self.now());
+        let ttl = convert::ttl_until(new.expires_at, self.settled());
         let added = self.cas(
             Cql::SessionAdd,
             row::all(new, ttl),
@@ -105,7 +109,7 @@ impl Store {
     }
 
     async fn enlist_session(&self, session: &Session) -> Result<()> {
-        let ttl = convert::ttl(life(session).saturating_mul(LIVES), self.now());
+        let ttl = convert::ttl(life(session).saturating_mul(LIVES), self.settled());
         self.write(Cql::SessionListed, (session.user.uuid(), session.id.uuid(), ttl)).await
     }
 
@@ -204,7 +208,7 @@ impl Store {
     }
 
     async fn refresh(&self, previous: &Session, next: &Session) -> Result<Rotated> {
-        let ttl = convert::ttl_until(next.expires_at, self.now());
+        let ttl = convert::ttl_until(next.expires_at, self.settled());
         let rotated = self
             .cas(
                 Cql::SessionRotate,

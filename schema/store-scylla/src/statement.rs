@@ -86,6 +86,10 @@ statements! {
     Write LoginsTrim = "DELETE FROM logins WHERE user = ? AND month = ? AND id < ?";
     Write LoginsRemove = "DELETE FROM logins WHERE user = ? AND month = ?";
 
+    Write PlaceNote = "INSERT INTO login_places (account, place, time) VALUES (?, ?, ?) USING TTL ?";
+    Read PlaceLast = "SELECT time FROM login_places WHERE account = ? AND place = ?";
+    Write PlacesForget = "DELETE FROM login_places WHERE account = ?";
+
     Write EntryAdd = "INSERT INTO ledger (node, incarnation, chunk, seq, fact) VALUES (?, ?, ?, ?, ?) USING TTL ?";
     Read EntriesFrom = "SELECT seq, fact FROM ledger WHERE node = ? AND incarnation = ? AND chunk = ? AND seq >= ? LIMIT ?";
     Write HeadMove = "INSERT INTO heads (part, node, incarnation, seq, floor) VALUES (0, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?";

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
 use schema::{
-    Clock, Entropy, StoreError, Timestamp,
+    Clocks, Entropy, StoreError, Timestamp,
     ledger::Origin,
     store::{Result, Stores},
 };
@@ -46,7 +46,7 @@ pub(crate) struct Store(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) link: ArcSwapOption<Link>,
     pub(crate) status: Arc<Status>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<Clocks>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) catalogue: Cache,
     /// So that sessions of one user that begin on one node do not fight over whom they end.
@@ -75,7 +75,7 @@ pub(crate) enum At {
 }
 
 impl Store {
-    pub(crate) fn new(status: Arc<Status>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+    pub(crate) fn new(status: Arc<Status>, clock: Arc<Clocks>, entropy: Arc<dyn Entropy>) -> Self {
         Self(Arc::new(Inner {
             link: ArcSwapOption::empty(),
             status,
@@ -110,6 +110,12 @@ impl Store {
     /// The time now.
     pub(crate) fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// A time that has certainly come, for times to live: however far ahead the wall clock is, no row is cut
+    /// short.
+    pub(crate) fn settled(&self) -> Timestamp {
+        self.0.clock.settled()
     }
 
     /// An id that nobody else draws.

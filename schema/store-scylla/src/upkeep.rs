@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use schema::{
-    Timestamp, UserId,
+    UserId,
     check::{Examined, Finding, Reclaimed},
+    horizon::Horizons,
     page::{Page, PageOf},
     store::{Result, Upkeep},
 };
@@ -34,7 +35,7 @@ impl Upkeep for Store {
     }
 
     /// The database forgets by itself.
-    async fn sweep(&self, _now: Timestamp, _limit: usize) -> Result<usize> {
+    async fn sweep(&self, _horizons: Horizons, _limit: usize) -> Result<usize> {
         Ok(0)
     }
 }

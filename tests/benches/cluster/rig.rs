@@ -10,7 +10,7 @@ use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cluster::{Config, Hears, protocol::Tuning, secret::Secret};
 use schema::{
-    Clock, Entropy, Fact, FactKind, NodeId, SessionId, Timestamp, UserId,
+    Clock, Clocks, Entropy, Fact, FactKind, MonotonicClock, NodeId, SessionId, Timestamp, UserId,
     ledger::{Entry, Head, Origin},
 };
 use serde_json::Value;
@@ -89,6 +89,16 @@ impl Clock for Now {
     }
 }
 
+impl MonotonicClock for Now {
+    fn elapsed(&self) -> Duration {
+        cluster::boottime()
+    }
+}
+
+fn clocks() -> Arc<Clocks> {
+    Arc::new(Clocks::new(Arc::new(Now), Arc::new(Now), "", None))
+}
+
 /// The randomness of the machine.
 struct Random;
 
@@ -100,8 +110,12 @@ impl Entropy for Random {
 
 struct Deaf;
 
+#[async_trait::async_trait]
 impl Hears for Deaf {
     fn hear(&self, _: &Fact) {}
+    async fn keep(&self, _: Vec<Entry>) -> bool {
+        false
+    }
     fn acknowledged(&self, _: Duration) {}
 }
 
@@ -137,7 +151,7 @@ impl Peer {
             tuning: Tuning::default(),
             left: Vec::new(),
         };
-        let started = cluster::Cluster::start(config, Arc::new(Deaf), Arc::new(Now), Arc::new(Random));
+        let started = cluster::Cluster::start(config, Arc::new(Deaf), clocks(), Arc::new(Random));
         let cluster = started.await.expect("a free address");
         cluster.announce(true);
         let all = nodes.nodes().len();
@@ -160,7 +174,7 @@ impl Peer {
     /// Writes all that it said to the ledger, as a node does.
     pub async fn writes(&self, nodes: &Cluster) {
         let config = nodes.keyspace().url().await.parse().expect("a url");
-        let opened = store_scylla::open(config, false, Arc::new(Now), Arc::new(Random));
+        let opened = store_scylla::open(config, false, clocks(), Arc::new(Random));
         opened.status.up().await;
         let mut written = 0;
         while written < self.said {

@@ -434,6 +434,35 @@ async fn a_node_that_is_killed_and_started_again_and_again_is_one_member() {
     is_in_everywhere([a, b], &ann).await;
 }
 
+/// What `k` says when the store is down: so many other disks have it. All nodes are killed the moment after
+/// the answer, and the one that gave it never comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn journal_answer_with_k_outlives_its_node_and_a_power_cut() {
+    let cluster = Cluster::builder(3).proxied_together().start().await;
+    let [a, b, c] = cluster.three();
+    let ann = a.register("ann").await;
+    let out = sessions(&ann, &[a, b, c], 3).await;
+    let lives = sessions(&ann, &[a, b, c], 1).await;
+    cluster.proxy(0).cut().await;
+    // The first before the node knows that the store is away, the others after.
+    for (n, session) in (1_u32..).zip(&out) {
+        let answer = session.at(a).delete("auth_token").send().await;
+        assert_eq!(answer.is_done().header("palisade-durability"), Some("journal"), "{answer}");
+        answer.is_visible_at(2);
+        for node in [b, c] {
+            let kept = node.metric("palisade_ledger_unwritten").await;
+            assert!(kept >= Some(f64::from(n)), "{kept:?} of {n} are on its disk");
+        }
+    }
+    cluster.nodes().iter().for_each(Node::kill_dash_9);
+    a.loses_its_data_directory();
+    cluster.proxy(0).mend().await;
+    for node in [b, c] {
+        node.launch_again();
+    }
+    join_all([b, c].map(|node| starts_without_a_wrong_verdict(node, &out, &lives))).await;
+}
+
 /// A mistake: the same node twice. Others take the later one for it, and the earlier one would not be told
 /// any more.
 #[tokio::test]

@@ -7,13 +7,14 @@ use testkit::{Node, Raw, Shared};
 
 use super::{Asked, Http2, SOON, VALIDATE, ask};
 
-/// Longer than any time-out of the node for a client that says nothing; twice, for who has said something
-/// to the hot lane first.
-const PATIENCE: Duration = Duration::from_secs(75);
+/// How long the node waits here for a client that says nothing, or that takes nothing.
+const IDLE: Duration = Duration::from_secs(2);
+/// Longer than any time-out of the node, twice, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a slow client says something.
-const BETWEEN_BYTES: Duration = Duration::from_secs(2);
+const BETWEEN_BYTES: Duration = Duration::from_millis(300);
 
-static BESIEGED: Shared = Shared::with(&[]);
+static BESIEGED: Shared = Shared::with(&[("IDLE_TIMEOUT", "2s")]);
 
 /// Whether it is closed though every now and then a byte is sent, of these.
 async fn is_let_go(mut raw: Raw, bytes: &[u8]) -> bool {
@@ -92,9 +93,9 @@ async fn a_connection_that_asks_now_and_then_is_kept() {
     let mut raw = Raw::to(&node).await;
     let start = Instant::now();
     // Longer than a silent one is.
-    while start.elapsed() < Duration::from_secs(40) {
+    while start.elapsed() < 2 * IDLE {
         ask(&mut raw, &hot).await.is(200);
-        assert!(!raw.is_closed_within(Duration::from_secs(5)).await, "closed after {:?}", start.elapsed());
+        assert!(!raw.is_closed_within(IDLE / 4).await, "closed after {:?}", start.elapsed());
     }
     ask(&mut raw, &hot).await.is(200);
 }
@@ -159,7 +160,7 @@ async fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
 
 #[tokio::test]
 async fn who_does_not_listen_hinders_nobody_and_is_let_go() {
-    let node = Node::start().await;
+    let node = Node::builder().setting("IDLE_TIMEOUT", "2s").start().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access).bytes();
     let before = node.memory_bytes();
@@ -174,7 +175,7 @@ async fn who_does_not_listen_hinders_nobody_and_is_let_go() {
     let others = async {
         let (mut raw, mut http2) = (Raw::to(&node).await, Http2::to(&node).await);
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(10) {
+        while start.elapsed() < 2 * IDLE {
             ask(&mut raw, &Asked::of(VALIDATE).by(&ann.access)).await.is(200);
             http2.ask(&Asked::of(VALIDATE)).await.is(401);
         }

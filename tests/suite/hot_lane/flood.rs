@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use testkit::{Node, Person, Raw, forge, fresh};
 
-use super::{Answered, Asked, Http2, SOON, VALIDATE, ask};
+use super::{Answered, Asked, FOR_THE_ROUTER, Http2, SOON, VALIDATE, ask};
 
 /// For so long, at least.
 const FLOOD: Duration = Duration::from_secs(3);
@@ -126,4 +126,91 @@ async fn by_more_streams_than_may_wait() {
         (join_all(asked).await.into_iter().filter(|checked| *checked).count(), 24 * 200)
     })
     .await;
+}
+
+/// Good tokens that this node has not seen: of a person each, from before its restart.
+async fn unseen(node: &Node, count: usize) -> Vec<String> {
+    let ann = node.register("ann").await;
+    let mut tokens = Vec::new();
+    for _ in 0..count {
+        tokens.push(ann.in_another_session().await.access);
+    }
+    node.restart().await;
+    tokens
+}
+
+/// Keeps forged tokens coming over HTTP/2 until told to stop, on many streams; says how many were sent.
+fn flood(
+    node: &Node,
+    parts: &forge::Parts,
+    over: &Arc<AtomicBool>,
+    sent: &Arc<AtomicUsize>,
+) -> tokio::task::JoinHandle<()> {
+    let (node, parts, over, sent) = (node.another_handle(), parts.clone(), over.clone(), sent.clone());
+    tokio::spawn(async move {
+        let connections = join_all((0..16).map(|_| Http2::to(&node))).await;
+        let streams = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
+        let streams = streams.map(async |mut http2| {
+            while !over.load(Ordering::SeqCst) {
+                is_told_right(&http2.ask(&forged(&parts)).await);
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        join_all(streams).await;
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_good_tokens_pass_beside_a_flood_of_forged_ones() {
+    const GOOD: usize = 30;
+    let node = Node::start().await;
+    let tokens = unseen(&node, GOOD).await;
+    let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let flooding = flood(&node, &forge::parts(&tokens[0]), &over, &sent);
+    let is_flooded = async || (sent.load(Ordering::SeqCst) > 3_200).then_some(());
+    testkit::eventually(SOON, "a flood", is_flooded).await;
+    let mut passed = [0; 3];
+    for (n, token) in tokens.iter().enumerate() {
+        let asked = Asked::of(VALIDATE).by(token);
+        let answered = match n % 3 {
+            0 => ask(&mut Raw::to(&node).await, &asked).await,
+            1 => Http2::to(&node).await.ask(&asked).await,
+            _ => ask(&mut Raw::to(&node).await, &asked.with(FOR_THE_ROUTER.0, FOR_THE_ROUTER.1)).await,
+        };
+        assert!(matches!(answered.status, 200 | 503), "{answered:?}");
+        passed[n % 3] += usize::from(answered.status == 200);
+    }
+    over.store(true, Ordering::SeqCst);
+    flooding.await.unwrap();
+    println!("of {GOOD} good ones {passed:?} passed beside {} forged ones", sent.load(Ordering::SeqCst));
+    assert!(passed.iter().sum::<usize>() >= GOOD * 9 / 10, "of {GOOD} good ones only {passed:?} passed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_wait_for_an_unknown_key_hold_up_nobody() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    let parts = forge::parts(&ann.access).under("kid", json!("01890a5d-ac96-774b-bcce-b302099a8057"));
+    let connections = join_all((0..4).map(|_| Http2::to(&node))).await;
+    let lookups = async || node.metric("palisade_key_lookups_total").await.unwrap();
+    let (before, start) = (lookups().await, Instant::now());
+    let streams = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
+    let issued = parts.claims["iat"].as_u64().unwrap();
+    let unknown = streams.enumerate().map(async |(n, mut http2)| {
+        // Issued at about now, so that its key may be younger than what the store said last.
+        let iat = issued + n as u64 % 4;
+        let asked = Asked::of(VALIDATE).by(&parts.with_claim("iat", json!(iat)));
+        http2.ask(&asked).await.status
+    });
+    let others = async {
+        for _ in 0..5 {
+            ann.in_another_session().await.is_in().await;
+        }
+    };
+    let (statuses, ()) = tokio::join!(join_all(unknown), others);
+    assert!(statuses.iter().all(|status| matches!(status, 422 | 503)), "{statuses:?}");
+    assert!(statuses.contains(&422), "none was looked for");
+    let seconds = start.elapsed().as_secs_f64();
+    let asked = lookups().await - before;
+    assert!(asked <= seconds + 2.0, "the store was asked {asked} times in {seconds:.1} s");
 }

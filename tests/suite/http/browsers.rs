@@ -4,6 +4,53 @@ use testkit::{Node, Shared};
 
 static FILMS: Shared = Shared::with(&[("CORS_ORIGINS", "https://films.example.org,http://localhost:3000")]);
 
+static APPLICATIONS: Shared = Shared::with(&[(
+    "CORS_ORIGINS",
+    "https://Admin.Example.org/, https://shop.example.org:443, capacitor://localhost, http://Localhost:80",
+)]);
+
+#[tokio::test]
+async fn origins_match_however_they_are_written() {
+    let node = APPLICATIONS.node().await;
+    for origin in
+        ["https://admin.example.org", "https://shop.example.org", "capacitor://localhost", "http://localhost"]
+    {
+        let answer = preflight(&node, origin).send().await;
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin), "{answer}");
+        let answer = node.get("users/me").header("origin", origin).send().await;
+        assert_eq!(answer.is_refused(401).header("access-control-allow-origin"), Some(origin));
+    }
+    for origin in ["https://admin.example.org:8443", "ionic://localhost", "https://localhost"] {
+        let answer = preflight(&node, origin).send().await;
+        assert!(answer.header("access-control-allow-origin").is_none(), "{origin}\n{answer}");
+    }
+}
+
+#[tokio::test]
+async fn preflight_allows_what_libraries_of_browsers_add() {
+    let node = FILMS.node().await;
+    let origin = "https://films.example.org";
+    let added = ["traceparent", "tracestate", "baggage", "x-requested-with", "x-csrf-token", "x-request-id"];
+    let answer = node
+        .request("OPTIONS", "auth_token")
+        .header("origin", origin)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", &added.join(","))
+        .send()
+        .await;
+    let allowed = answer.header("access-control-allow-headers").unwrap_or_default().to_lowercase();
+    for name in added {
+        assert!(allowed.split(',').any(|allowed| allowed.trim() == name), "{name}: {answer}");
+    }
+    let age = answer.header("access-control-max-age").and_then(|age| age.parse::<u64>().ok());
+    assert!(age.is_some_and(|age| (600..=86_400).contains(&age)), "{answer}");
+    let answer = node.get("users/me").header("origin", origin).send().await;
+    let exposed = answer.header("access-control-expose-headers").unwrap_or_default().to_lowercase();
+    for name in ["x-request-id", "retry-after", "www-authenticate", "palisade-visible", "palisade-stale"] {
+        assert!(exposed.split(',').any(|exposed| exposed.trim() == name), "{name}: {answer}");
+    }
+}
+
 fn preflight(node: &Node, origin: &str) -> testkit::Request {
     node.request("OPTIONS", "users/me")
         .header("origin", origin)

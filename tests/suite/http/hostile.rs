@@ -6,11 +6,11 @@ use std::time::Duration;
 use testkit::{Node, Raw, Shared, raw::Reply};
 
 /// Longer than any time-out of the node for a client that says nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(15);
 
 /// For tests that leave connections hanging.
-static BESIEGED: Shared = Shared::with(&[]);
+static BESIEGED: Shared = Shared::with(&[("IDLE_TIMEOUT", "3s")]);
 
 async fn is_well(node: &Node) {
     let client = node.another_client();

@@ -17,11 +17,26 @@ async fn metrics_are_in_the_form_of_prometheus() {
     let ann = node.register("ann").await;
     ann.is_in().await;
     node.get("users/me").send().await.is_refused(401);
-    let answer = node.get("/metrics").send().await;
-    let kind = answer.is(200).header("content-type").unwrap_or_default().to_owned();
-    let known = ["application/openmetrics-text", "text/plain"];
-    assert!(known.iter().any(|known| kind.starts_with(known)) && kind.contains("version="), "{kind}");
-    let text = answer.text();
+    let plain = "text/plain; version=0.0.4; charset=utf-8";
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    for (accept, kind) in [
+        (None, plain),
+        (Some("*/*"), plain),
+        (Some("text/plain;version=0.0.4"), plain),
+        (Some("text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.4"), plain),
+        (Some("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"), open),
+        (Some("application/openmetrics-text"), open),
+    ] {
+        let request = node.get("/metrics");
+        let request = accept.into_iter().fold(request, |request, accept| request.header("accept", accept));
+        let answer = request.send().await;
+        assert_eq!(answer.is(200).header("content-type"), Some(kind), "{accept:?}");
+        assert!(answer.header("vary").unwrap_or_default().contains("accept"), "{answer}");
+        is_in_the_form_of_prometheus(&answer.text(), kind == open);
+    }
+}
+
+fn is_in_the_form_of_prometheus(text: &str, open_metrics: bool) {
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, value) = line.rsplit_once(' ').unwrap_or_default();
         assert!(value.parse::<f64>().is_ok(), "no number: {line}");
@@ -29,8 +44,23 @@ async fn metrics_are_in_the_form_of_prometheus() {
     }
     assert!(text.contains("# TYPE "), "{text}");
     assert!(text.lines().any(|line| line.starts_with("palisade_")), "nothing of ours: {text}");
-    if kind.starts_with("application/openmetrics-text") {
-        assert!(text.ends_with("# EOF\n"), "OpenMetrics ends with EOF");
+    assert_eq!(text.ends_with("# EOF\n"), open_metrics, "only OpenMetrics ends with EOF");
+    // A counter's family has the name of its sample in the one format, and no `_total` in the other.
+    let counter = if open_metrics { "palisade_http_requests" } else { "palisade_http_requests_total" };
+    assert!(text.contains(&format!("# TYPE {counter} counter\n")), "{text}");
+    let mut families = std::collections::BTreeSet::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap_or_default();
+        assert!(families.insert(name), "{name} is there twice");
+        assert!(open_metrics || kind != "counter" || name.ends_with("_total"), "{line}");
+    }
+    let mut last = "";
+    for line in text.lines() {
+        // Every family has its help, right before its type.
+        if let Some(name) = line.strip_prefix("# TYPE ").and_then(|line| line.split(' ').next()) {
+            assert!(last.starts_with(&format!("# HELP {name} ")), "{line} after {last}");
+        }
+        last = line;
     }
 }
 

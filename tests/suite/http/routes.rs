@@ -103,19 +103,24 @@ async fn documented(node: &Node) -> Vec<Route> {
             if item.get(method).is_none() {
                 continue;
             }
-            // Parameters lose their names: `/users/{id}` becomes `/users/{}`.
-            let mut parts = path.split('{');
-            let mut plain = parts.next().unwrap_or_default().to_owned();
-            for part in parts {
-                plain += "{}";
-                plain += part.split_once('}').expect("a closed parameter").1;
-            }
+            let plain = plain(path);
             let method = method.to_uppercase();
             let key = format!("{method} {}", plain.strip_prefix("/api/v1").unwrap_or(&plain));
             routes.push(Route { method, path: plain, key });
         }
     }
     routes
+}
+
+/// Without the names of parameters: `/users/{id}` becomes `/users/{}`.
+fn plain(path: &str) -> String {
+    let mut parts = path.split('{');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain += "{}";
+        plain += part.split_once('}').expect("a closed parameter").1;
+    }
+    plain
 }
 
 impl Route {
@@ -173,6 +178,32 @@ async fn every_documented_route_is_in_the_table() {
     let missing: Vec<_> = documented(&node).await.into_iter().map(|route| route.key).collect();
     let missing: Vec<_> = missing.iter().filter(|key| !table.contains_key(key.as_str())).collect();
     assert!(missing.is_empty(), "routes that nobody has said who may call: {missing:?}");
+}
+
+#[tokio::test]
+async fn document_says_of_every_route_who_may_call_it() {
+    let document = Node::shared().await.get("/openapi.json").send().await.is(200).json();
+    let table = table();
+    for route in documented(&Node::shared().await).await {
+        let Some((who, _)) = table.get(route.key.as_str()) else { continue };
+        let paths = document["paths"].as_object().expect("paths");
+        let mut operations = paths.iter().filter(|(path, _)| plain(path) == route.path);
+        let operation = operations.find_map(|(_, item)| item.get(route.method.to_lowercase()));
+        let operation = operation.expect("a documented operation");
+        let scheme = match who {
+            For::Everybody | For::ItsOwn => None,
+            For::RefreshToken => Some("refresh"),
+            For::Users | For::Oneself | For::Admins | For::Gateways => Some("bearer"),
+        };
+        let schemes = operation["security"].as_array().map(|schemes| {
+            let names = schemes.iter().filter_map(Value::as_object).flat_map(|scheme| scheme.keys());
+            names.map(String::as_str).collect::<Vec<_>>()
+        });
+        assert_eq!(schemes, scheme.map(|scheme| vec![scheme]), "{}", route.key);
+        let forbids = operation["responses"].get("403").is_some();
+        let may_forbid = matches!(who, For::Oneself | For::Admins | For::Gateways);
+        assert_eq!(forbids, may_forbid, "{}: 403 is in the document where it is answered", route.key);
+    }
 }
 
 #[tokio::test]

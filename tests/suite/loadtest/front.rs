@@ -46,6 +46,8 @@ pub enum Reply {
     NotBefore(Instant),
     /// Something else: a status and a `msg`.
     Instead(u16, String),
+    /// Something else that is no JSON.
+    Text(String),
     /// Nothing: the connection ends.
     Cut,
 }
@@ -162,6 +164,7 @@ async fn pass_on(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Resp
             let response = Response::builder().status(status).header("content-type", "application/json");
             Ok(response.body(body.into()).unwrap())
         }
+        Reply::Text(text) => Ok(Response::new(text.into())),
         Reply::Cut => Err(Ended),
     }
 }

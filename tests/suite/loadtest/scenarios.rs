@@ -157,3 +157,18 @@ async fn a_search_drives_lower_rates_until_there_is_none_that_holds() {
     assert_eq!(steps.len(), 2, "a step that does not hold is tried once more: {steps:?}");
     assert!(steps.iter().all(|step| step["held"] == false && step["busiest_thread"].is_f64()), "{steps:?}");
 }
+
+#[tokio::test]
+async fn soak_of_a_steady_node_holds() {
+    let node = node().await;
+    let call = small("soak", node.address()).args(&["--rate", "100", "--duration", "2s", "--writes", "20"]);
+    let load = call.args(&["--max-drift", "100", "--seed", "1"]).run().await;
+    let result = asked(&load, &["validate", "login"]);
+    let objectives = result["objectives"].as_array().unwrap();
+    assert_eq!(objectives.len(), 1, "two seconds have no tenths to compare p99 of: {objectives:?}");
+    let memory = &objectives[0];
+    assert!(memory["text"].as_str().unwrap().contains("memory of"), "{memory}");
+    assert_eq!(memory["held"], true);
+    assert!(memory["measured"].as_f64().unwrap() > 0.1, "{memory}");
+    has_deleted_its_users(&load, &node).await;
+}

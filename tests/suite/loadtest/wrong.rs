@@ -123,3 +123,32 @@ async fn a_stall_is_counted_for_everyone_who_was_due_meanwhile() {
     at_least("p99", 900);
     at_least("p90", 500);
 }
+
+/// A server whose memory grows with each look at it.
+#[tokio::test]
+async fn soak_fails_when_memory_grows() {
+    let front = Front::before(&node().await, |asked| match asked.path.as_str() {
+        "/metrics" => Reply::Text(format!("process_resident_memory_bytes {}\n", (asked.nth + 1) << 20)),
+        _ => Reply::AsItIs,
+    })
+    .await;
+    let call = small("soak", front.address()).args(&["--rate", "100", "--duration", "2s"]);
+    let load = call.args(&["--max-drift", "1.2"]).run().await;
+    let result = load.ended(1, &["memory of"]).result();
+    assert_eq!(result["objectives"][0]["held"], false, "{}", result["objectives"]);
+    has_deleted_its_users(&load, &node().await).await;
+}
+
+/// A server that has no metrics is not judged by them.
+#[tokio::test]
+async fn soak_does_not_judge_memory_it_cannot_read() {
+    let front = Front::before(&node().await, |asked| match asked.path.as_str() {
+        "/metrics" => Reply::Instead(404, "No such thing".into()),
+        _ => Reply::AsItIs,
+    })
+    .await;
+    let call = small("soak", front.address()).args(&["--rate", "100", "--duration", "1s"]);
+    let load = call.run().await;
+    let result = load.ended(0, &["is not judged"]).result();
+    assert_eq!(result["objectives"], serde_json::json!([]));
+}

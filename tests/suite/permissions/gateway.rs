@@ -12,6 +12,7 @@ async fn a_gateway_learns_who_it_is() {
     answer.is_done();
     assert_eq!(answer.header("x-auth-user"), Some(ann.uuid.as_str()));
     assert_eq!(answer.header("x-auth-session"), Some(ann.session().await.as_str()));
+    assert_eq!(answer.header("x-auth-kind"), Some("user"));
 }
 
 #[tokio::test]
@@ -69,4 +70,94 @@ async fn the_client_cannot_say_who_it_is() {
     assert_eq!(answer.is(204).header("x-auth-user"), Some(ann.uuid.as_str()));
     let body = json!({"tokens": []});
     ann.post("auth_token/validation/batch").header("x-auth-user", &bob.uuid).json(&body).send().await.is(200);
+}
+
+/// No refusal names anybody: some gateways pass a refusal's headers on.
+fn names_nobody(answer: &testkit::Answer) {
+    for name in ["x-auth-user", "x-auth-session", "x-auth-kind"] {
+        assert!(answer.header(name).is_none(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_or_repeated_parameter_lets_nobody_pass() {
+    let node = Node::start().await;
+    let root = node.root().await;
+    let ann = node.register("ann").await;
+    let films = root.makes_permission("films").await;
+    root.gives(&ann, &films).await.is(200);
+    let good = format!("permissions=%22{films}%22");
+    // Asked before, so that the query is known by its text.
+    let check = async |query: &str| {
+        ann.get(&format!("users/me/combined_permissions/validation?{query}")).send().await
+    };
+    for query in [
+        format!("permision=%22{films}%22"),
+        format!("Permissions=%22{films}%22"),
+        format!("x;permissions=%22{films}%22"),
+        format!("{good}&{good}"),
+        format!("{good}&x=1"),
+        format!("x=1&{good}"),
+        format!("{good}&x"),
+        format!("permissions[]=%22{films}%22"),
+        format!("%20permissions=%22{films}%22"),
+        format!("permissions%3D%22{films}%22"),
+        "x".into(),
+        "=".into(),
+        "_=1700000000".into(),
+    ] {
+        check(&query).await;
+        let path = format!("/auth_request?{query}");
+        // By the fast path, by the router, and again when all of it may be remembered.
+        for request in [ann.get(&path), ann.get(&path).header("origin", "http://x"), ann.get(&path)] {
+            let answer = request.send().await;
+            answer.is_refused(403);
+            assert_eq!(answer.field("code"), "unknown_parameter", "{path}");
+            names_nobody(&answer);
+        }
+        let head = ann.request("HEAD", &path).send().await;
+        assert_eq!(head.status, 403, "{path}");
+        names_nobody(&head);
+        node.get(&path).send().await.is_refused(401);
+    }
+    // The usual one passes still, however its name is written.
+    for query in [good.clone(), format!("permission%73=%22{films}%22"), format!("&{good}&")] {
+        ann.get(&format!("/auth_request?{query}")).send().await.is_done();
+    }
+    ann.get("/auth_request?").send().await.is_done();
+    let warnings = node.logs().matches("unknown or repeated parameter").count();
+    assert_eq!(warnings, 1, "one warning a minute");
+}
+
+#[tokio::test]
+async fn unknown_header_of_ours_lets_nobody_pass() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    for name in ["X-Auth-Permissions", "x-auth-permision", "X-Auth-Query"] {
+        for request in [ann.get("/auth_request"), ann.get("/auth_request").header("origin", "http://x")] {
+            let answer = request.header(name, "\"films\"").send().await;
+            answer.is_refused(403);
+            assert_eq!(answer.field("code"), "unknown_parameter", "{name}");
+            names_nobody(&answer);
+        }
+    }
+    for name in ["X-Auth-User", "X-Auth-Session", "X-Auth-Kind", "X-Authority"] {
+        let answer = ann.get("/auth_request").header(name, "service").send().await;
+        answer.is_done();
+        assert_eq!(answer.header("x-auth-kind"), Some("user"));
+    }
+}
+
+#[tokio::test]
+async fn only_get_asks_for_a_gateway() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        let answer = ann.request(method, "/auth_request").send().await;
+        answer.is_refused(405);
+        names_nobody(&answer);
+        assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{answer}");
+    }
+    let head = ann.request("HEAD", "/auth_request").send().await;
+    assert_eq!((head.status, head.header("x-auth-user")), (204, Some(ann.uuid.as_str())));
 }

@@ -178,3 +178,168 @@ async fn nothing_that_lets_one_in_is_readable_in_the_store() {
         }
     }
 }
+
+/// A user and a group that nobody has.
+const USER: u32 = 54_321;
+const GROUP: u32 = 54_322;
+
+/// Gives a directory an owner, a group and a mode, as an orchestrator mounts it.
+fn mount(path: &Path, user: u32, group: u32, mode: u32) {
+    std::fs::create_dir(path).unwrap();
+    std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A node that another user runs, in a group of these; `None` when this user may not start one.
+struct OfAnotherUser {
+    child: std::process::Child,
+    client: testkit::Client,
+}
+
+impl OfAnotherUser {
+    async fn starts_on(data_dir: &Path, user: u32, group: u32) -> Self {
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let call = as_user(&["serve"], data_dir, user, group, port);
+        let mut command = tokio::process::Command::from(call).into_std();
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let client = testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(port)));
+        testkit::eventually(std::time::Duration::from_secs(60), "readiness", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                let mut said = String::new();
+                std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+                panic!("{status}: {said}");
+            }
+            let ready = client.get("/health/ready").try_send().await;
+            ready.is_ok_and(|answer| answer.status == 200).then_some(())
+        })
+        .await;
+        Self { child, client }
+    }
+
+    /// Ends it; gives its log.
+    fn ends(mut self) -> String {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut logs = String::new();
+        std::io::Read::read_to_string(&mut self.child.stderr.take().unwrap(), &mut logs).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{logs}");
+        logs
+    }
+}
+
+fn as_user(arguments: &[&str], data_dir: &Path, user: u32, group: u32, port: u16) -> std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+    let call = Palisade::with(arguments)
+        .setting("DATA_DIR", data_dir)
+        .setting("LISTEN", format!("127.0.0.1:{port}"))
+        .setting("DRAIN_GRACE", "0s");
+    let mut command = call.into_command();
+    command.uid(user).gid(group).current_dir("/");
+    command
+}
+
+/// A directory in which others may look. Only root can become another user: else there is nothing to test.
+fn open_scratch() -> Option<tempfile::TempDir> {
+    let scratch = testkit::scratch::directory();
+    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    rustix::process::geteuid().is_root().then_some(scratch)
+}
+
+#[tokio::test]
+async fn node_on_a_volume_of_others_uses_a_folder_of_its_own() {
+    let Some(scratch) = open_scratch() else { return };
+    // A volume of a group with the file system's own folder in it, an emptyDir, OpenShift's random user in
+    // group 0, a directory of another user that the group may write.
+    let volumes = [
+        ("volume", 0, GROUP, 0o2775, USER, GROUP, true),
+        ("emptydir", 0, 0, 0o777, USER, GROUP, false),
+        ("openshift", 0, 0, 0o2775, USER, 0, true),
+        ("group", USER + 1, GROUP, 0o770, USER, GROUP, false),
+        ("own", USER, GROUP, 0o700, USER, GROUP, true),
+    ];
+    for (name, owner, owning_group, directory_mode, user, group, has_other_things) in volumes {
+        let path = scratch.path().join(name);
+        mount(&path, owner, owning_group, directory_mode);
+        if has_other_things {
+            std::fs::create_dir(path.join("lost+found")).unwrap();
+        }
+        let folder = path.join("palisade");
+        let node = OfAnotherUser::starts_on(&path, user, group).await;
+        assert_eq!(mode(&folder), 0o700, "{name}");
+        let ann = testkit::Person::register(&node.client, "ann").await;
+        // A command finds the node there, and its store when it has ended.
+        let list = || as_user(&["keys", "list"], &path, user, group, 1).output().unwrap();
+        assert!(list().status.success(), "{name}: {:?}", list());
+        let logs = node.ends();
+        let told = logs.lines().filter(|line| line.contains(folder.to_str().unwrap())).count();
+        assert_eq!(told, 1, "{name}: {logs}");
+        assert!(list().status.success(), "{name}: {:?}", list());
+        // As an orchestrator does that mounts a volume for a group.
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2770)).unwrap();
+        let node = OfAnotherUser::starts_on(&path, user, group).await;
+        ann.at(&node.client).is_in().await;
+        assert_eq!(mode(&folder), 0o700, "{name}");
+        node.ends();
+        let left: Vec<_> =
+            std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 1 + usize::from(has_other_things), "{name}: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn store_in_the_directory_itself_goes_on_being_used() {
+    let node = Node::start().await;
+    let ann = node.register("ann").await;
+    node.terminate().await;
+    std::fs::create_dir(node.data_dir().join("lost+found")).unwrap();
+    std::fs::set_permissions(node.data_dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    node.restart().await;
+    ann.is_in().await;
+    assert_eq!(mode(node.data_dir()), 0o700);
+    assert!(!node.data_dir().join("palisade").exists());
+}
+
+#[tokio::test]
+async fn directory_that_this_user_cannot_use_is_a_clear_error() {
+    let Some(scratch) = open_scratch() else { return };
+    let directory = |name: &str, user, group, mode| {
+        let path = scratch.path().join(name);
+        mount(&path, user, group, mode);
+        path
+    };
+    let closed = directory("closed", 0, 0, 0o755);
+    let private = directory("private", 0, 0, 0o700);
+    // A folder of the right name that somebody else has put there.
+    let planted = directory("planted", 0, 0, 0o777);
+    mount(&planted.join("palisade"), USER + 1, GROUP, 0o777);
+    let linked = directory("linked", 0, 0, 0o777);
+    std::os::unix::fs::symlink("/tmp", linked.join("palisade")).unwrap();
+    for (path, words) in [
+        (closed.clone(), "Permission denied"),
+        (closed.join("new").join("data"), "Permission denied"),
+        (private, "Permission denied"),
+        (planted, "no directory of this user"),
+        (linked, "no directory of this user"),
+    ] {
+        for command in ["serve", "check-config"] {
+            let output = as_user(&[command], &path, USER, GROUP, 1024).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{command} on {path:?}: {said}");
+            assert!(said.contains(words) && said.contains(path.to_str().unwrap()), "{path:?}: {said}");
+            assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn command_of_root_leaves_files_that_the_node_can_read() {
+    let Some(scratch) = open_scratch() else { return };
+    let path = scratch.path().join("data");
+    mount(&path, USER, GROUP, 0o700);
+    for _ in 0..2 {
+        Palisade::with(["app", "init"]).setting("DATA_DIR", &path).run().await.is_done();
+        let node = OfAnotherUser::starts_on(&path, USER, GROUP).await;
+        testkit::Person::register(&node.client, "ann").await;
+        node.ends();
+    }
+}

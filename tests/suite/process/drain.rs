@@ -112,3 +112,53 @@ async fn a_slow_client_does_not_hold_up_the_end() {
     node.ask_to_end();
     assert_eq!(node.ended(Duration::from_secs(45)).await.code(), Some(0));
 }
+
+fn hang_up(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it takes signals");
+}
+
+#[tokio::test]
+async fn sighup_drains_as_sigterm_does() {
+    let node = Node::builder().setting("DRAIN_GRACE", "10m").start().await;
+    let ann = node.register("ann").await;
+    hang_up(node.pid());
+    eventually(SOON, "it drains", async || {
+        (node.readiness().await.expect("it serves").status == 503).then_some(())
+    })
+    .await;
+    // A terminal that closes may send it twice: that ends nothing at once.
+    hang_up(node.pid());
+    ann.is_in().await;
+    node.ask_to_end();
+    assert_eq!(node.ended(SOON).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sighup_stays_ignored_under_nohup() {
+    let scratch = testkit::scratch::directory();
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let call = testkit::Palisade::with(["serve"])
+        .setting("DATA_DIR", scratch.path().join("data"))
+        .setting("LISTEN", format!("127.0.0.1:{port}"))
+        .setting("DRAIN_GRACE", "0s");
+    let call = call.into_command();
+    let mut command = std::process::Command::new("nohup");
+    command.arg(call.get_program()).args(call.get_args());
+    command.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child =
+        command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let client = testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(port)));
+    let is_ready = async || {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+        client.get("/health/ready").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
+    };
+    eventually(Duration::from_secs(60), "readiness", is_ready).await;
+    hang_up(child.id());
+    client.get("/health/ready").send().await.is(200);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "it is not ignored any more");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

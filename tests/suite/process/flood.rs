@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use serde_json::json;
 use testkit::{Node, fresh};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,4 +46,39 @@ async fn log_ins_beyond_the_queue_are_shed_and_validation_goes_on() {
     assert!(median < Duration::from_millis(250), "the median validation took {median:?}");
     // Afterwards everybody gets in again.
     ann.in_another_session().await.is_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_ins_of_others_pass_beside_a_flood_from_one_address() {
+    let node = Node::builder().setting("TRUSTED_PROXIES", "127.0.0.0/8").start().await;
+    let ann = node.register("ann").await;
+    let log_in = |address: &'static str, email: String| {
+        let body = json!({"email": email, "password": ann.password});
+        node.post("auth_token").header("X-Forwarded-For", address).json(&body).send()
+    };
+    let over = AtomicBool::new(false);
+    let flood = join_all((0..64).map(async |_| {
+        let (mut shed, mut hashed) = (0, 0);
+        while !over.load(Ordering::SeqCst) {
+            let answer = log_in("198.51.100.1", format!("{}@example.org", fresh("nobody"))).await;
+            shed += usize::from(answer.status == 503);
+            hashed += usize::from(answer.status == 401);
+        }
+        (shed, hashed)
+    }));
+    let others = async {
+        let queue = "palisade_password_queue_length";
+        testkit::eventually(Duration::from_secs(20), "a flood", async || {
+            (node.metric(queue).await? >= 15.0).then_some(())
+        })
+        .await;
+        for address in ["198.51.100.2", "2001:db8::7", "198.51.100.3", "203.0.113.1"] {
+            log_in(address, ann.email.clone()).await.is(200);
+        }
+        over.store(true, Ordering::SeqCst);
+    };
+    let (counts, ()) = tokio::join!(flood, others);
+    let sum = |of: fn(&(usize, usize)) -> usize| counts.iter().map(of).sum::<usize>();
+    assert!(sum(|count| count.0) > 0, "nothing was shed: there was no flood");
+    assert!(sum(|count| count.1) > 0, "the address that floods has its share, too");
 }

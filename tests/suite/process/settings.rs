@@ -253,3 +253,168 @@ async fn a_node_that_did_not_start_says_why_in_its_last_line() {
     assert_eq!(status, 1);
     assert!(output.contains("ACCESS_TTL"), "{output}");
 }
+
+/// What `check-config` and `serve` say, which must be the same: status and words.
+async fn both_say(prepare: impl Fn(Palisade) -> Palisade) -> Run {
+    let scratch = scratch();
+    let data = scratch.path().join("data");
+    let call = |command| prepare(Palisade::with([command]).setting("DATA_DIR", &data)).run();
+    let (checked, served) = tokio::join!(call("check-config"), call("serve"));
+    assert_eq!((checked.status, &checked.stderr), (served.status, &served.stderr));
+    assert!(!data.exists(), "a data directory was made: {checked:?}");
+    checked.in_one_line();
+    checked
+}
+
+#[tokio::test]
+async fn check_config_refuses_what_the_start_refuses() {
+    let scratch = scratch();
+    let file = file(&scratch, "file", "x");
+    let below_file = file.join("data");
+    let below_file = below_file.to_str().unwrap();
+    for (name, value) in [
+        ("LOG", "warning"),
+        ("LOG", "verbose"),
+        ("LOG", "INFO,debug"),
+        ("LOG", "palisade"),
+        ("LOG", "palisade=loud"),
+        ("LOG", "info,"),
+        ("LOG", " info"),
+        ("DATA_DIR", "/data\r"),
+        ("DATA_DIR", "\"/data\""),
+        ("DATA_DIR", "'/data'"),
+        ("DATA_DIR", "~/data"),
+        ("DATA_DIR", "$HOME/data"),
+        ("DATA_DIR", "file:///data"),
+        ("DATA_DIR", below_file),
+        ("ISSUER", "a\r"),
+        ("ISSUER", "\u{1b}[31mred"),
+        ("ISSUER", " a"),
+        ("AUDIENCE", "a\nb"),
+        ("AUDIENCE", "a\u{200b}b"),
+        ("LISTEN", "http://0.0.0.0:8080"),
+        ("LISTEN", "0.0.0.0"),
+        ("LISTEN", "::1:8080"),
+        ("LISTEN", "[::1:8080"),
+        ("LISTEN", "127.0.0.256:8080"),
+        ("LISTEN", "127.0.0.1:+80"),
+        ("LISTEN", "a_b..c:80"),
+        ("LISTEN", "203.0.113.7:8080"),
+        ("OPERATOR_LISTEN", "127.0.0.1:8080"),
+        ("OPERATOR_LISTEN", "0.0.0.0:8080"),
+        ("TRUSTED_PROXIES", ","),
+        ("REGISTRATION_RATE", "+1/1m"),
+        ("REGISTRATION_RATE", "1/99999d"),
+        ("STORE", "cql://db/keyspace?tls=on&tls_ca=/nowhere/at/all.pem"),
+        ("CONFIG", "/dev/zero"),
+    ] {
+        let run = both_say(|call| {
+            call.setting("MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").setting(name, value)
+        });
+        let run = run.await;
+        run.failed_saying(&[if name == "DATA_DIR" && value == below_file { below_file } else { name }]);
+        assert!(!run.stderr.trim_end().contains(char::is_control), "{run:?}");
+    }
+}
+
+#[tokio::test]
+async fn values_that_are_not_utf8_are_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = std::ffi::OsStr::from_bytes(b"a\xff");
+    let scratch = scratch();
+    let path = scratch.path().join("issuer");
+    std::fs::write(&path, b"a\xff").unwrap();
+    for name in ["ISSUER", "LOG", "MASTER_KEY", "CONFIG", "SUPERUSER_PASSWORD"] {
+        both_say(|call| call.setting(name, bytes)).await.failed_saying(&[name, "UTF-8"]);
+        let by_file = format!("{name}_FILE");
+        both_say(|call| call.setting(&by_file, &path)).await.failed_saying(&[&by_file, "UTF-8"]);
+    }
+    // A name that is not: nothing of ours, so a warning.
+    let mut command = check_config().into_command();
+    let name = std::ffi::OsStr::from_bytes(b"PALISADE_ISSUER\xff");
+    let output = command.env(name, "x").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("PALISADE_ISSUER"), "{output:?}");
+}
+
+/// Every setting, as the README's table has it.
+fn names() -> Vec<&'static str> {
+    let rows = include_str!("../../../README.md").lines().filter(|line| line.starts_with('|'));
+    let is_name = |word: &&str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let words = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`'));
+    let names: Vec<_> = words.filter(is_name).collect();
+    assert!(names.len() > 25, "{names:?}");
+    names
+}
+
+#[tokio::test]
+async fn empty_values_are_unset_everywhere() {
+    let scratch = scratch();
+    let empty = file(&scratch, "empty", "\n");
+    let names: Vec<_> = names().into_iter().chain(["CONFIG", "SUPERUSER_PASSWORD"]).collect();
+    let variables = |suffix: &str, value: &std::path::Path| {
+        names.iter().fold(check_config(), |call, name| call.setting(&format!("{name}{suffix}"), value)).run()
+    };
+    let run = variables("", "".as_ref()).await;
+    assert_eq!(run.is_done().stderr, "", "{run:?}");
+    assert_eq!(variables("_FILE", "".as_ref()).await.is_done().stderr, "");
+    // A secret's file that is empty is hardly meant: it is said.
+    let run = variables("_FILE", &empty).await;
+    assert!(run.is_done().stderr.contains("PALISADE_MASTER_KEY_FILE"), "{run:?}");
+    // An empty variable beside a file is no second value; an empty flag beats nothing.
+    let issuer = file(&scratch, "issuer", "from the file");
+    let call =
+        Palisade::with(["serve", "--issuer", ""]).setting("ISSUER", "").setting("ISSUER_FILE", &issuer);
+    assert_eq!(issuer_of(call).await, "from the file");
+    let keys: Vec<_> = names.iter().filter(|name| !["CONFIG", "SUPERUSER_PASSWORD"].contains(name)).collect();
+    let toml: String = keys.iter().map(|name| format!("{} = \"\"\n", name.to_lowercase())).collect();
+    let config = file(&scratch, "empty.toml", &toml);
+    check_config().setting("CONFIG", &config).run().await.is_done();
+}
+
+#[tokio::test]
+async fn log_filter_never_silences_the_rest() {
+    for filter in ["palisade=debug", "hyper=debug", "nonsense=trace", "WARN,node=info"] {
+        let node = Node::builder().setting("LOG", filter).start().await;
+        let logs = node.logs();
+        assert!(logs.contains("palisade serves"), "{filter}: {logs}");
+        assert_eq!(logs.contains("PALISADE_LOG names the target nonsense"), filter.contains("nonsense"));
+    }
+}
+
+#[tokio::test]
+async fn config_file_can_be_named_by_a_file() {
+    let scratch = scratch();
+    // With a byte order mark, as some editors write it.
+    let config = file(&scratch, "palisade.toml", "\u{feff}issuer = \"from the file\"\n");
+    let path = file(&scratch, "path", &format!("{}\n", config.display()));
+    let call = Palisade::with(["serve"]).setting("CONFIG_FILE", &path);
+    assert_eq!(issuer_of(call).await, "from the file");
+    both_say(|call| call.setting("CONFIG_FILE", &path).setting("CONFIG", &config))
+        .await
+        .failed_saying(&["PALISADE_CONFIG_FILE"]);
+    let twice = file(&scratch, "twice.toml", "issuer = \"a\"\n\nissuer = \"b\"\n");
+    both_say(|call| call.setting("CONFIG", &twice)).await.failed_saying(&[
+        "twice.toml",
+        "line 3",
+        "duplicate",
+    ]);
+    let wrong = file(&scratch, "wrong.toml", "issuer = 1.5\n");
+    both_say(|call| call.setting("CONFIG", &wrong)).await.failed_saying(&["issuer", "string"]);
+    both_say(|call| call.setting("CONFIG", scratch.path())).await.failed_saying(&["directory"]);
+}
+
+#[tokio::test]
+async fn wrong_urls_are_shown_without_their_password() {
+    for (name, value, shown) in [
+        ("REDIS", "http://x", "\"http://x\""),
+        ("REDIS", "http://u:hunter2@x", "\"http://(hidden)@x\""),
+        ("STORE", "postgres://x/db", "\"postgres://x/db\""),
+        ("STORE", "cql://u:hunter2@db/P", "\"cql://(hidden)@db/P\""),
+        ("STORE", "cql://db/P", "\"cql://db/P\""),
+    ] {
+        let run = both_say(|call| call.setting(name, value)).await;
+        run.failed_saying(&[name, shown]);
+        assert!(!run.stderr.contains("hunter2") && !run.stderr.contains("is to look"), "{run:?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Many tokens in one question.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use testkit::{Answer, Node, Person, forge};
 
@@ -86,4 +88,28 @@ async fn the_asker_needs_a_valid_token() {
     ask().bearer(&ann.refresh).send().await.is_error(422, "Only non-refresh tokens are allowed");
     bob.delete("auth_token").send().await.is_done();
     ask().bearer(&bob.access).send().await.is_error(401, "Token has been revoked");
+}
+
+#[tokio::test]
+async fn a_batch_of_unknown_keys_waits_for_the_store_once() {
+    const OTHERS: usize = 999;
+    let ann = Node::shared().await.register("ann").await;
+    let parts = forge::parts(&ann.access);
+    let issued = parts.claims["iat"].as_u64().unwrap();
+    // Of the future within the skew of clocks, of now, of before: each under a key of its own.
+    for ahead in [50_i64, 1, 0, -50] {
+        let iat = issued.checked_add_signed(ahead).unwrap();
+        let unknown = (0..OTHERS).map(|n| {
+            let kid = format!("01890a5d-ac96-774b-bcce-{n:012}");
+            parts.under("kid", json!(kid)).with_claim("iat", json!(iat))
+        });
+        let tokens: Vec<_> = unknown.chain([ann.access.clone()]).collect();
+        let start = Instant::now();
+        let verdicts = ask(&ann, &json!(tokens)).await.is(200).json();
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(10), "iat {ahead} s ahead: {took:?}");
+        let statuses: Vec<_> = verdicts.as_array().unwrap().iter().map(|v| v["status"].as_u64()).collect();
+        assert_eq!(statuses[OTHERS], Some(200), "the good one");
+        assert!(statuses[..OTHERS].iter().all(|status| *status == Some(422)), "iat {ahead} s ahead");
+    }
 }

@@ -2,15 +2,19 @@ use std::time::Duration;
 
 use super::super::{
     Machine, Message, Now, Tuning,
+    log::MAX_BLOCK_BYTES,
     machine::{Impostor, MemberState},
-    message::{Applied, Forgotten, LogHead},
+    message::{Applied, Forgotten, LogHead, MAX_SEQ, MAX_TIME},
+    peer::MAX_NOTES,
 };
 use super::*;
+use schema::horizon::manual::horizon_at;
 
 const LATER: Timestamp = Timestamp::from_millis(2_000_000);
 
-const fn now(ms: u64) -> Now {
-    Now { monotonic: Duration::from_millis(ms), wall: Timestamp::from_millis(1_000_000 + ms) }
+fn now(ms: u64) -> Now {
+    let wall = Timestamp::from_millis(1_000_000 + ms);
+    Now { monotonic: Duration::from_millis(ms), wall, horizon: horizon_at(wall) }
 }
 
 const fn life(node: u8, incarnation: u64) -> Origin {
@@ -217,7 +221,7 @@ fn a_newcomer_knows_when_it_has_heard_all_heads_however_many_there_are() {
 #[test]
 fn what_it_holds_is_bounded_at_every_moment() {
     let peer = origin(2);
-    let tuning = Tuning { max_kept: 1_000, max_logs: 4, ..Tuning::default() };
+    let tuning = Tuning { max_bytes: 64 * 1024, max_logs: 4, ..Tuning::default() };
     let mut machine = Machine::new(origin(1), tuning);
     machine.linked(peer, 1, now(0));
     for batch in 0..100 {
@@ -225,7 +229,7 @@ fn what_it_holds_is_bounded_at_every_moment() {
         machine
             .receive(peer, Message::Facts { origin: peer, first, facts: facts(first, last) }, now(1))
             .unwrap();
-        assert!(machine.kept() <= 1_000 + 125 + 256, "{}", machine.kept());
+        assert!(machine.bytes() <= 72 * 1024 + MAX_BLOCK_BYTES, "{}", machine.bytes());
     }
     assert_eq!(machine.complete(peer), 10_000);
     let heads = (10..100).map(|node| head(origin(node), 5)).collect();
@@ -256,7 +260,7 @@ proptest! {
         messages in prop::collection::vec((super::message::any_message(), 0..5_u8), 0..60),
     ) {
         let peers = [origin(2), origin(3)];
-        let tuning = Tuning { max_kept: 600, max_logs: 8, ..Tuning::default() };
+        let tuning = Tuning { max_bytes: 32 * 1024, max_logs: 8, ..Tuning::default() };
         let mut machine = Machine::new(origin(1), tuning);
         machine.set_members(peers.map(|peer| (peer, MemberState::Alive)));
         peers.iter().for_each(|peer| machine.linked(*peer, 1, now(0)));
@@ -286,7 +290,7 @@ proptest! {
             let logs = machine.logs();
             prop_assert!(logs.len() <= 8);
             prop_assert_eq!(machine.kept(), logs.iter().map(|log| log.kept).sum::<usize>());
-            prop_assert!(machine.kept() <= 675 + 8 * 256);
+            prop_assert!(machine.bytes() <= 36 * 1024 + MAX_BLOCK_BYTES);
         }
     }
 }
@@ -324,29 +328,68 @@ fn tell_time(machine: &mut Machine, from: Origin, ahead: Duration, at: Now) {
 }
 
 #[test]
-fn the_clock_furthest_ahead_counts_as_it_was_told_last() {
+fn a_clock_that_was_ahead_counts_until_ours_gets_there() {
     let [first, second] = [origin(2), origin(3)];
     let mut machine = linked(&[first, second], now(0));
-    assert_eq!(machine.clock_ahead(), Duration::ZERO, "nobody has said anything");
+    assert_eq!(machine.clock_ahead(now(5)), Duration::ZERO, "nobody has said anything");
     let [none, some, more] = [0, 90, 3_600].map(Duration::from_secs);
     for (from, told, ahead) in [
         (first, some, some),
         (second, more, more),
         (first, none, more),
-        // Set right, and wrong again.
-        (second, none, none),
-        (first, more, more),
-        (second, some, more),
-        (first, none, some),
+        // It is right again: what it issued before lasts.
+        (second, none, more),
     ] {
         tell_time(&mut machine, from, told, now(5));
-        assert_eq!(machine.clock_ahead(), ahead);
+        assert_eq!(machine.clock_ahead(now(5)), ahead);
     }
-    // One that is behind is ahead of nobody.
-    for at in [now(0).wall.minus(more), Timestamp::EPOCH] {
-        machine.receive(second, Message::Clock { at }, now(5)).unwrap();
-        assert_eq!(machine.clock_ahead(), none);
-    }
+    // Its node is forgotten, as one that is gone for long.
+    machine.unlinked(second);
+    machine.set_members([]);
+    machine.forget_gone(Duration::ZERO);
+    machine.forget_gone(Tuning::default().forget * 2);
+    assert_eq!(machine.clock_ahead(now(5)), more);
+    assert_eq!(machine.clock_ahead(now(600_005)), more.saturating_sub(Duration::from_secs(600)));
+    assert_eq!(machine.clock_ahead(now(3_600_005)), Duration::ZERO);
+    // One that is wrong by years counts as one that is a day ahead.
+    tell_time(&mut machine, first, Duration::from_secs(1 << 30), now(5));
+    assert_eq!(machine.clock_ahead(now(5)), schema::horizon::MAX_AHEAD);
+}
+
+#[test]
+fn a_clock_that_is_behind_counts_while_its_node_is_linked() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    let behind = Duration::from_secs(90);
+    machine.receive(peer, Message::Clock { at: now(5).wall.minus(behind) }, now(5)).unwrap();
+    assert_eq!((machine.clock_behind(), machine.clock_ahead(now(5))), (behind, Duration::ZERO));
+    tell_time(&mut machine, peer, Duration::ZERO, now(6));
+    assert_eq!(machine.clock_behind(), Duration::ZERO);
+    machine.receive(peer, Message::Clock { at: Timestamp::EPOCH }, now(7)).unwrap();
+    assert!(machine.clock_behind() > behind);
+    machine.unlinked(peer);
+    assert_eq!(machine.clock_behind(), Duration::ZERO);
+}
+
+#[test]
+fn a_clock_that_was_set_back_tells_how_far_it_was() {
+    let peer = origin(2);
+    let clocks = |machine: &mut Machine, at| -> Vec<Timestamp> {
+        let told = said(machine, peer, at).into_iter().filter_map(|message| match message {
+            Message::Clock { at } => Some(at),
+            _ => None,
+        });
+        told.collect()
+    };
+    let mut machine = linked(&[peer], now(0));
+    assert_eq!(clocks(&mut machine, now(0)), [now(0).wall]);
+    let ahead = Now { monotonic: now(10).monotonic, ..now(3_600_000) };
+    assert_eq!(clocks(&mut machine, ahead), []);
+    assert_eq!(clocks(&mut machine, now(20)), [ahead.wall], "as soon as it is right again");
+    assert_eq!(clocks(&mut machine, now(30)), []);
+    machine.unlinked(peer);
+    machine.linked(peer, 1, now(40));
+    assert_eq!(clocks(&mut machine, now(40)), [now(40).wall, ahead.wall], "and on every new link");
 }
 
 #[test]
@@ -355,23 +398,21 @@ fn the_way_of_a_message_is_no_difference_of_clocks() {
     let mut machine = linked(&[peer], now(0));
     for (ms, ahead) in [(0, 0), (1, 0), (1_999, 0), (2_000, 2_000), (2_001, 2_001)] {
         tell_time(&mut machine, peer, Duration::from_millis(ms), now(5));
-        assert_eq!(machine.clock_ahead(), Duration::from_millis(ahead));
+        assert_eq!(machine.clock_ahead(now(5)), Duration::from_millis(ahead));
     }
 }
 
 #[test]
-fn a_clock_that_is_ahead_beyond_measure_is_bounded_until_it_is_set_right() {
-    let (liar, peer) = (origin(2), origin(3));
+fn a_clock_that_is_ahead_beyond_measure_is_bounded() {
+    let liar = origin(2);
     let most = Duration::from_secs(25 * 3_600);
-    let mut machine = linked(&[liar, peer], now(0));
+    let mut machine = linked(&[liar], now(0));
     for told in [most, most + Duration::from_millis(1), 2 * most, Duration::MAX] {
         tell_time(&mut machine, liar, told, now(5));
-        assert_eq!(machine.clock_ahead(), most, "{told:?}");
+        assert_eq!(machine.clock_ahead(now(5)), most, "{told:?}");
     }
-    let some = Duration::from_secs(90);
-    tell_time(&mut machine, peer, some, now(5));
     tell_time(&mut machine, liar, Duration::ZERO, now(5));
-    assert_eq!(machine.clock_ahead(), some);
+    assert_eq!(machine.clock_ahead(now(5)), most, "what it issued lasts");
 }
 
 #[test]
@@ -381,11 +422,11 @@ fn a_clock_is_believed_only_of_who_is_linked() {
     let some = Duration::from_secs(90);
     for from in [stranger, life(2, 1), life(2, 3)] {
         tell_time(&mut machine, from, some, now(5));
-        assert_eq!(machine.clock_ahead(), Duration::ZERO, "{from:?}");
+        assert_eq!(machine.clock_ahead(now(5)), Duration::ZERO, "{from:?}");
     }
     machine.unlinked(peer);
     tell_time(&mut machine, peer, some, now(5));
-    assert_eq!(machine.clock_ahead(), Duration::ZERO);
+    assert_eq!(machine.clock_ahead(now(5)), Duration::ZERO);
 }
 
 /// Its tokens are still there, and live by its clock.
@@ -396,39 +437,19 @@ fn a_clock_counts_on_when_its_node_is_cut_off_dies_leaves_or_starts_again() {
     let mut machine = linked(&[peer], now(0));
     tell_time(&mut machine, peer, some, now(5));
     machine.unlinked(peer);
-    assert_eq!(machine.clock_ahead(), some, "cut off");
+    assert_eq!(machine.clock_ahead(now(5)), some, "cut off");
     machine.set_members([(peer, MemberState::Dead)]);
-    assert_eq!(machine.clock_ahead(), some, "dead");
+    assert_eq!(machine.clock_ahead(now(5)), some, "dead");
     machine.set_members([]);
-    assert_eq!(machine.clock_ahead(), some, "of whom nobody hears anything");
+    assert_eq!(machine.clock_ahead(now(5)), some, "of whom nobody hears anything");
     machine.set_members([(life(2, 2), MemberState::Alive)]);
     machine.linked(life(2, 2), 1, now(10));
-    assert_eq!(machine.clock_ahead(), some, "started again, and has not told its time yet");
+    assert_eq!(machine.clock_ahead(now(5)), some, "started again, and has not told its time yet");
     machine.receive(life(2, 2), Message::Leaving { head: 0 }, now(11)).unwrap();
-    assert_eq!(machine.clock_ahead(), some, "leaving");
+    assert_eq!(machine.clock_ahead(now(5)), some, "leaving");
     machine.unlinked(life(2, 2));
     machine.set_members([(life(2, 2), MemberState::Left)]);
-    assert_eq!(machine.clock_ahead(), some, "left");
-}
-
-#[test]
-fn the_clock_of_who_is_forgotten_no_longer_counts() {
-    let [left, dead] = [origin(2), origin(3)];
-    let [some, more] = [90, 3_600].map(Duration::from_secs);
-    let forget = Tuning::default().forget;
-    let mut machine = linked(&[left, dead], now(0));
-    tell_time(&mut machine, left, more, now(5));
-    tell_time(&mut machine, dead, some, now(5));
-    machine.receive(left, Message::Leaving { head: 0 }, now(6)).unwrap();
-    [left, dead].into_iter().for_each(|peer| machine.unlinked(peer));
-    machine.set_members([(dead, MemberState::Dead)]);
-    assert_eq!(machine.clock_ahead(), some, "gossip has forgotten who left");
-    let gone = now(1_000).monotonic;
-    machine.forget_gone(gone);
-    machine.forget_gone(gone + forget - Duration::from_millis(1));
-    assert_eq!(machine.clock_ahead(), some, "it may come back");
-    machine.forget_gone(gone + forget);
-    assert_eq!(machine.clock_ahead(), Duration::ZERO);
+    assert_eq!(machine.clock_ahead(now(5)), some, "left");
 }
 
 #[test]
@@ -447,4 +468,238 @@ fn every_peer_is_told_the_time_first_and_again_after_a_few_pings() {
             machine.receive(peer, Message::Pong { nonce, head: 0 }, now(ms)).unwrap();
         }
     }
+}
+
+#[test]
+fn badly_chosen_numbers_take_little_memory() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    for n in 1..=20_000 {
+        let message = Message::Facts { origin: peer, first: 256 * n, facts: facts(n, n) };
+        machine.receive(peer, message, now(1)).unwrap();
+    }
+    // Beyond its reach nothing is taken.
+    assert_eq!(machine.kept(), 2_097_152 / 256);
+    assert_eq!(machine.counters().refused, 20_000 - 2_097_152 / 256);
+    assert!(machine.bytes() < 8 * 1024 * 1024, "{}", machine.bytes());
+}
+
+#[test]
+fn entry_beyond_reach_is_asked_for_from_the_gap_on() {
+    let peer = origin(2);
+    let mut machine = Machine::new(origin(1), Tuning { reach: 1_000, ..Tuning::default() });
+    machine.linked(peer, 1, now(0));
+    let message = |first, last| Message::Facts { origin: peer, first, facts: facts(first, last) };
+    machine.receive(peer, message(1, 10), now(1)).unwrap();
+    machine.receive(peer, message(1_005, 1_011), now(2)).unwrap();
+    assert_eq!((machine.kept(), machine.complete(peer)), (10, 10), "one of them lies too far");
+    let asked = said(&mut machine, peer, now(3));
+    assert!(asked.contains(&Message::Pull { origin: peer, first: 11, last: 1_011 }), "{asked:?}");
+    machine.receive(peer, message(11, 600), now(4)).unwrap();
+    machine.receive(peer, message(1_005, 1_011), now(5)).unwrap();
+    assert_eq!(machine.kept(), 607, "now it does not");
+}
+
+#[test]
+fn memory_is_bounded_however_many_logs_there_are() {
+    let peer = origin(2);
+    let tuning = Tuning { max_bytes: 64 * 1024, ..Tuning::default() };
+    let mut machine = Machine::new(origin(1), tuning);
+    machine.linked(peer, 1, now(0));
+    machine.publish(1, &facts(1, 50));
+    for n in 1..=2_000 {
+        let of = life(9, n);
+        machine.receive(peer, Message::Facts { origin: of, first: 1, facts: facts(1, 3) }, now(1)).unwrap();
+        assert!(machine.bytes() <= 72 * 1024 + MAX_BLOCK_BYTES, "{}", machine.bytes());
+    }
+    assert_eq!(machine.complete(life(9, 2_000)), 3);
+    assert_eq!(machine.head(), 50);
+    let pull = Message::Pull { origin: origin(1), first: 1, last: 50 };
+    machine.receive(peer, pull, now(2)).unwrap();
+    let answer = said(&mut machine, peer, now(2));
+    assert!(answer.contains(&Message::Facts { origin: origin(1), first: 1, facts: facts(1, 50) }));
+}
+
+#[test]
+fn linked_peer_has_a_log_though_all_places_are_taken() {
+    let (peer, other) = (origin(2), origin(3));
+    let mut machine = Machine::new(origin(1), Tuning { max_logs: 8, ..Tuning::default() });
+    machine.linked(peer, 1, now(0));
+    machine.receive(peer, Message::Heads((1..100).map(|n| head(life(9, n), 5)).collect()), now(1)).unwrap();
+    assert_eq!(machine.logs().len(), 8);
+    machine.linked(other, 1, now(2));
+    let message = Message::Facts { origin: other, first: 1, facts: facts(1, 3) };
+    machine.receive(other, message, now(3)).unwrap();
+    assert_eq!(machine.complete(other), 3);
+    assert_eq!(machine.logs().len(), 8);
+}
+
+#[test]
+fn notes_of_what_peers_have_are_bounded() {
+    let peers: Vec<_> = (2..130).map(origin).collect();
+    let mut machine = linked(&peers, now(0));
+    for peer in &peers {
+        for from in (1..8_192).step_by(512) {
+            let heads = (from..from + 512).map(|n| head(life(200, n), 5)).collect();
+            machine.receive(*peer, Message::Heads(heads), now(1)).unwrap();
+        }
+    }
+    let (has, pushed) = machine.notes();
+    assert!(has <= MAX_NOTES && pushed <= MAX_NOTES, "{has} {pushed}");
+}
+
+#[test]
+fn third_party_cannot_hide_entries_of_a_linked_peer() {
+    let (writer, liar) = (origin(2), origin(3));
+    let mut machine = linked(&[writer, liar], now(0));
+    let forgotten = Forgotten { seq: 1_000, until: Timestamp::EPOCH };
+    let told = Message::Heads(vec![LogHead { forgotten, ..head(writer, 1_000) }]);
+    machine.receive(liar, told, now(1)).unwrap();
+    assert_eq!(machine.complete(writer), 0);
+    let told =
+        Message::Heads(vec![LogHead { forgotten: Forgotten { seq: 7, ..forgotten }, ..head(writer, 9) }]);
+    machine.receive(writer, told, now(2)).unwrap();
+    assert_eq!(machine.complete(writer), 7, "the writer itself knows");
+}
+
+#[test]
+fn numbers_that_no_log_reaches_are_not_learnt() {
+    let (dead, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[peer], now(0));
+    for first in [0, MAX_SEQ, MAX_SEQ + 1, u64::MAX - 1, u64::MAX] {
+        machine.learn(dead, first, &facts(1, 2));
+        machine.ledger_has(dead, first.max(MAX_SEQ + 1));
+    }
+    assert_eq!((machine.complete(dead), machine.kept()), (0, 0));
+    machine.upkeep(now(1));
+    said(&mut machine, peer, now(2));
+}
+
+/// Two machines that speak version 2.
+fn keeping() -> (Machine, Machine) {
+    let (a, b) = (origin(1), origin(2));
+    let mut machines = [a, b].map(|own| Machine::new(own, Tuning::default()));
+    let [first, second] = &mut machines;
+    first.set_members([(b, MemberState::Alive)]);
+    second.set_members([(a, MemberState::Alive)]);
+    first.linked(b, 2, now(0));
+    second.linked(a, 2, now(0));
+    machines.into()
+}
+
+#[test]
+fn peer_counts_as_keeping_what_it_says_is_on_its_disk() {
+    let (mut a, mut b) = keeping();
+    let (own, peer) = (origin(1), origin(2));
+    said(&mut a, peer, now(0));
+    a.publish(1, &facts(1, 3));
+    a.ask_to_keep(1, 3);
+    assert_eq!(a.on_disk(1, 3), (0, 1));
+    let told = said(&mut a, peer, now(1));
+    let place = |wanted: &Message| told.iter().position(|message| message == wanted);
+    let pushed = place(&Message::Facts { origin: own, first: 1, facts: facts(1, 3) });
+    let asked = place(&Message::Keep { first: 1, last: 3 });
+    assert!(pushed.is_some() && pushed < asked, "first what is to be kept: {told:?}");
+    for message in told {
+        b.receive(own, message, now(2)).unwrap();
+    }
+    for message in said(&mut b, own, now(3)) {
+        assert!(!matches!(message, Message::Kept { .. }), "nothing is on the disk yet");
+        a.receive(peer, message, now(3)).unwrap();
+    }
+    assert_eq!((a.visible(1, 3), a.on_disk(1, 3)), ((1, 1), (0, 1)));
+    b.kept_for(own, 1, 2);
+    b.kept_for(own, 3, 3);
+    let told = said(&mut b, own, now(4));
+    assert!(told.contains(&Message::Kept { first: 1, last: 3 }), "{told:?}");
+    told.into_iter().for_each(|message| a.receive(peer, message, now(5)).unwrap());
+    assert_eq!((a.on_disk(1, 3), a.on_disk(2, 2), a.on_disk(1, 4)), ((1, 1), (1, 1), (0, 1)));
+    // Of another link it is not known.
+    a.unlinked(peer);
+    a.linked(peer, 2, now(6));
+    assert_eq!(a.on_disk(1, 3), (0, 1));
+}
+
+#[test]
+fn peer_of_version_1_is_not_asked_to_keep() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.publish(1, &facts(1, 1));
+    machine.ask_to_keep(1, 1);
+    let told = said(&mut machine, peer, now(1));
+    assert!(!told.iter().any(|message| matches!(message, Message::Keep { .. })), "{told:?}");
+}
+
+#[test]
+fn peer_that_keeps_what_nobody_published_is_found_out() {
+    let peer = origin(2);
+    let mut machine = linked(&[peer], now(0));
+    machine.publish(1, &facts(1, 2));
+    assert_eq!(machine.receive(peer, Message::Kept { first: 1, last: 3 }, now(1)), Err(Impostor(3)));
+    for (first, last) in [(0, 0), (0, 2), (2, 1)] {
+        machine.receive(peer, Message::Kept { first, last }, now(1)).unwrap();
+        assert_eq!(machine.on_disk(1, 2), (0, 1), "{first} {last}");
+    }
+}
+
+proptest! {
+    /// Whatever ranges a peer says it keeps, it counts only for numbers within one of them, or several that
+    /// touch.
+    #[test]
+    fn kept_ranges_are_never_more_than_was_said(
+        said in prop::collection::vec((1..60_u64, 0..20_u64), 1..30), asked in (1..60_u64, 0..20_u64),
+    ) {
+        let peer = origin(2);
+        let mut machine = linked(&[peer], now(0));
+        machine.publish(1, &facts(1, 100));
+        let mut ever = [false; 101];
+        for (first, length) in said {
+            let last = first + length;
+            (first..=last).for_each(|seq| ever[usize::try_from(seq).unwrap()] = true);
+            machine.receive(peer, Message::Kept { first, last }, now(1)).unwrap();
+            prop_assert_eq!(machine.on_disk(first, last), (1, 1), "the newest counts");
+        }
+        let (first, last) = (asked.0, asked.0 + asked.1);
+        if machine.on_disk(first, last) == (1, 1) {
+            prop_assert!((first..=last).all(|seq| ever[usize::try_from(seq).unwrap()]));
+        }
+    }
+}
+
+#[test]
+fn what_no_peer_would_take_is_not_learnt_and_not_told() {
+    let (dead, peer) = (origin(2), origin(3));
+    let mut machine = linked(&[peer], now(0));
+    let mut all = facts(1, 9);
+    let user = UserId::from_bytes([1; 16]);
+    all[3].kind = FactKind::UserVersion { user, at_least: u64::MAX };
+    all[6].until = Timestamp::MAX;
+    machine.learn(dead, 1, &all);
+    assert_eq!((machine.kept(), machine.complete(dead)), (7, 3));
+    machine.ledger_has(dead, 9);
+    assert_eq!(machine.complete(dead), 9);
+    machine.receive(peer, Message::Pull { origin: dead, first: 1, last: 9 }, now(1)).unwrap();
+    for message in said(&mut machine, peer, now(1)) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        assert_eq!(Message::decode(&bytes), Ok(Some(message)));
+    }
+    for incarnation in [u64::MAX, MAX_TIME + 1] {
+        machine.learn(life(2, incarnation), 1, &facts(1, 2));
+        assert_eq!(machine.complete(life(2, incarnation)), 0);
+    }
+}
+
+#[test]
+fn ledger_is_read_where_only_hearsay_calls_a_log_ended() {
+    let (dead, liar) = (origin(2), origin(3));
+    let mut machine = linked(&[liar], now(0));
+    machine.learn(dead, 1, &facts(1, 5));
+    let forgotten = Forgotten { seq: 1_000, until: Timestamp::EPOCH };
+    machine.receive(liar, Message::Heads(vec![LogHead { forgotten, ..head(dead, 1_000) }]), now(1)).unwrap();
+    assert_eq!((machine.complete(dead), machine.proven(dead)), (1_000, 5));
+    machine.ledger_has(dead, 700);
+    assert_eq!((machine.complete(dead), machine.proven(dead)), (1_000, 700));
+    machine.ledger_has(dead, 1_200);
+    assert_eq!((machine.complete(dead), machine.proven(dead)), (1_200, 1_200));
 }

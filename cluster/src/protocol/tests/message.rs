@@ -1,4 +1,4 @@
-use super::super::message::{Applied, Forgotten, LogHead, MAX_BYTES, MAX_SEQ, Message, OPTIONAL};
+use super::super::message::{Applied, Forgotten, LogHead, MAX_BYTES, MAX_SEQ, MAX_TIME, Message, OPTIONAL};
 use super::*;
 
 fn seq() -> impl Strategy<Value = u64> {
@@ -6,16 +6,16 @@ fn seq() -> impl Strategy<Value = u64> {
 }
 
 fn any_origin() -> impl Strategy<Value = Origin> {
-    (any_id(), any::<u64>())
+    (any_id(), 0..=MAX_TIME)
         .prop_map(|(node, incarnation)| Origin { node: NodeId::from_bytes(node), incarnation })
 }
 
 fn any_forgotten() -> impl Strategy<Value = Forgotten> {
-    (seq(), any::<u64>()).prop_map(|(seq, ms)| Forgotten { seq, until: Timestamp::from_millis(ms) })
+    (seq(), 0..=MAX_TIME).prop_map(|(seq, ms)| Forgotten { seq, until: Timestamp::from_millis(ms) })
 }
 
 fn any_head() -> impl Strategy<Value = LogHead> {
-    (any_origin(), seq(), seq(), any::<u64>(), any_forgotten()).prop_map(
+    (any_origin(), seq(), seq(), 0..=MAX_TIME, any_forgotten()).prop_map(
         |(origin, complete, highest, ms, forgotten)| LogHead {
             origin,
             complete,
@@ -45,6 +45,8 @@ pub(super) fn any_message() -> impl Strategy<Value = Message> {
         (any_origin(), seq(), prop::collection::vec(any::<u64>(), 0..20))
             .prop_map(|(origin, first, sums)| Message::Digests { origin, first, sums }),
         seq().prop_map(|head| Message::Leaving { head }),
+        (seq(), seq()).prop_map(|(first, last)| Message::Keep { first, last }),
+        (seq(), seq()).prop_map(|(first, last)| Message::Kept { first, last }),
     ]
 }
 
@@ -226,4 +228,58 @@ fn only_what_was_applied_is_covered() {
         assert_eq!(applied.covers(first, last), is, "{first}..={last}");
     }
     assert!(!Applied::default().covers(1, 1));
+}
+
+#[test]
+fn absurd_values_are_refused() {
+    let until = Timestamp::from_millis(7);
+    let user = UserId::from_bytes([1; 16]);
+    let one = |kind, until| Message::Facts { origin: origin(1), first: 1, facts: vec![Fact { kind, until }] };
+    let version = |at_least| one(FactKind::UserVersion { user, at_least }, until);
+    let of = |origin| Message::Pull { origin, first: 1, last: 1 };
+    let lives = |incarnation| Origin { incarnation, ..origin(1) };
+    let late = Timestamp::from_millis(MAX_TIME + 1);
+    let session = |session| FactKind::SessionRevoked { user, session: SessionId::from_bytes(session) };
+    let owner = |user| FactKind::SessionRevoked {
+        user: UserId::from_bytes(user),
+        session: SessionId::from_bytes([1; 16]),
+    };
+    let head = |until, forgotten| {
+        let forgotten = Forgotten { seq: 1, until: forgotten };
+        Message::Heads(vec![LogHead { origin: origin(1), complete: 1, highest: 1, until, forgotten }])
+    };
+    let nobody = [[0; 16], [0xff; 16]];
+    for message in [version(MAX_VERSION), of(lives(MAX_TIME)), of(lives(0)), head(until, until)] {
+        assert!(Message::decode(&bytes(&message)).is_ok(), "{message:?}");
+    }
+    let mut absurd = vec![
+        version(MAX_VERSION + 1),
+        version(u64::MAX),
+        one(FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) }, late),
+        one(FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) }, Timestamp::MAX),
+        of(lives(MAX_TIME + 1)),
+        of(lives(u64::MAX)),
+        head(late, until),
+        head(until, Timestamp::MAX),
+    ];
+    for id in nobody {
+        absurd.push(of(Origin { node: NodeId::from_bytes(id), incarnation: 1 }));
+        let subjects = [
+            Subject::User(UserId::from_bytes(id)),
+            Subject::Role(RoleId::from_bytes(id)),
+            Subject::Permission(PermissionId::from_bytes(id)),
+        ];
+        let kinds = [
+            session(id),
+            owner(id),
+            FactKind::TokenRevoked { token: TokenId::from_bytes(id) },
+            FactKind::KeyRetired { key: KeyId::from_bytes(id) },
+            FactKind::UserVersion { user: UserId::from_bytes(id), at_least: 1 },
+        ];
+        let changed = subjects.map(|subject| FactKind::PermissionsChanged { subject });
+        absurd.extend(kinds.into_iter().chain(changed).map(|kind| one(kind, until)));
+    }
+    for message in absurd {
+        assert!(Message::decode(&bytes(&message)).is_err(), "{message:?}");
+    }
 }

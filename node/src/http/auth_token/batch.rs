@@ -19,6 +19,7 @@ use crate::{
         body::{self, Text},
         problem::{Problem, ProblemBody},
     },
+    source::Source,
 };
 
 /// How many tokens a batch may have.
@@ -33,7 +34,7 @@ const TURN: usize = 128;
 pub struct Batch<'a> {
     /// At most 1,000.
     #[serde(borrow)]
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<String>, max_items = 1000)]
     tokens: Vec<Token<'a>>,
 }
 
@@ -52,6 +53,7 @@ pub struct BatchVerdict {
     msg: &'static str,
     /// Its code, when it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     code: Option<&'static str>,
 }
 
@@ -66,17 +68,17 @@ fn refused(refusal: Refusal, out: &mut Vec<u8>) {
 
 /// Validate many tokens
 #[utoipa::path(
-    post, path = "/auth_token/validation/batch", tag = "tokens",
+    post, path = "/auth_token/validation/batch", tag = "tokens", operation_id = "validate_tokens",
     security(("bearer" = [])),
     request_body = Batch,
     responses(
-        (status = 200, body = Vec<BatchVerdict>),
-        (status = 401, body = ProblemBody),
-        (status = 413, description = "More than 1,000 tokens or 4 MiB", body = ProblemBody),
+        (status = 200, description = "A verdict on each token, in order", body = Vec<BatchVerdict>),
+        (status = 413, description = "More than 1,000 tokens, or 4 MiB", body = ProblemBody),
     ),
 )]
 pub async fn validate_batch(
     State(app): State<Arc<App>>,
+    source: Source,
     _: Caller,
     Text(text): Text<MAX_BATCH_BYTES>,
 ) -> Answer<impl IntoResponse> {
@@ -91,6 +93,7 @@ pub async fn validate_batch(
     let mut verdicts = Vec::with_capacity(tokens.len() * (VALID.len() + 1) + 2);
     verdicts.push(b'[');
     let (mut good, mut now) = (0, app.clock.now());
+    let mut search = app.tokens.key_search();
     for (n, Token(token)) in tokens.iter().enumerate() {
         if n > 0 {
             verdicts.push(b',');
@@ -99,7 +102,7 @@ pub async fn validate_batch(
         let verdict = match app.tokens.check_seen(token, now) {
             Some(verdict) => verdict,
             None => {
-                let verdict = app.tokens.check(token).await;
+                let verdict = app.tokens.check_unseen(token, source, &mut search).await;
                 now = app.clock.now();
                 verdict
             }

@@ -28,6 +28,7 @@ use crate::{
     },
     metrics::LoginResult,
     passwords::{Normalized, Verdict},
+    source::Source,
     tokens::RefreshTokens,
 };
 
@@ -47,13 +48,13 @@ pub struct Credentials {
 
 /// Log in
 #[utoipa::path(
-    post, path = "/auth_token", tag = "tokens",
+    post, path = "/auth_token", tag = "tokens", operation_id = "log_in",
     request_body = Credentials,
     responses(
-        (status = 200, body = TokenPair),
+        (status = 200, description = "A token pair of a new session", body = TokenPair),
         (status = 401, description = "Bad email or password", body = ProblemBody),
-        (status = 429, description = "The account or address is locked; see Retry-After", body = ProblemBody),
-        (status = 503, description = "Too many logins wait, or the store is away; see Retry-After", body = ProblemBody),
+        (status = 429, description = "The account is locked, or the address is slowed", body = ProblemBody),
+        (status = 503, description = "Too many log-ins wait, or the store is away", body = ProblemBody),
     ),
 )]
 pub async fn login(
@@ -64,17 +65,17 @@ pub async fn login(
     let device = given.device.as_deref().map(Device::parse).transpose();
     let device = device.map_err(|why| Problem::field("device", why.to_string()))?.flatten();
     let email = FoldedEmail::of(&given.email);
-    if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
+    if let Err(wait) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(Problem::locked(until, app.clock.now()));
+        return Err(Problem::locked(wait));
     }
     let user = app.stores.users.by_email(&email).await?;
-    let checked = check(&app, user, &given.password).await;
+    let checked = check(&app, user, &given.password, client.source).await;
     // Asked again: while this one waited for its turn, others may have locked the account, and a
     // lock hides whether a password was right.
-    if let Err(until) = app.limits.may_log_in(&email, client.ip_address).await {
+    if let Err(wait) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
-        return Err(Problem::locked(until, app.clock.now()));
+        return Err(Problem::locked(wait));
     }
     let attempt = Attempt { app: &app, email: &email, client, device: device.map(Device::into_string) };
     match checked {
@@ -103,30 +104,35 @@ impl<E: Into<Problem>> From<E> for Failed {
 }
 
 /// Checks the password, in the same time whatever there is to check.
-async fn check(app: &App, user: Option<User>, password: &str) -> Result<(User, Outcome), Failed> {
+async fn check(
+    app: &App,
+    user: Option<User>,
+    password: &str,
+    source: Source,
+) -> Result<(User, Outcome), Failed> {
     let typed = Normalized::typed(password);
     let Some(user) = user else {
-        app.passwords.verify_nobody(typed).await?;
+        app.passwords.verify_nobody(typed, source).await?;
         return Err(Failed::NoUser);
     };
     let (Some(hash), Some(typed)) = (user.password.clone(), typed.clone()) else {
         let outcome = if user.password.is_none() { Outcome::NoPassword } else { Outcome::BadPassword };
-        app.passwords.verify_nobody(typed).await?;
+        app.passwords.verify_nobody(typed, source).await?;
         return Ok((user, outcome));
     };
-    let verdict = app.passwords.verify(typed.clone(), hash.clone()).await?;
+    let verdict = app.passwords.verify(typed.clone(), hash.clone(), source).await?;
     let outcome = match verdict {
         Verdict::Wrong => Outcome::BadPassword,
         Verdict::Damaged => {
             tracing::error!(user = %user.id, "the stored password hash is damaged");
-            app.passwords.verify_nobody(Some(typed)).await?;
+            app.passwords.verify_nobody(Some(typed), source).await?;
             Outcome::BadPassword
         }
         Verdict::Good | Verdict::GoodButOld if !user.active => Outcome::Disabled,
         Verdict::Good => Outcome::Success,
         Verdict::GoodButOld => {
             // A stronger hash is welcome, not required: the login goes on without it.
-            if let Ok(stronger) = app.passwords.hash(typed).await
+            if let Ok(stronger) = app.passwords.hash(typed, source).await
                 && let Err(error) = app.actors.users.rehash_password(user.id, hash, stronger).await
             {
                 tracing::warn!(user = %user.id, %error, "the password hash stays as it is");
@@ -187,7 +193,7 @@ impl Attempt<'_> {
         tokio::try_join!(async { app.actors.sessions.open(session).await.map_err(Problem::from) }, async {
             app.stores.logins.record(&history, MAX_LOGINS).await.map_err(Problem::from)
         },)?;
-        app.limits.succeeded(self.email).await;
+        app.limits.succeeded(self.email, self.client.ip_address).await;
         app.metrics.login(LoginResult::Success);
         tracing::info!(user = %user.id, session = %id, ip = %self.client.ip_address, "logged in");
         Ok(TokenPair::new(app, user.id, id, user_version, &refresh)?)
@@ -195,9 +201,15 @@ impl Attempt<'_> {
 
     async fn failed(self, known: Option<(User, Outcome)>) -> Problem {
         let app = self.app.clone();
-        let locked_now = app.limits.failed(self.email, self.client.ip_address).await;
+        let ip = self.client.ip_address;
+        let locked = app.limits.failed(self.email, ip).await;
         app.metrics.login(LoginResult::Failure);
-        tracing::info!(ip = %self.client.ip_address, locked = locked_now, "a login failed");
+        tracing::info!(%ip, locked = locked.is_some(), "a login failed");
+        if let Some(locked) = locked {
+            // What was typed may be a password: an account without a user has no name here.
+            let user = known.as_ref().map(|(user, _)| tracing::field::display(user.id));
+            tracing::warn!(user, %ip, locked_s = locked.as_secs(), "an account is locked");
+        }
         if let Some((user, outcome)) = known {
             let history = self.entry(&user, outcome);
             tokio::spawn(async move {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
+use schema::{Timestamp, user::next_version};
 
 use super::Answer;
 use crate::{
@@ -15,34 +16,48 @@ use crate::{
 
 /// Log out
 #[utoipa::path(
-    delete, path = "/auth_token", tag = "tokens",
+    delete, path = "/auth_token", tag = "tokens", operation_id = "log_out",
     security(("bearer" = [])),
-    responses((status = 204, description = "This session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses((status = 204, description = "This session is revoked")),
 )]
 pub async fn logout(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
-    let receipt = app.actors.sessions.end(caller.claims.user, caller.claims.session).await?;
+    let receipt = app
+        .actors
+        .sessions
+        .end_beyond(Timestamp::from_secs(caller.claims.expires_at), caller.claims.user, caller.claims.session)
+        .await?;
     tracing::info!(user = %caller.claims.user, session = %caller.claims.session, "logged out");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
 }
 
 /// Log out everywhere
 #[utoipa::path(
-    delete, path = "/auth_token/all", tag = "tokens",
+    delete, path = "/auth_token/all", tag = "tokens", operation_id = "log_out_everywhere",
     security(("bearer" = [])),
-    responses((status = 204, description = "Every session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses((status = 204, description = "Every session is revoked")),
 )]
 pub async fn logout_all(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
-    let at_least = caller.claims.version + 1;
-    let receipt = app.actors.users.end_all_sessions(caller.claims.user, at_least).await?;
+    let at_least = next_version(caller.claims.version);
+    let receipt = app
+        .actors
+        .users
+        .end_all_beyond(Timestamp::from_secs(caller.claims.expires_at), caller.claims.user, at_least)
+        .await?;
     tracing::info!(user = %caller.claims.user, "logged out everywhere");
     Ok(Taken(receipt, StatusCode::NO_CONTENT))
 }
 
 /// Log out everywhere else
 #[utoipa::path(
-    delete, path = "/auth_token/others", tag = "tokens",
+    delete, path = "/auth_token/others", tag = "tokens", operation_id = "log_out_elsewhere",
     security(("bearer" = [])),
-    responses((status = 204, description = "Every other session is revoked"), (status = 401, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    responses(
+        (status = 204, description = "Every other session is revoked"),
+        (status = 503, description = "The store is away: nobody can say which sessions there are", body = ProblemBody),
+    ),
 )]
 pub async fn logout_others(State(app): State<Arc<App>>, Leaver(caller): Leaver) -> Answer<Taken<StatusCode>> {
     let receipt = app.actors.sessions.end_others(caller.claims.user, caller.claims.session).await?;

@@ -18,10 +18,10 @@ use crate::{
 /// Shown again within the grace it gets the same successor; later the session is revoked, since
 /// somebody has a copy (RFC 9700, section 4.14.2).
 #[utoipa::path(
-    post, path = "/auth_token/token_refresh", tag = "tokens",
+    post, path = "/auth_token/token_refresh", tag = "tokens", operation_id = "refresh_token",
     security(("refresh" = [])),
     responses(
-        (status = 200, body = TokenPair),
+        (status = 200, description = "The next token pair", body = TokenPair),
         (status = 401, description = "Ended, or past its life", body = ProblemBody),
         (status = 422, description = "No refresh token", body = ProblemBody),
         (status = 503, description = "The store is away; the token is not spent", body = ProblemBody),
@@ -33,7 +33,7 @@ pub async fn refresh(State(app): State<Arc<App>>, client: Client, headers: Heade
         Ok(token) => token,
         // No refresh token at all: what is wrong with it is said by the other table.
         Err(Refusal::NotRefresh) => {
-            return Err(app.tokens.check(text).await.err().unwrap_or(Refusal::NotRefresh).into());
+            return Err(app.tokens.refuse_as_refresh(text, || client.source).await.into());
         }
         Err(refusal) => {
             app.metrics.refresh_refused();

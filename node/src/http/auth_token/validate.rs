@@ -3,20 +3,30 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, header},
+    extract::{Request, State},
+    http::{HeaderValue, header},
     response::IntoResponse,
 };
 use schema::token::AccessClaims;
+use utoipa::ToSchema;
 
 use super::Answer;
 use crate::{
     app::App,
     http::{
+        asker::Asker,
         authority::{self, Token},
-        problem::{Problem, ProblemBody},
+        problem::Problem,
     },
 };
+
+/// A token is good.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "for the documentation: there is but one such body")]
+pub struct TokenIsValid {
+    #[schema(example = "Token is valid")]
+    msg: String,
+}
 
 /// What is answered when it is.
 pub const VALID: &str = r#"{"msg":"Token is valid"}"#;
@@ -25,22 +35,19 @@ pub const VALID: &str = r#"{"msg":"Token is valid"}"#;
 ///
 /// # Errors
 /// The refusal.
-pub async fn verdict(app: &App, token: Token<'_>) -> Result<AccessClaims, Problem> {
-    Ok(authority::check(app, token).await?)
+pub async fn verdict(app: &App, token: Token<'_>, asker: Asker<'_>) -> Result<AccessClaims, Problem> {
+    Ok(authority::check(app, token, asker).await?)
 }
 
 /// Validate a token
 #[utoipa::path(
-    get, path = "/auth_token/validation", tag = "tokens",
+    get, path = "/auth_token/validation", tag = "tokens", operation_id = "validate_token",
     security(("bearer" = [])),
-    responses(
-        (status = 200, description = "`{\"msg\":\"Token is valid\"}`"),
-        (status = 401, description = "No token, expired, or revoked", body = ProblemBody),
-        (status = 422, description = "A token that cannot be believed", body = ProblemBody),
-    ),
+    responses((status = 200, description = "The token is good", body = TokenIsValid)),
 )]
-pub async fn validate(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer<impl IntoResponse> {
-    verdict(&app, authority::token(&headers)).await?;
+pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Answer<impl IntoResponse> {
+    let asker = Asker::of(request.extensions(), request.headers());
+    verdict(&app, authority::token(request.headers()), asker).await?;
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], VALID))
 }

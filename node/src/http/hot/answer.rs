@@ -1,20 +1,30 @@
 //! What is answered, as bytes on a connection or as a response for hyper.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use axum::{
     body::Bytes,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use http_body_util::Full;
-use schema::token::AccessClaims;
+use schema::{time::millis, token::AccessClaims};
 
 use crate::http::{
     gateway,
-    request::{REQUEST_ID, RequestId},
+    request::{REQUEST_ID, RequestId, STALE},
+    security,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The head of a 200 up to its length.
+const JSON_HEAD: &str = concat!(
+    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n",
+    security::bodiless!(),
+    security::no_page!(),
+    "content-length: "
+);
+/// The head of a 204 up to whom it admits.
+const ADMITTED_HEAD: &str = concat!("HTTP/1.1 204 No Content\r\n", security::bodiless!());
 
 /// An answer of the hot lane.
 #[derive(Debug)]
@@ -37,7 +47,7 @@ impl Answered {
 
     /// For hyper, but for the request id's header.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        match self {
+        let mut response = match self {
             Self::Json(json) => {
                 let mut response = Response::new(Full::new(Bytes::from_static(json.as_bytes())));
                 response.headers_mut().insert(header::CONTENT_TYPE, JSON);
@@ -45,23 +55,27 @@ impl Answered {
             }
             Self::Problem(response) => response.map(Full::new),
             Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Full::default()),
-        }
+        };
+        security::guard(response.headers_mut());
+        response
     }
 
     /// As HTTP/1.1 (RFC 9112), to the end of `out`.
     pub(super) fn write(self, common: &Common<'_>, out: &mut Vec<u8>) {
         let (head, body) = match self {
             Self::Json(json) => {
-                out.extend_from_slice(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ",
-                );
+                out.extend_from_slice(JSON_HEAD.as_bytes());
                 number(json.len(), out);
                 out.extend_from_slice(b"\r\n");
                 common.write(out);
                 return out.extend_from_slice(json.as_bytes());
             }
+            Self::Admitted(claims) => {
+                out.extend_from_slice(ADMITTED_HEAD.as_bytes());
+                gateway::write_admitted(&claims, out);
+                return common.write(out);
+            }
             Self::Problem(response) => response.into_parts(),
-            Self::Admitted(claims) => gateway::admitted(&claims).map(|()| Bytes::new()).into_parts(),
         };
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(head.status.as_str().as_bytes());
@@ -71,6 +85,7 @@ impl Answered {
         for (name, value) in &head.headers {
             field(name.as_str(), value.as_bytes(), out);
         }
+        out.extend_from_slice(security::NO_PAGE_LINES.as_bytes());
         common.write(out);
         out.extend_from_slice(&body);
     }
@@ -80,6 +95,8 @@ impl Answered {
 pub(super) struct Common<'a> {
     pub(super) id: &'a RequestId<'a>,
     pub(super) extra: &'a HeaderMap,
+    /// How old what it rests on is, if that is to be said.
+    pub(super) stale: Option<Duration>,
     /// Whether it is the last on its connection.
     pub(super) closing: bool,
     pub(super) now_s: u64,
@@ -90,6 +107,9 @@ impl Common<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in self.extra {
             field(name.as_str(), value.as_bytes(), out);
+        }
+        if let Some(age) = self.stale {
+            field(STALE.as_str(), millis(age).to_string().as_bytes(), out);
         }
         if self.closing {
             field("connection", b"close", out);

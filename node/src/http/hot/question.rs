@@ -3,8 +3,8 @@
 use crate::{
     app::App,
     http::{
-        auth_token::validate, authority::Token, gateway, hot::answer::Answered, problem::Problem,
-        users::combined,
+        asker::Asker, auth_token::validate, authority::Token, gateway, hot::answer::Answered,
+        problem::Problem, users::combined,
     },
 };
 
@@ -54,6 +54,11 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// Whether a gateway asks.
+    pub(super) const fn is_admit(self) -> bool {
+        matches!(self, Self::Admit { .. })
+    }
+
     /// Its place in [`Self::ROUTES`].
     pub(super) const fn route(self) -> usize {
         match self {
@@ -64,14 +69,21 @@ impl<'a> Question<'a> {
     }
 
     /// The answer.
-    pub(super) async fn ask(self, app: &App, token: Token<'_>) -> Result<Answered, Problem> {
+    pub(super) async fn ask(
+        self,
+        app: &App,
+        token: Token<'_>,
+        asker: Asker<'_>,
+    ) -> Result<Answered, Problem> {
         match self {
-            Self::Validate => validate::verdict(app, token).await.map(|_| Answered::Json(validate::VALID)),
+            Self::Validate => {
+                validate::verdict(app, token, asker).await.map(|_| Answered::Json(validate::VALID))
+            }
             Self::Check { id, query } => {
-                let holds = combined::holds(app, token, id, query).await?;
+                let holds = combined::holds(app, token, asker, id, query).await?;
                 Ok(Answered::Json(if holds { combined::HOLDS } else { combined::HOLDS_NOT }))
             }
-            Self::Admit { query } => gateway::admit(app, token, query).await.map(Answered::Admitted),
+            Self::Admit { query } => gateway::admit(app, token, asker, query).await.map(Answered::Admitted),
         }
     }
 }

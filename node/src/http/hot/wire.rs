@@ -7,18 +7,20 @@
 //! header) is never interpreted here, so there is nothing that two parsers could understand differently.
 //!
 //! Bounds: a head has to fit into `BUFFER` and `MAX_HEADERS`, and to be there in time; an answer has to be
-//! taken in time. A connection that waits for its client holds no buffer.
+//! taken in time ([`Timeouts`]). A connection that waits for its client holds no buffer.
 
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
+    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use schema::{Refusal, authorization::bearer};
 use tokio::{
     io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
@@ -30,7 +32,10 @@ use tokio::{
 
 use super::{Lane, UNUSUAL, answer::Common, poll_once, question::Question};
 use crate::http::{
+    asker::Asker,
     authority::Token,
+    connection::{Timeouts, refused},
+    gateway,
     request::{RequestId, began},
 };
 
@@ -58,7 +63,8 @@ pub enum End {
     },
 }
 
-/// Serves a connection until it ends, asks for something else, is idle for so long, or `stop` says so.
+/// Serves a connection with this peer until it ends, asks for something else, does not get on in time, or
+/// `stop` says so.
 /// `asked` is called when its first request is there.
 ///
 /// # Errors
@@ -66,26 +72,36 @@ pub enum End {
 pub async fn serve(
     lane: &Lane,
     mut stream: TcpStream,
-    patience: Duration,
+    peer: SocketAddr,
     stop: watch::Receiver<bool>,
     asked: impl FnOnce(),
 ) -> io::Result<End> {
-    let mut idle = Idle::new(patience, stop);
+    let timeouts = &lane.timeouts;
+    let mut idle = Idle::new(timeouts.idle, stop);
+    let patience = timeouts.write;
     let mut asked = Some(asked);
     // The beginning of a request whose end is not there yet.
     let mut begun = Vec::new();
     loop {
-        let Some(mut buffers) = idle.read(&mut stream, &begun).await? else { return Ok(End::Closed) };
+        let mut buffers = match idle.read(&mut stream, &begun, timeouts).await? {
+            Read::Bytes(buffers) => buffers,
+            Read::Late if !begun.is_empty() => {
+                // Rare, and large.
+                Box::pin(refused::refuse(&lane.app, &stream, StatusCode::REQUEST_TIMEOUT)).await;
+                return Ok(End::Closed);
+            }
+            Read::Late | Read::End => return Ok(End::Closed),
+        };
         let Buffers { input, filled, output } = &mut buffers;
         let read = &input[..*filled];
         let mut now = Now { began: began(), second: lane.app.clock.now().as_secs() };
         let mut at = 0;
         let stays = loop {
-            match Head::read(&read[at..]) {
+            match Head::read(peer, &read[at..]) {
                 Head::Usual(length, request) if lane.decides() => {
                     at += length;
                     // On a node that drains, the last of those that came together says that it is the last.
-                    let closing = lane.app.is_draining() && !Head::read(&read[at..]).is_usual();
+                    let closing = lane.app.is_draining() && !Head::read(peer, &read[at..]).is_usual();
                     if let Some(asked) = asked.take() {
                         asked();
                     }
@@ -130,16 +146,18 @@ enum Head<'a> {
 struct Asked<'a> {
     question: Question<'a>,
     token: Token<'a>,
+    asker: Asker<'a>,
     id: Option<&'a [u8]>,
 }
 
 impl<'a> Head<'a> {
-    fn read(bytes: &'a [u8]) -> Self {
+    fn read(peer: SocketAddr, bytes: &'a [u8]) -> Self {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) => {
-                Asked::of(&request).map_or(Self::Other, |asked| Self::Usual(length, asked))
+                let asker = Asker::with_head(peer, &bytes[..length]);
+                Asked::of(&request, asker).map_or(Self::Other, |asked| Self::Usual(length, asked))
             }
             Ok(httparse::Status::Partial) => Self::Begun,
             Err(_) => Self::Other,
@@ -153,7 +171,7 @@ impl<'a> Head<'a> {
 
 impl<'a> Asked<'a> {
     /// `None` when anything about it is unusual.
-    fn of(request: &httparse::Request<'_, 'a>) -> Option<Self> {
+    fn of(request: &httparse::Request<'_, 'a>, asker: Asker<'a>) -> Option<Self> {
         if request.method != Some("GET") || request.version != Some(1) {
             return None;
         }
@@ -174,12 +192,14 @@ impl<'a> Asked<'a> {
                 if !header.value.eq_ignore_ascii_case(b"keep-alive") {
                     return None;
                 }
-            } else if UNUSUAL.iter().any(|name| is(name)) {
+            } else if UNUSUAL.iter().any(|name| is(name))
+                || (question.is_admit() && gateway::is_unknown_header(header.name.as_bytes()))
+            {
                 return None;
             }
         }
         let token = token.unwrap_or_else(|| bearer(None));
-        (hosts == 1).then_some(Self { question, token, id })
+        (hosts == 1).then_some(Self { question, token, asker, id })
     }
 
     /// Gives the time after it.
@@ -193,8 +213,8 @@ impl<'a> Asked<'a> {
         out: &mut Output,
     ) -> io::Result<Now> {
         let id = RequestId::of(self.id, &*lane.app.entropy);
-        let mut answering = pin!(lane.answer(self.question, self.token, &id));
-        let answered = match poll_once(answering.as_mut()).await {
+        let mut answering = pin!(lane.answer(self.question, self.token, self.asker, &id));
+        let (answered, stale) = match poll_once(answering.as_mut()).await {
             Poll::Ready(answered) => answered,
             Poll::Pending => {
                 // Those before it are ready.
@@ -207,7 +227,7 @@ impl<'a> Asked<'a> {
         };
         lane.log(self.question, &answered, &id, now.began);
         out.tally.add(self.question.route(), answered.status().as_u16());
-        let common = Common { id: &id, extra: &lane.extra, closing, now_s: now.second };
+        let common = Common { id: &id, extra: &lane.extra, stale, closing, now_s: now.second };
         answered.write(&common, &mut out.bytes);
         // Others have their turn, too.
         tokio::task::consume_budget().await;
@@ -264,7 +284,9 @@ impl Output {
             Err(error) => return Err(error),
         };
         if written < self.bytes.len() {
-            timeout(patience, stream.write_all(&self.bytes[written..])).await??;
+            let taken = timeout(patience, stream.write_all(&self.bytes[written..])).await;
+            // What the client did not take is not kept for it by the system either.
+            taken.inspect_err(|_| stream.set_zero_linger().unwrap_or_default())??;
             after = began();
         }
         self.bytes.clear();
@@ -323,10 +345,20 @@ impl Buffers {
     }
 }
 
+/// What a client sends.
+enum Read {
+    Bytes(Buffers),
+    /// Nothing, in the time that it has.
+    Late,
+    /// Nothing more, or nothing more is wanted.
+    End,
+}
+
 /// Waiting for a client: for its bytes, for so long, until it is told to stop.
 ///
 /// The timer and the stop are asked only when nothing came: on a busy connection they cost nothing.
 struct Idle {
+    /// How long it is waited from `since`.
     patience: Duration,
     /// Since when it is waited for a request, or for the end of one.
     since: Instant,
@@ -338,17 +370,24 @@ struct Idle {
 }
 
 impl Idle {
-    fn new(patience: Duration, stop: watch::Receiver<bool>) -> Self {
+    fn new(timeouts: Timeouts, stop: watch::Receiver<bool>) -> Self {
+        let patience = timeouts.idle;
         let mut waiting = stop.clone();
         let stopped = Box::pin(async move {
             let _ = waiting.wait_for(|stop| *stop).await;
         });
-        Self { patience, since: began(), sleep: Box::pin(sleep(patience)), stop, stopped, waker: None }
+        let sleep = Box::pin(sleep(patience));
+        Self { timeouts, patience, since: began(), sleep, stop, stopped, waker: None }
     }
 
-    /// What comes next, after what has `begun`; `None` when there is nothing to wait for.
-    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8]) -> io::Result<Option<Buffers>> {
+    /// What comes next, after what has `begun`.
+    async fn read(&mut self, stream: &mut TcpStream, begun: &[u8], timeouts: &Timeouts) -> io::Result<Read> {
         let mut polled = false;
+        self.patience = if begun.is_empty() { timeouts.idle } else { timeouts.head };
+        if !begun.is_empty() && self.sleep.deadline() > (self.since + self.patience).into() {
+            self.sleep.as_mut().reset((self.since + self.patience).into());
+            self.waker = None;
+        }
         poll_fn(|cx| {
             let mut buffers = Buffers::take();
             buffers.input[..begun.len()].copy_from_slice(begun);
@@ -357,44 +396,47 @@ impl Idle {
                 Poll::Ready(Ok(())) => {
                     let read = free.filled().len();
                     buffers.filled = begun.len() + read;
-                    return Poll::Ready(Ok((read > 0).then_some(buffers)));
+                    return Poll::Ready(Ok(if read > 0 { Read::Bytes(buffers) } else { Read::End }));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => buffers.give_back(),
             }
             let first = !std::mem::replace(&mut polled, true);
-            if self.is_over(cx, first) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+            self.is_over(cx, first).map(Ok)
         })
         .await
     }
 
     /// Whether there is no more waiting. In the first turn of a wait nothing has happened mostly, so it is
     /// not asked in the dear way.
-    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> bool {
+    fn is_over(&mut self, cx: &mut Context<'_>, first: bool) -> Poll<Read> {
         let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let happened = self.sleep.is_elapsed() || self.stop.has_changed().unwrap_or(true);
         if first && known && !happened {
-            return false;
+            return Poll::Pending;
         }
         if !known {
             self.waker = Some(cx.waker().clone());
         }
         // With a task's budget spent, the two would say that nothing happened, and wake nobody.
         let ask = poll_fn(|cx| Poll::Ready(self.ask(cx)));
-        pin!(unconstrained(ask)).poll(cx) == Poll::Ready(true)
+        match pin!(unconstrained(ask)).poll(cx) {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => Poll::Pending,
+        }
     }
 
-    fn ask(&mut self, cx: &mut Context<'_>) -> bool {
+    fn ask(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         if self.stopped.as_mut().poll(cx).is_ready() {
-            return true;
+            return Poll::Ready(Read::End);
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let until = self.since + self.patience;
             if until <= began() {
-                return true;
+                return Poll::Ready(Read::Late);
             }
             self.sleep.as_mut().reset(until.into());
         }
-        false
+        Poll::Pending
     }
 }

@@ -31,14 +31,15 @@ type Members = Taken<Json<Vec<PermissionView>>>;
 
 /// Put a permission in a role
 #[utoipa::path(
-    post, path = "/roles/{name}/permissions", tag = "roles",
+    post, path = "/roles/{name}/permissions", tag = "roles", operation_id = "add_role_permission",
     security(("bearer" = [])),
+    extensions(("x-changes" = json!("always"))),
     params(("name" = String, Path)),
     request_body = NameOf,
     responses(
         (status = 200, description = "The permissions of the role", body = Vec<PermissionView>),
-        (status = 403, description = "Power you lack", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+        (status = 409, description = "The role has as many as may be", body = ProblemBody),
     ),
 )]
 pub async fn add(
@@ -57,14 +58,14 @@ pub async fn add(
 
 /// Take a permission out of a role
 #[utoipa::path(
-    delete, path = "/roles/{name}/permissions/{permission}", tag = "roles",
+    delete, path = "/roles/{name}/permissions/{permission}", tag = "roles", operation_id = "remove_role_permission",
     security(("bearer" = [])),
+    extensions(("x-changes" = json!("always"))),
     params(("name" = String, Path), ("permission" = String, Path)),
     responses(
         (status = 200, description = "The permissions of the role", body = Vec<PermissionView>),
-        (status = 403, description = "Power you lack, or all_all of the role superuser", body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "Its holder is the last superuser", body = ProblemBody),
+        (status = 403, description = "Power that the caller lacks, or all_all of the role superuser", body = ProblemBody),
+        (status = 409, description = "This would leave no active superuser", body = ProblemBody),
     ),
 )]
 pub async fn remove(

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use crate::{
     app::App,
     http::{
+        asker::Asker,
         authority::{self, OnUser, Token, require_any, segment, user_named},
         problem::{Problem, ProblemBody},
         queries::{self, Known},
@@ -55,13 +56,12 @@ impl FromRequestParts<Arc<App>> for Asking {
 
 /// See what a user may do
 #[utoipa::path(
-    get, path = "/users/{id}/combined_permissions", tag = "grants",
+    get, path = "/users/{id}/combined_permissions", tag = "grants", operation_id = "list_combined_permissions",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    params(("id" = String, Path)),
     responses(
         (status = 200, description = "Names of role and direct permissions, sorted", body = Vec<String>),
-        (status = 403, body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 403, description = "Another user, and the caller may not ask about others", body = ProblemBody),
     ),
 )]
 pub async fn list(State(app): State<Arc<App>>, Asking(on): Asking) -> Result<Json<Vec<Name>>, Problem> {
@@ -74,17 +74,13 @@ pub async fn list(State(app): State<Arc<App>>, Asking(on): Asking) -> Result<Jso
 /// A query is a permission name in quotes, or one object with the single key `any` or `all` and an
 /// array of queries: `{"any":["p1",{"all":["p2","p3"]}]}`.
 #[utoipa::path(
-    get, path = "/users/{id}/combined_permissions/validation", tag = "grants",
+    get, path = "/users/{id}/combined_permissions/validation", tag = "grants", operation_id = "check_permissions",
     security(("bearer" = [])),
-    params(
-        ("id" = String, Path, description = "UUID or `me`"),
-        ("permissions" = String, Query, description = "A permission query", example = json!("\"films.read\"")),
-    ),
+    params(("id" = String, Path), ("permissions" = String, Query)),
     responses(
-        (status = 200, body = Validity),
-        (status = 403, body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 422, description = "No query; says where", body = ProblemBody),
+        (status = 200, description = "Whether the query holds", body = Validity),
+        (status = 403, description = "Another user, and the caller may not ask about others", body = ProblemBody),
+        (status = 422, description = "No query, or a token that cannot be read; says where", body = ProblemBody),
     ),
 )]
 pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<impl IntoResponse, Problem> {
@@ -92,7 +88,7 @@ pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<i
     // A segment that cannot be decoded names nobody, after it is clear who asks.
     let id = segment(&mut parts, &app, "id").await.unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();
-    let holds = holds(&app, authority::token(&parts.headers), &id, query).await?;
+    let holds = holds(&app, authority::token(&parts.headers), Asker::of_parts(&parts), &id, query).await?;
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], if holds { HOLDS } else { HOLDS_NOT }))
 }
@@ -101,8 +97,14 @@ pub async fn validate(State(app): State<Arc<App>>, request: Request) -> Result<i
 ///
 /// # Errors
 /// The refusal of the token, 403, 404, 422, or 503 when it cannot be known.
-pub async fn holds(app: &App, token: Token<'_>, id: &str, query: &str) -> Result<bool, Problem> {
-    let caller = authority::check(app, token).await?.user;
+pub async fn holds(
+    app: &App,
+    token: Token<'_>,
+    asker: Asker<'_>,
+    id: &str,
+    query: &str,
+) -> Result<bool, Problem> {
+    let caller = authority::check(app, token, asker).await?.user;
     let user = user_named(id, caller)?;
     if user != caller {
         require_any(app, caller, &ASKERS).await?;

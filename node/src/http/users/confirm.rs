@@ -22,18 +22,20 @@ pub async fn confirm(
 ) -> Result<PasswordHash, Problem> {
     let user = app.stores.users.get(caller.claims.user).await?.ok_or_else(Problem::not_found)?;
     let email = user.email.folded();
-    let locked = |until| Problem::locked(until, app.clock.now());
-    app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
+    app.limits.may_log_in(&email, client.ip_address).await.map_err(Problem::locked)?;
     let verdict = match (Normalized::typed(password), user.password.clone()) {
-        (Some(typed), Some(hash)) => app.passwords.verify(typed, hash).await?,
+        (Some(typed), Some(hash)) => app.passwords.verify(typed, hash, client.source).await?,
         _ => Verdict::Wrong,
     };
     // Asked again, as at a log-in: a lock hides whether it was right.
-    app.limits.may_log_in(&email, client.ip_address).await.map_err(locked)?;
-    match (verdict, user.password) {
+    app.limits.may_log_in(&email, client.ip_address).await.map_err(Problem::locked)?;
+    match (verdict, user.password.clone()) {
         (Verdict::Good | Verdict::GoodButOld, Some(hash)) => Ok(hash),
         _ => {
-            app.limits.failed(&email, client.ip_address).await;
+            if let Some(locked) = app.limits.failed(&email, client.ip_address).await {
+                let (user, ip) = (user.id, client.ip_address);
+                tracing::warn!(%user, %ip, locked_s = locked.as_secs(), "an account is locked");
+            }
             Err(Problem::new(StatusCode::FORBIDDEN, "wrong_password", "The password is wrong"))
         }
     }

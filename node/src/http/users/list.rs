@@ -48,14 +48,17 @@ impl<S: Sync> FromRequestParts<S> for EmailFilter {
 
 /// List users
 #[utoipa::path(
-    get, path = "/users", tag = "users",
+    get, path = "/users", tag = "users", operation_id = "list_users",
     security(("bearer" = [])),
     params(
-        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
-        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+        ("limit" = Option<u16>, Query),
+        ("page_token" = Option<String>, Query),
         ("email" = Option<String>, Query, description = "Only the user with this email"),
     ),
-    responses((status = 200, body = UserPage), (status = 403, description = "Needs users_admin", body = ProblemBody)),
+    responses(
+        (status = 200, description = "A page of users", body = UserPage),
+        (status = 403, description = "The caller lacks `users_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,

@@ -8,12 +8,13 @@ use schema::{
     login::{LOGIN_RETENTION, Login, Outcome},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{ToSchema, openapi::Object};
 
 use crate::{
     app::App,
     http::{
         authority::Reading,
+        docs::{nullable, one_of},
         page::{Paged, filled, to_token},
         problem::{Problem, ProblemBody},
     },
@@ -30,8 +31,15 @@ pub struct LoginView {
     device: Option<String>,
     user_agent: Option<String>,
     success: bool,
-    /// Why not: `bad_password`, `disabled`, `no_password`, `refresh_reuse`; null for success.
+    /// Why not; null for success.
+    #[schema(schema_with = reasons)]
     reason: Option<&'static str>,
+}
+
+fn reasons() -> Object {
+    use Outcome::{BadPassword, Disabled, NoPassword, RefreshReuse, Success};
+    let all = [Success, BadPassword, Disabled, NoPassword, RefreshReuse];
+    nullable(one_of(all.into_iter().filter_map(Outcome::reason)))
 }
 
 impl From<Login> for LoginView {
@@ -58,14 +66,17 @@ pub struct LoginPage {
 
 /// See logins
 #[utoipa::path(
-    get, path = "/users/{id}/logins", tag = "users",
+    get, path = "/users/{id}/logins", tag = "users", operation_id = "list_logins",
     security(("bearer" = [])),
     params(
-        ("id" = String, Path, description = "UUID or `me`"),
-        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
-        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+        ("id" = String, Path),
+        ("limit" = Option<u16>, Query),
+        ("page_token" = Option<String>, Query),
     ),
-    responses((status = 200, body = LoginPage), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "A page of log-ins, newest first", body = LoginPage),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,

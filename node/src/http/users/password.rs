@@ -42,16 +42,16 @@ pub struct PasswordChange {
 
 /// Change a password
 #[utoipa::path(
-    post, path = "/users/{id}/password", tag = "users",
+    post, path = "/users/{id}/password", tag = "users", operation_id = "change_password",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
     request_body = PasswordChange,
     responses(
-        (status = 200, description = "One's own: a new pair for this session", body = TokenPair),
-        (status = 204, description = "Another's, by an admin"),
-        (status = 400, body = ProblemBody),
-        (status = 403, description = "Not yours, or the old password is wrong", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 200, description = "The caller's own password: a new pair for this session", body = TokenPair),
+        (status = 204, description = "Another user's, by an admin"),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 403, description = "Not the caller's to change, or the old password is wrong", body = ProblemBody),
         (status = 429, description = "Too many wrong old passwords", body = ProblemBody),
     ),
 )]
@@ -65,22 +65,33 @@ pub async fn change_password(
     if on.is_own() {
         let Some(old) = given.old_password else { return Err(Problem::field("old_password", "is missing")) };
         let confirmed = confirm(&app, &on.caller, &client, &old).await?;
-        own(&app, &on, new, confirmed).await
+        own(&app, &on, &client, new, confirmed).await
     } else {
-        let password = NewPassword { hash: app.passwords.hash(new).await?, own: None };
+        let password = NewPassword { hash: app.passwords.hash(new, client.source).await?, own: None };
         on.still_may_change(&app).await?;
         let (_, _, receipt) = app.actors.users.change_password(on.user, password).await?;
         tracing::info!(user = %on.user, by = %on.caller.claims.user, "a password was set by an admin");
+        // Failures with the old password say nothing about the new one. The password is set, whether or
+        // not the lock can be lifted.
+        if let Ok(Some(user)) = app.stores.users.get(on.user).await {
+            app.limits.unlock(&user.email.folded()).await;
+        }
         Ok(Taken(receipt, StatusCode::NO_CONTENT).into_response())
     }
 }
 
-async fn own(app: &App, on: &OnUser, new: Normalized, confirmed: PasswordHash) -> Result<Response, Problem> {
+async fn own(
+    app: &App,
+    on: &OnUser,
+    client: &Client,
+    new: Normalized,
+    confirmed: PasswordHash,
+) -> Result<Response, Problem> {
     let session = on.caller.claims.session;
     let secret = app.tokens.refresh.secret();
     let live: SecretHash = RefreshTokens::hash(&secret);
     let own = OwnChange { confirmed, token_version: on.caller.claims.version, session, live };
-    let password = NewPassword { hash: app.passwords.hash(new).await?, own: Some(own) };
+    let password = NewPassword { hash: app.passwords.hash(new, client.source).await?, own: Some(own) };
     let (version, expires_at, receipt) = app.actors.users.change_password(on.user, password).await?;
     tracing::info!(user = %on.user, "a password was changed");
     let refresh = app.tokens.refresh.tagged(RefreshToken {

@@ -26,10 +26,13 @@ async fn of(app: &App, user: UserId) -> Result<Permissions, Problem> {
 
 /// See a user's direct permissions
 #[utoipa::path(
-    get, path = "/users/{id}/permissions", tag = "grants",
+    get, path = "/users/{id}/permissions", tag = "grants", operation_id = "list_user_permissions",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
-    responses((status = 200, body = Vec<PermissionView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "The direct permissions of the user", body = Vec<PermissionView>),
+        (status = 403, description = "The caller lacks `permissions_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
@@ -41,14 +44,15 @@ pub async fn list(
 
 /// Give a permission
 #[utoipa::path(
-    post, path = "/users/{id}/permissions", tag = "grants",
+    post, path = "/users/{id}/permissions", tag = "grants", operation_id = "give_permission",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
     request_body = NameOf,
     responses(
         (status = 200, description = "The direct permissions of the user", body = Vec<PermissionView>),
-        (status = 403, description = "Power you lack", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+        (status = 409, description = "The user has as many as may be", body = ProblemBody),
     ),
 )]
 pub async fn give(
@@ -64,14 +68,14 @@ pub async fn give(
 
 /// Take a permission back
 #[utoipa::path(
-    delete, path = "/users/{id}/permissions/{name}", tag = "grants",
+    delete, path = "/users/{id}/permissions/{name}", tag = "grants", operation_id = "take_permission",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`"), ("name" = String, Path)),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path), ("name" = String, Path)),
     responses(
         (status = 200, description = "The direct permissions of the user", body = Vec<PermissionView>),
-        (status = 403, description = "Power you lack", body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "This is the last superuser", body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+        (status = 409, description = "This would leave no active superuser", body = ProblemBody),
     ),
 )]
 pub async fn take(

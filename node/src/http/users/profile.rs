@@ -15,10 +15,13 @@ use crate::{
 
 /// See a user
 #[utoipa::path(
-    get, path = "/users/{id}", tag = "users",
+    get, path = "/users/{id}", tag = "users", operation_id = "get_user",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
-    responses((status = 200, body = UserView), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "The user", body = UserView),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn get(State(app): State<Arc<App>>, Reading(on): Reading) -> Result<Json<UserView>, Problem> {
     let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;

@@ -35,10 +35,10 @@ pub struct Registration {
 
 /// Register
 #[utoipa::path(
-    post, path = "/users", tag = "users",
+    post, path = "/users", tag = "users", operation_id = "register_user",
     request_body = Registration,
     responses(
-        (status = 201, body = UserView),
+        (status = 201, description = "The new user", body = UserView),
         (status = 400, description = "Invalid fields", body = ProblemBody),
         (status = 409, description = "A user with this email exists", body = ProblemBody),
         (status = 429, description = "Too many registrations from this address", body = ProblemBody),
@@ -55,16 +55,16 @@ pub async fn register(
         person_name("last_name", given.last_name),
         Normalized::new(&given.password).map_err(|error| Problem::field("password", error.to_string())),
     )?;
-    app.limits.may_register(client.ip_address).await.map_err(|until| {
+    app.limits.may_register(client.ip_address).await.map_err(|wait| {
         let msg = "Too many registrations from this address; try again later";
-        Problem::too_many("too_many_registrations", msg, until, app.clock.now())
+        Problem::too_many("too_many_registrations", msg, wait)
     })?;
     // Known now is known before the work of hashing; the store decides all the same. As it was typed: an
     // earlier version may have stored it so.
     if app.stores.users.by_email(&FoldedEmail::of(&given.email)).await?.is_some() {
         return Err(actors::user::UserError::EmailTaken.into());
     }
-    let hash = app.passwords.hash(password).await?;
+    let hash = app.passwords.hash(password, client.source).await?;
     let user = app.new_user(email, Some(hash), first_name, last_name);
     app.actors.users.register(user.clone()).await?;
     tracing::info!(user = %user.id, "registered");

@@ -26,10 +26,13 @@ async fn of(app: &App, user: UserId) -> Result<Roles, Problem> {
 
 /// See a user's roles
 #[utoipa::path(
-    get, path = "/users/{id}/roles", tag = "grants",
+    get, path = "/users/{id}/roles", tag = "grants", operation_id = "list_user_roles",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
-    responses((status = 200, body = Vec<RoleView>), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "The roles of the user", body = Vec<RoleView>),
+        (status = 403, description = "The caller lacks `permissions_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn list(State(app): State<Arc<App>>, ReadingGrants(on): ReadingGrants) -> Result<Roles, Problem> {
     app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
@@ -38,14 +41,15 @@ pub async fn list(State(app): State<Arc<App>>, ReadingGrants(on): ReadingGrants)
 
 /// Give a role
 #[utoipa::path(
-    post, path = "/users/{id}/roles", tag = "grants",
+    post, path = "/users/{id}/roles", tag = "grants", operation_id = "give_role",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
     request_body = NameOf,
     responses(
         (status = 200, description = "The roles of the user", body = Vec<RoleView>),
-        (status = 403, description = "Power you lack", body = ProblemBody),
-        (status = 404, body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+        (status = 409, description = "The user has as many as may be", body = ProblemBody),
     ),
 )]
 pub async fn give(
@@ -61,14 +65,14 @@ pub async fn give(
 
 /// Take a role back
 #[utoipa::path(
-    delete, path = "/users/{id}/roles/{name}", tag = "grants",
+    delete, path = "/users/{id}/roles/{name}", tag = "grants", operation_id = "take_role",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`"), ("name" = String, Path)),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path), ("name" = String, Path)),
     responses(
         (status = 200, description = "The roles of the user", body = Vec<RoleView>),
-        (status = 403, description = "Power you lack", body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "This is the last superuser", body = ProblemBody),
+        (status = 403, description = "The caller lacks the authority, or hands out power that it lacks", body = ProblemBody),
+        (status = 409, description = "This would leave no active superuser", body = ProblemBody),
     ),
 )]
 pub async fn take(

@@ -57,14 +57,17 @@ pub struct SessionPage {
 
 /// See sessions
 #[utoipa::path(
-    get, path = "/users/{id}/sessions", tag = "sessions",
+    get, path = "/users/{id}/sessions", tag = "sessions", operation_id = "list_sessions",
     security(("bearer" = [])),
     params(
-        ("id" = String, Path, description = "UUID or `me`"),
-        ("limit" = Option<usize>, Query, description = "1 to 200, default 50"),
-        ("page_token" = Option<String>, Query, description = "next_page_token of the page before"),
+        ("id" = String, Path),
+        ("limit" = Option<u16>, Query),
+        ("page_token" = Option<String>, Query),
     ),
-    responses((status = 200, body = SessionPage), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    responses(
+        (status = 200, description = "A page of sessions, newest first", body = SessionPage),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
@@ -73,9 +76,11 @@ pub async fn list(
 ) -> Result<Json<SessionPage>, Problem> {
     let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
     let (now, denials) = (app.clock.now(), app.facts.denials());
-    let at_least = user.version.max(denials.user_version(user.id));
     let is_live = |session: &Session| {
-        session.user_version >= at_least && session.expires_at > now && !denials.refuses_session(session.id)
+        session.user_version >= user.version
+            && session.expires_at > now
+            && !denials.refuses_version(user.id, session.user_version)
+            && !denials.refuses_session(session.id)
     };
     let read = |page| app.stores.sessions.list(on.user, page);
     let found = filled(page, |session| session.id, is_live, read).await?;
@@ -87,10 +92,14 @@ pub async fn list(
 
 /// End a session
 #[utoipa::path(
-    delete, path = "/users/{id}/sessions/{sid}", tag = "sessions",
+    delete, path = "/users/{id}/sessions/{sid}", tag = "sessions", operation_id = "revoke_session",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`"), ("sid" = uuid::Uuid, Path)),
-    responses((status = 204, description = "It is revoked"), (status = 403, body = ProblemBody), (status = 404, body = ProblemBody)),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path), ("sid" = uuid::Uuid, Path)),
+    responses(
+        (status = 204, description = "It is revoked"),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
 )]
 pub async fn end(
     State(app): State<Arc<App>>,

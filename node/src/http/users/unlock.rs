@@ -15,10 +15,13 @@ use crate::{
 
 /// Unlock an account
 #[utoipa::path(
-    post, path = "/users/{id}/unlock", tag = "users",
+    post, path = "/users/{id}/unlock", tag = "users", operation_id = "unlock_user",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
-    responses((status = 204, description = "Open"), (status = 403, description = "Needs users_admin", body = ProblemBody), (status = 404, body = ProblemBody)),
+    params(("id" = String, Path)),
+    responses(
+        (status = 204, description = "The account is not locked"),
+        (status = 403, description = "The caller lacks `users_admin` and `all_all`", body = ProblemBody),
+    ),
 )]
 pub async fn unlock(State(app): State<Arc<App>>, Changing(on): Changing) -> Result<StatusCode, Problem> {
     on.caller.require_any(&[USERS_ADMIN, ALL_ALL]).await?;

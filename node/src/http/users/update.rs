@@ -45,16 +45,17 @@ pub struct UserChange {
 
 /// Change a user
 #[utoipa::path(
-    patch, path = "/users/{id}", tag = "users",
+    patch, path = "/users/{id}", tag = "users", operation_id = "update_user",
     security(("bearer" = [])),
-    params(("id" = String, Path, description = "UUID or `me`")),
+    extensions(("x-changes" = json!("sometimes"))),
+    params(("id" = String, Path)),
     request_body = UserChange,
     responses(
-        (status = 200, body = UserView),
-        (status = 400, body = ProblemBody),
-        (status = 403, description = "Not yours, or the password is missing or wrong", body = ProblemBody),
-        (status = 404, body = ProblemBody),
-        (status = 409, description = "The email is taken, or this is the last superuser", body = ProblemBody),
+        (status = 200, description = "The user as it is now", body = UserView),
+        (status = 400, description = "Invalid fields", body = ProblemBody),
+        (status = 403, description = "Not the caller's to change, or the password is missing or wrong", body = ProblemBody),
+        (status = 409, description = "The email is taken, or this would leave no active superuser", body = ProblemBody),
+        (status = 429, description = "Too many wrong passwords", body = ProblemBody),
     ),
 )]
 pub async fn update(
@@ -90,8 +91,13 @@ pub async fn update(
         receipt = Some(app.actors.users.set_active(on.user, active).await?.1);
         tracing::info!(user = %on.user, by = %on.caller.claims.user, active, "a user was enabled or disabled");
     }
+    let renamed = email.is_some() && on.is_own();
     let profile = ProfileChange { email, first_name, last_name };
     let user = app.actors.users.change_profile(on.user, profile).await?;
+    if renamed {
+        // Who has shown the password here may be locked out here by nobody.
+        app.limits.owner_is_at(&user.email.folded(), client.ip_address).await;
+    }
     let view = UserView::for_caller(&app, &on.caller, user).await?;
     Ok(match receipt {
         Some(receipt) => Taken(receipt, Json(view)).into_response(),

@@ -128,7 +128,7 @@ async fn a_head_that_vanishes_and_comes_back_loses_nothing() {
     let mut reader = world.begin(&facts).await;
     // All of it ended.
     let ended = world.clock.now().plus(2 * TTL);
-    world.stores.upkeep.sweep(ended, 100).await.unwrap();
+    world.stores.upkeep.sweep(horizon_at(ended).into(), 100).await.unwrap();
     assert_eq!(world.stores.ledger.heads().await.unwrap(), []);
     assert_eq!(world.go_on(&mut reader, &facts).await, 0);
     heard.take();

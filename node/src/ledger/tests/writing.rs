@@ -528,3 +528,53 @@ async fn flush_waits_for_entries_and_rows() {
     assert!(node.log.flush(BOUND).await);
     publishing.await.unwrap().unwrap();
 }
+
+fn of_others(count: u64) -> Vec<Entry> {
+    let fact = Fact { kind: of_ann(7), until: START.plus(TTL) };
+    (1..=count).map(|seq| Entry { origin: log(3), seq, fact }).collect()
+}
+
+#[tokio::test]
+async fn entries_of_others_are_on_the_disk_when_it_is_said_and_written_once() {
+    let world = World::new().await;
+    let node = world.start(1);
+    world.faults.break_method("append");
+    let others = KeptForOthers::new(node.log.clone());
+    let entries = of_others(20);
+    assert!(others.keep(entries[..10].to_vec()).await);
+    assert_eq!(node.log.state().unwritten, 10);
+    // Some of them again, and some more.
+    assert!(others.keep(entries[5..15].to_vec()).await);
+    assert!(others.keep(entries[..15].to_vec()).await);
+    assert_eq!(node.log.state().unwritten, 15, "no entry twice");
+    assert!(others.keep(Vec::new()).await);
+    // A range apart, and what lies between.
+    assert!(others.keep(entries[18..].to_vec()).await);
+    assert!(others.keep(entries[15..18].to_vec()).await);
+    assert_eq!(node.log.state().unwritten, 20);
+    drop(others);
+    node.kill().await;
+    let node = world.start(2);
+    let kept = node.left.iter().map(|record| record.entry.seq).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(kept.into_iter().collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn entries_of_others_leave_half_of_the_journal_to_the_node() {
+    let world = World::new().await;
+    let node = world.start_with(1, SMALL, false);
+    world.faults.break_method("append");
+    let mut kept = 0;
+    while node.log.keep_for_others(of_others(kept + 1).split_off(usize::try_from(kept).unwrap())).await {
+        kept += 1;
+    }
+    assert!((5..=SMALL / 2 / 256).contains(&kept), "{kept}");
+    assert!(!node.log.state().full);
+    for n in 0..10 {
+        assert_eq!(node.publish(of_ann(n), Rows::Keep).await, Durability::Journal, "{n}");
+    }
+    // Written, they take no room any more.
+    world.faults.mend();
+    assert!(node.log.flush(BOUND).await);
+    assert!(node.log.keep_for_others(of_others(1)).await);
+}

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use schema::{
     Clock as _,
-    limit::{Counters as _, FIRST_LOCK, Rate},
+    limit::{Bucket, Counters as _, FIRST_LOCK, Rate},
 };
 use testkit::servers::Redis;
 
@@ -79,7 +79,7 @@ async fn a_row_of_failures_that_another_node_forgave_does_not_go_on() {
     let failures = two.fail("ann", 1).await;
     assert!(!failures.is_locked(clock.now()));
     assert_eq!(failures.count, 1);
-    assert_eq!(two.local.failures("ann").await.unwrap().count, 1);
+    assert_eq!(two.local.failures("ann", clock.now()).await.unwrap().count, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +141,60 @@ async fn failures_at_the_same_time_are_never_counted_twice() {
         assert!(!failed.await.unwrap().is_locked(clock.now()), "nine are no lock");
     }
     for node in &nodes {
-        assert_eq!(node.local.failures("ann").await.unwrap().count, 3, "its own are all counted");
+        assert_eq!(
+            node.local.failures("ann", clock.now()).await.unwrap().count,
+            3,
+            "its own are all counted"
+        );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bucket_that_is_refilled_at_one_node_is_full_at_all() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    for _ in 0..20 {
+        one.take("address", TWENTY).await.unwrap();
+    }
+    for node in [&one, &two] {
+        let bucket = node.shared.bucket("address", TWENTY, clock.now()).await;
+        assert_eq!(Bucket::wait(bucket, TWENTY, clock.now()), Some(Duration::from_secs(3)));
+    }
+    clock.forward(1);
+    two.shared.refill("address").await;
+    for node in [&one, &two] {
+        assert_eq!(node.shared.bucket("address", TWENTY, clock.now()).await, None);
+    }
+    for n in 0..20 {
+        assert_eq!([&one, &two][n % 2].take("address", TWENTY).await, Ok(()), "{n}");
+    }
+    assert!(one.take("address", TWENTY).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_are_listed_by_all_nodes_until_they_end_and_are_unreadable_in_redis() {
+    let (redis, clock) = (Redis::start().await, TestClock::new());
+    let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
+    let mut intruder = Intruder::into(&redis).await;
+    assert_eq!(one.shared.announced().await, Some(vec![]));
+    for (node, label, seconds) in [(&one, "ann@example.org", 60), (&two, "bob", 120), (&two, "bob", 180)] {
+        node.shared.announce(label, Duration::from_secs(seconds)).await;
+    }
+    let both = ["ann@example.org", "bob"].map(str::to_owned).to_vec();
+    for node in [&one, &two] {
+        assert_eq!(node.shared.announced().await, Some(both.clone()));
+    }
+    let key = intruder.only_key().await;
+    assert!(key.starts_with("palisade:test:limited-1:"), "{key}");
+    assert!(intruder.ttl(&key).await > Duration::ZERO);
+    // What others put there is not believed.
+    intruder.command(&["ZADD", &key, "99999999999999", "eve@example.org"]).await;
+    clock.forward(61);
+    assert_eq!(one.shared.announced().await, Some(vec!["bob".to_owned()]));
+    let longest = "x".repeat(10_000);
+    one.shared.announce(&longest, Duration::from_secs(60)).await;
+    assert_eq!(one.shared.announced().await, Some(vec!["bob".to_owned()]), "too long to be kept");
+    intruder.command(&["DEL", &key]).await;
+    intruder.set(&key, b"a value").await;
+    assert_eq!(one.shared.announced().await, None);
 }

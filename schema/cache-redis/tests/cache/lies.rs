@@ -30,7 +30,7 @@ async fn false_counts_lock_nobody_and_are_written_over() {
     for value in false_values() {
         let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
         intruder.set(&key, &value).await;
-        assert_eq!(one.shared.failures("ann").await, None, "{} bytes", value.len());
+        assert_eq!(one.shared.failures("ann", clock.now()).await, None, "{} bytes", value.len());
         assert_eq!(one.refused(), 1);
         assert_eq!(one.fail("ann", 1).await.count, 1);
         assert_eq!(two.fail("ann", 1).await.count, 2, "shared again after {} bytes", value.len());
@@ -38,10 +38,10 @@ async fn false_counts_lock_nobody_and_are_written_over() {
     intruder.command(&["DEL", &key]).await;
     intruder.command(&["RPUSH", &key, "a", "list"]).await;
     let node = Limiter::start(&redis, &clock).await;
-    assert_eq!(node.shared.failures("ann").await, None);
+    assert_eq!(node.shared.failures("ann", clock.now()).await, None);
     node.fail("ann", 1).await;
     let other = Limiter::start(&redis, &clock).await;
-    assert_eq!(other.shared.failures("ann").await.unwrap().count, 1);
+    assert_eq!(other.shared.failures("ann", clock.now()).await.unwrap().count, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,7 +114,7 @@ impl Limiter {
     }
 
     pub async fn is_locked(&self, key: &str) -> bool {
-        let failures = self.shared.failures(key).await;
+        let failures = self.shared.failures(key, self.clock.now()).await;
         failures.is_some_and(|failures| failures.is_locked(self.clock.now()))
     }
 
@@ -136,8 +136,11 @@ pub struct Local {
 
 #[async_trait]
 impl Counters for Local {
-    async fn failures(&self, key: &str) -> Option<Failures> {
+    async fn failures(&self, key: &str, _: Timestamp) -> Option<Failures> {
         self.failures.lock().unwrap().get(key).copied()
+    }
+    async fn bucket(&self, key: &str, _: Rate, _: Timestamp) -> Option<Bucket> {
+        self.buckets.lock().unwrap().get(key).copied()
     }
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures {
         let mut all = self.failures.lock().unwrap();
@@ -147,6 +150,9 @@ impl Counters for Local {
     }
     async fn forget(&self, key: &str) {
         self.failures.lock().unwrap().remove(key);
+    }
+    async fn refill(&self, key: &str) {
+        self.buckets.lock().unwrap().remove(key);
     }
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> std::result::Result<(), Timestamp> {
         let mut all = self.buckets.lock().unwrap();

@@ -58,7 +58,7 @@ async fn a_node_starts_without_redis_and_uses_it_when_it_comes() {
     let new = Limiter::start(&redis, &clock).await;
     soon("what it counts is shared", async || {
         limiter.fail("bob", 1).await;
-        new.shared.failures("bob").await.is_some()
+        new.shared.failures("bob", clock.now()).await.is_some()
     })
     .await;
 }
@@ -96,7 +96,7 @@ async fn a_redis_that_hangs_costs_one_short_wait() {
         let reader = Reader::with(limiter.cache.clone(), &store);
         redis.pause();
         match call {
-            "failures" => drop(timed(call, limiter.shared.failures("ann")).await),
+            "failures" => drop(timed(call, limiter.shared.failures("ann", clock.now())).await),
             "fail" => drop(timed(call, limiter.fail("ann", 1)).await),
             "forget" => timed(call, limiter.shared.forget("ann")).await,
             "take" => timed(call, limiter.take("ann", RATE)).await.unwrap(),
@@ -160,7 +160,7 @@ async fn a_full_redis_is_no_trouble() {
     assert!(limiter.cache.stats().errors.load(Ordering::SeqCst) > 0);
     assert!(limiter.cache.stats().up.load(Ordering::SeqCst), "what it has can be read");
     let new = Limiter::start(&redis, &clock).await;
-    assert_eq!(new.shared.failures("bob").await.unwrap().count, 9);
+    assert_eq!(new.shared.failures("bob", clock.now()).await.unwrap().count, 9);
     intruder.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert!(new.fail("bob", 1).await.is_locked(clock.now()));
 }

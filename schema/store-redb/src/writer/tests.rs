@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redb::{Builder, Database, StorageBackend, backends::InMemoryBackend};
-use schema::{StoreError, Timestamp, UserId, store::Result};
+use schema::{StoreError, Timestamp, UserId, horizon::manual::horizon_at, store::Result};
 
 use crate::{
     database::File,
@@ -263,7 +263,7 @@ async fn what_was_accepted_is_committed_when_the_last_handle_goes() {
 async fn a_sweep_of_nothing_commits_nothing() {
     let fixture = fixture();
     let upkeep = Arc::clone(&fixture.store).stores().upkeep;
-    assert_eq!(upkeep.sweep(Timestamp::MAX, 100).await.unwrap(), 0);
+    assert_eq!(upkeep.sweep(horizon_at(Timestamp::MAX).into(), 100).await.unwrap(), 0);
     upkeep.ping().await.unwrap();
     assert_eq!(fixture.stats.commits(), 0);
 }

@@ -3,17 +3,11 @@ use std::{
     sync::{Mutex, PoisonError, atomic::AtomicUsize},
 };
 
-use schema::{Clock, Entropy, Timestamp};
+use schema::{Entropy, Timestamp, horizon::manual::ManualClocks};
 
 use super::*;
 
 struct Fixed;
-
-impl Clock for Fixed {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_secs(1)
-    }
-}
 
 impl Entropy for Fixed {
     fn fill(&self, bytes: &mut [u8]) {
@@ -58,7 +52,7 @@ impl Script {
     fn of(writes: &[Write], looks: &[Look]) -> Self {
         let status = Arc::new(Status::new());
         Self {
-            store: Store::new(status, Arc::new(Fixed), Arc::new(Fixed)),
+            store: Store::new(status, ManualClocks::at(Timestamp::from_secs(1)).clocks(), Arc::new(Fixed)),
             writes: Mutex::new(writes.iter().copied().collect()),
             looks: Mutex::new(looks.iter().copied().collect()),
             written: AtomicUsize::new(0),

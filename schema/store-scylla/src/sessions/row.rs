@@ -51,7 +51,7 @@ pub(super) fn session(row: SessionRow) -> Result<Option<Session>> {
     Ok(Some(Session {
         id,
         user: UserId::from_bytes(*row.user.as_bytes()),
-        user_version: row.user_version.map(convert::number).ok_or_else(strange)?,
+        user_version: row.user_version.map(convert::version).ok_or_else(strange)?,
         device: row.device,
         ip_address: row.ip_address.ok_or_else(strange)?,
         user_agent: row.user_agent,

@@ -106,7 +106,7 @@ fn parse(row: UserRow) -> Result<Option<User>> {
         first_name: row.first_name,
         last_name: row.last_name,
         active: row.active.ok_or_else(strange)?,
-        version: row.version.map(convert::number).ok_or_else(strange)?,
+        version: row.version.map(convert::version).ok_or_else(strange)?,
         revision: row.revision.map(convert::number).ok_or_else(strange)?,
         created_at: row.created_at.map(convert::timestamp).ok_or_else(strange)?,
     }))

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use schema::{Clock, Entropy, Timestamp};
+use schema::{Clock, Clocks, Entropy, MonotonicClock, Timestamp};
 use scylla::client::{session::Session, session_builder::SessionBuilder};
 use store_scylla::{Config, Opened, State, open};
 use testkit::servers::Cassandra;
@@ -27,6 +27,19 @@ impl Clock for Real {
     fn now(&self) -> Timestamp {
         now()
     }
+}
+
+impl MonotonicClock for Real {
+    fn elapsed(&self) -> Duration {
+        static START: std::sync::LazyLock<std::time::Instant> =
+            std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed()
+    }
+}
+
+/// The clocks of a node that has just started.
+pub fn clocks() -> Arc<Clocks> {
+    Arc::new(Clocks::new(Arc::new(Real), Arc::new(Real), "", None))
 }
 
 impl Entropy for Real {
@@ -68,7 +81,7 @@ pub async fn config(keyspace: &str) -> Config {
 
 /// A store in a keyspace, not awaited.
 pub async fn begin(keyspace: &str, migrate: bool) -> Opened {
-    open(config(keyspace).await, migrate, Arc::new(Real), Arc::new(Real))
+    open(config(keyspace).await, migrate, clocks(), Arc::new(Real))
 }
 
 /// A store in a keyspace that is up.
@@ -114,7 +127,8 @@ where
 }
 
 /// The tables that are emptied.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
+    "login_places",
     "users",
     "emails",
     "registrations",

@@ -1,0 +1,407 @@
+//! Both clocks of a node, and what may be concluded from them.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Detector, HighWater, Horizon, Horizons, Jump, Trust,
+    detector::{offset, time},
+};
+use crate::time::{CLOCK_SKEW, Clock, MonotonicClock, Timestamp, millis};
+
+/// How far apart two readings of boot time may be for the wall clock's between them to belong to both.
+const TOGETHER: Duration = Duration::from_millis(50);
+/// How often they are read for that.
+const READINGS: usize = 5;
+/// How many jumps wait to be said; more are only counted.
+const PENDING: usize = 64;
+/// The offset while nothing may be forgotten.
+const NONE: i64 = i64::MIN / 4;
+/// What was denied within the last save and the end of a process lasts at most so much longer than what was
+/// denied before.
+const UNSAVED: Duration = Duration::from_secs(120);
+
+/// What a process leaves to the next about its clocks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    /// Changes when the machine is booted.
+    boot_id: String,
+    boot_ms: u64,
+    settled: Timestamp,
+    floor_secs: u64,
+    latest_denial: Timestamp,
+    /// At least: more than a minute of tokens is reserved.
+    latest_expiry_secs: u64,
+    detector: Detector,
+}
+
+impl Saved {
+    /// The latest token that a process may have issued by the time that this is saved again.
+    #[must_use]
+    pub const fn latest_expiry_secs(&self) -> u64 {
+        self.latest_expiry_secs
+    }
+}
+
+/// The wall clock and boot time of a node together. One for each process.
+pub struct Clocks {
+    wall: Arc<dyn Clock>,
+    monotonic: Arc<dyn MonotonicClock>,
+    boot_id: String,
+    high_water: Arc<HighWater>,
+    detector: Mutex<Detector>,
+    /// By which facts are forgotten, as it was at the last look.
+    fact_offset_ms: AtomicI64,
+    steady_offset_ms: AtomicI64,
+    /// By how much the clock of another node is behind this one's.
+    peers_behind_ms: AtomicU64,
+    jumps: AtomicU64,
+    pending: Mutex<Vec<Jump>>,
+}
+
+impl std::fmt::Debug for Clocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clocks").field("high_water", &self.high_water).finish_non_exhaustive()
+    }
+}
+
+impl Clocks {
+    /// Of a process that goes on after the one that saved this. `boot_id` tells boots of the machine apart.
+    #[must_use]
+    pub fn new(
+        wall: Arc<dyn Clock>,
+        monotonic: Arc<dyn MonotonicClock>,
+        boot_id: &str,
+        saved: Option<Saved>,
+    ) -> Self {
+        Self::trusting(Trust::default(), wall, monotonic, boot_id, saved)
+    }
+
+    /// The same with another trust in clocks.
+    #[must_use]
+    pub fn trusting(
+        trust: Trust,
+        wall: Arc<dyn Clock>,
+        monotonic: Arc<dyn MonotonicClock>,
+        boot_id: &str,
+        saved: Option<Saved>,
+    ) -> Self {
+        let (now, boot_ms) = read(&*wall, &*monotonic);
+        let high_water = HighWater::default();
+        let detector = match saved {
+            None => Detector::new(trust, now, boot_ms),
+            Some(saved) => {
+                high_water.raise_floor(Timestamp::from_secs(saved.floor_secs));
+                high_water.saw_expiry(saved.latest_expiry_secs);
+                high_water.denied_until(saved.latest_denial.plus(UNSAVED));
+                let same_boot = !boot_id.is_empty() && saved.boot_id == boot_id && saved.boot_ms <= boot_ms;
+                if same_boot {
+                    saved.detector.trusting(trust)
+                } else {
+                    let needed = high_water.needed();
+                    Detector::after_boot(trust, now, boot_ms, saved.settled, needed)
+                }
+            }
+        };
+        let clocks = Self {
+            wall,
+            monotonic,
+            boot_id: boot_id.to_owned(),
+            high_water: Arc::new(high_water),
+            detector: Mutex::new(detector),
+            fact_offset_ms: AtomicI64::new(NONE),
+            steady_offset_ms: AtomicI64::new(0),
+            peers_behind_ms: AtomicU64::new(0),
+            jumps: AtomicU64::new(0),
+            pending: Mutex::default(),
+        };
+        clocks.observe();
+        clocks
+    }
+
+    /// The wall clock's time: by it tokens expire, and nothing else is ended.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.wall.now()
+    }
+
+    /// When a token ends that is issued now and lives for `life`: not below the floor, where it would have
+    /// expired already.
+    #[must_use]
+    pub fn expiry(&self, life: Duration) -> Timestamp {
+        self.now().max(self.high_water.floor()).plus(life)
+    }
+
+    /// Boot time.
+    #[must_use]
+    pub fn monotonic(&self) -> Duration {
+        self.monotonic.elapsed()
+    }
+
+    /// What only rises.
+    #[must_use]
+    pub const fn high_water(&self) -> &Arc<HighWater> {
+        &self.high_water
+    }
+
+    /// Takes a look at both clocks. To be called about once a second.
+    pub fn observe(&self) {
+        self.look();
+    }
+
+    fn look(&self) -> (Timestamp, u64) {
+        let mut detector = self.detector();
+        let (now, boot_ms) = read(&*self.wall, &*self.monotonic);
+        if let Some(jump) = detector.observe(now, boot_ms, self.high_water.needed()) {
+            self.jumps.fetch_add(1, Ordering::Relaxed);
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            if pending.len() < PENDING {
+                pending.push(jump);
+            }
+        }
+        self.fact_offset_ms.store(detector.fact_offset(boot_ms).unwrap_or(NONE), Ordering::Release);
+        self.steady_offset_ms.store(detector.steady_offset(), Ordering::Release);
+        (now, boot_ms)
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By which facts, and what is kept for them, are forgotten.
+    #[must_use]
+    pub fn horizon(&self) -> Horizon {
+        let (mut now, mut boot_ms) = read(&*self.wall, &*self.monotonic);
+        if offset(now, boot_ms) < self.fact_offset_ms.load(Ordering::Acquire) {
+            // It was set back since the last look.
+            (now, boot_ms) = self.look();
+        }
+        let at = time(self.fact_offset_ms.load(Ordering::Acquire), boot_ms).min(now);
+        self.hand_out(at, now)
+    }
+
+    /// By which a store forgets.
+    #[must_use]
+    pub fn horizons(&self) -> Horizons {
+        let rows = self.row_horizon();
+        Horizons { facts: self.horizon(), rows }
+    }
+
+    /// By which rows are swept that live for weeks.
+    #[must_use]
+    pub fn row_horizon(&self) -> Horizon {
+        let (now, boot_ms) = self.look();
+        let offset_ms = self.detector().row_offset(boot_ms);
+        let rows = offset_ms.map_or(Timestamp::EPOCH, |offset_ms| time(offset_ms, boot_ms));
+        let facts = time(self.fact_offset_ms.load(Ordering::Acquire), boot_ms);
+        self.hand_out(rows.min(facts).min(now), now)
+    }
+
+    /// The floor first: whoever forgets by it has told readers before.
+    fn hand_out(&self, at: Timestamp, now: Timestamp) -> Horizon {
+        let behind = Duration::from_millis(self.peers_behind_ms.load(Ordering::Relaxed));
+        let at = at.min(now.minus(behind));
+        self.high_water.raise_floor(at.minus(CLOCK_SKEW));
+        Horizon(at)
+    }
+
+    /// Another node's clock is behind this one's by so much: nothing is forgotten that is not over there.
+    pub fn set_peers_behind(&self, by: Duration) {
+        self.peers_behind_ms.store(millis(by), Ordering::Relaxed);
+    }
+
+    /// A time that has certainly come: at most the wall clock's. For times to live that are given away.
+    #[must_use]
+    pub fn settled(&self) -> Timestamp {
+        let (now, boot_ms) = self.look();
+        self.detector().settled(boot_ms).min(now)
+    }
+
+    /// The wall clock without its jumps, until one has lasted: for short spans that a jump must neither cut
+    /// short nor draw out, such as the grace of a spent token and the locks of limits.
+    #[must_use]
+    pub fn steady(&self) -> Timestamp {
+        time(self.steady_offset_ms.load(Ordering::Acquire), millis(self.monotonic()))
+    }
+
+    /// How far the wall clock is from [`Self::steady`], either way.
+    #[must_use]
+    pub fn disagreement(&self) -> Duration {
+        let (now, steady) = (self.now(), self.steady());
+        now.since(steady).max(steady.since(now))
+    }
+
+    /// How often the wall clock has jumped while this process ran, or since the one before.
+    #[must_use]
+    pub fn jumps(&self) -> u64 {
+        self.jumps.load(Ordering::Relaxed)
+    }
+
+    /// The jumps that were not said yet.
+    #[must_use]
+    pub fn take_jumps(&self) -> Vec<Jump> {
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the next process is to know, which reserves tokens that end up to `reserved`.
+    #[must_use]
+    pub fn save(&self, reserved: Timestamp) -> Saved {
+        let (_, boot_ms) = self.look();
+        let detector = self.detector().clone();
+        let water = &self.high_water;
+        Saved {
+            boot_id: self.boot_id.clone(),
+            boot_ms,
+            settled: detector.settled(boot_ms),
+            floor_secs: water.floor_secs(),
+            latest_denial: water.latest_denial(),
+            latest_expiry_secs: water.latest_expiry().max(reserved).as_secs(),
+            detector,
+        }
+    }
+}
+
+impl Clock for Clocks {
+    fn now(&self) -> Timestamp {
+        Self::now(self)
+    }
+}
+
+/// [`Clocks::steady`] as a clock.
+#[derive(Debug, Clone)]
+pub struct SteadyClock(pub Arc<Clocks>);
+
+impl Clock for SteadyClock {
+    fn now(&self) -> Timestamp {
+        self.0.steady()
+    }
+}
+
+/// Both clocks at one moment. The process may be stopped in between; then the offset is too low, which is the
+/// safe way, and only when that happens each time.
+fn read(wall: &dyn Clock, monotonic: &dyn MonotonicClock) -> (Timestamp, u64) {
+    let mut reading = (Timestamp::EPOCH, 0);
+    for _ in 0..READINGS {
+        let before = monotonic.elapsed();
+        let now = wall.now();
+        let after = monotonic.elapsed();
+        reading = (now, millis(after));
+        if after.saturating_sub(before) <= TOGETHER {
+            break;
+        }
+    }
+    reading
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::manual::ManualClocks, *};
+
+    const START: Timestamp = Timestamp::from_secs(2_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR_MS: i64 = 3_600_000;
+
+    /// Clocks that have run for long.
+    fn settled() -> (Arc<ManualClocks>, Arc<Clocks>) {
+        let manual = ManualClocks::at(START);
+        let clocks = manual.clocks();
+        for _ in 0..2 {
+            manual.advance(49 * HOUR);
+            clocks.observe();
+        }
+        (manual, clocks)
+    }
+
+    #[test]
+    fn the_floor_is_raised_before_a_horizon_is_handed_out() {
+        let (_manual, clocks) = settled();
+        assert_eq!(clocks.high_water().floor(), Timestamp::EPOCH, "nobody has forgotten anything");
+        let horizon = clocks.horizon();
+        assert_eq!(horizon.time(), clocks.now());
+        assert_eq!(clocks.high_water().floor(), horizon.time().minus(CLOCK_SKEW));
+    }
+
+    #[test]
+    fn clock_set_back_between_two_looks_lowers_the_horizon() {
+        let (manual, clocks) = settled();
+        let before = clocks.horizon();
+        manual.jump(-HOUR_MS);
+        assert_eq!(clocks.horizon().time(), before.time().minus(HOUR));
+        assert_eq!(clocks.high_water().floor(), before.time().minus(CLOCK_SKEW), "the floor stays");
+        assert_eq!(clocks.jumps(), 1);
+        assert_eq!(clocks.take_jumps(), [Jump { by_ms: -HOUR_MS }]);
+        assert_eq!(clocks.take_jumps(), []);
+    }
+
+    #[test]
+    fn a_jump_ahead_moves_neither_horizon_nor_the_steady_clock() {
+        let (manual, clocks) = settled();
+        let before = (clocks.horizon(), clocks.row_horizon(), clocks.steady(), clocks.settled());
+        manual.jump(960 * HOUR_MS);
+        clocks.observe();
+        assert_eq!((clocks.horizon(), clocks.row_horizon(), clocks.steady(), clocks.settled()), before);
+        assert_eq!(clocks.disagreement(), 960 * HOUR);
+        manual.jump(-960 * HOUR_MS);
+        clocks.observe();
+        assert_eq!((clocks.horizon(), clocks.row_horizon(), clocks.steady(), clocks.settled()), before);
+        assert_eq!((clocks.jumps(), clocks.disagreement()), (2, Duration::ZERO));
+    }
+
+    #[test]
+    fn horizon_waits_for_a_peer_whose_clock_is_behind() {
+        let (_manual, clocks) = settled();
+        clocks.set_peers_behind(HOUR);
+        assert_eq!(clocks.horizon().time(), clocks.now().minus(HOUR));
+        clocks.set_peers_behind(Duration::ZERO);
+        assert_eq!(clocks.horizon().time(), clocks.now());
+    }
+
+    #[test]
+    fn a_restart_with_a_wrong_clock_forgets_nothing() {
+        let (manual, clocks) = settled();
+        let (horizon, saved) = (clocks.horizon(), clocks.save(Timestamp::EPOCH));
+        manual.jump(HOUR_MS);
+        let clocks = manual.clocks_after(Some(saved));
+        assert_eq!(clocks.horizon(), horizon);
+        assert_eq!(clocks.jumps(), 1, "the jump while it was down is seen");
+        manual.advance(HOUR / 2);
+        assert_eq!(clocks.horizon().time(), horizon.time().plus(HOUR / 2));
+    }
+
+    #[test]
+    fn a_restart_goes_on_after_the_machine_was_booted() {
+        let (manual, clocks) = settled();
+        let _ = clocks.horizon();
+        let (settled, floor) = (clocks.settled(), clocks.high_water().floor());
+        let text = serde_json::to_string(&clocks.save(START)).unwrap();
+        // Down for a day; boot time begins again.
+        manual.set(clocks.now().plus(24 * HOUR), Duration::from_secs(1));
+        let clocks = manual.clocks_after(Some(serde_json::from_str(&text).unwrap()));
+        assert_eq!(clocks.high_water().floor(), floor);
+        assert_eq!(clocks.horizon().time(), settled, "no time is taken to have passed");
+        assert_eq!(clocks.high_water().latest_expiry(), START, "what was reserved");
+        manual.advance(HOUR / 2);
+        clocks.observe();
+        assert_eq!(clocks.horizon().time(), settled.plus(HOUR / 2));
+        manual.advance(2 * HOUR);
+        clocks.observe();
+        assert_eq!(clocks.horizon().time(), clocks.now(), "after a while the clock is believed");
+        assert_eq!(clocks.row_horizon().time(), settled.plus(5 * HOUR / 2), "for rows later");
+    }
+
+    #[test]
+    fn tokens_are_issued_above_the_floor() {
+        let (manual, clocks) = settled();
+        let horizon = clocks.horizon().time();
+        assert_eq!(clocks.expiry(HOUR), clocks.now().plus(HOUR));
+        manual.jump(-48 * HOUR_MS);
+        assert_eq!(clocks.expiry(HOUR), horizon.minus(CLOCK_SKEW).plus(HOUR));
+    }
+}
