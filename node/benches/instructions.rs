@@ -23,7 +23,6 @@ use node::{
     app::{App, Purpose},
     http::{
         self,
-        connection::Timeouts,
         hot::{Lane, wire},
     },
     settings::{self, Sources},

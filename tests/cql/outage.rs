@@ -49,7 +49,11 @@ async fn validation_goes_on_as_ever() {
 #[tokio::test]
 async fn node_that_turns_stale_while_an_answer_waits_says_so() {
     let here = Behind::with(&[("MAX_STALENESS", "2s")]).await;
+    let root = here.node.root().await;
+    let films = root.makes_permission("films").await;
     let ann = here.node.register("ann").await;
+    // So that what she may do has to be loaded.
+    root.gives(&ann, &films).await.is(200);
     let _while = here.hurt(Way::Stalled).await;
     // Fresh at the question; the answer has to wait for the database, until it is given up.
     let asked = async |path| ann.get(path).send().await;

@@ -73,7 +73,7 @@ fn read(path: &Path) {
     let mut numbers = text.split_whitespace().map(|word| word.parse::<i32>().ok());
     if let (Some(Some(wall)), Some(Some(boot))) = (numbers.next(), numbers.next()) {
         let word = |secs: i32| u64::from(secs.cast_unsigned());
-        let both = word(wall) << 32 | word(boot);
+        let both = (word(wall) << 32) | word(boot);
         if SHIFTS.swap(both, Ordering::AcqRel) != both || !path.with_extension("read").exists() {
             let _ = fs::write(path.with_extension("read"), format!("{wall} {boot}"));
         }

@@ -370,14 +370,13 @@ struct Idle {
 }
 
 impl Idle {
-    fn new(timeouts: Timeouts, stop: watch::Receiver<bool>) -> Self {
-        let patience = timeouts.idle;
+    fn new(patience: Duration, stop: watch::Receiver<bool>) -> Self {
         let mut waiting = stop.clone();
         let stopped = Box::pin(async move {
             let _ = waiting.wait_for(|stop| *stop).await;
         });
         let sleep = Box::pin(sleep(patience));
-        Self { timeouts, patience, since: began(), sleep, stop, stopped, waker: None }
+        Self { patience, since: began(), sleep, stop, stopped, waker: None }
     }
 
     /// What comes next, after what has `begun`.
