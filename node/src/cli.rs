@@ -262,7 +262,10 @@ const PASSWORD: &str = "--password, PALISADE_SUPERUSER_PASSWORD or PALISADE_SUPE
 
 /// Before anything is asked for or made.
 fn email(text: String) -> Result<String, Failure> {
-    if text.parse::<Email>().is_ok() { Ok(text) } else { Err(OperatorError::Email(text).into()) }
+    match text.parse::<Email>() {
+        Ok(_) => Ok(text),
+        Err(why) => Err(OperatorError::Email(text, why).into()),
+    }
 }
 
 async fn schema(settings: &Settings, what: &str) -> Result<Done, Failure> {
