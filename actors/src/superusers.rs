@@ -11,7 +11,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use schema::{
-    PermissionId, RoleId, Stores, UserId,
+    PermissionId, RoleId, StoreError, Stores, UserId,
     page::{MAX_LIMIT, PageOf},
     permission::{ALL_ALL, Effective, Grant, Role},
     power::{LEAVE, Leaving, Loss, MAX_LEAVING, Power},
@@ -196,8 +196,18 @@ async fn with_power(
 
 /// Whether the user is active and has `all_all` after these losses.
 async fn has_power(stores: &Stores, user: UserId, losses: &[Loss]) -> Result<bool, ActorError> {
-    if losses.contains(&Loss::User(user)) || !stores.users.get(user).await?.is_some_and(|user| user.active) {
+    if losses.contains(&Loss::User(user)) {
         return Ok(false);
+    }
+    match stores.users.get(user).await {
+        Ok(Some(user)) if user.active => {}
+        Ok(_) => return Ok(false),
+        // Nobody logs in as a user whose row cannot be read, and it must not stop changes of others.
+        Err(StoreError::Inconsistent(what)) => {
+            tracing::error!(%user, what, "a user cannot be read, and has no power");
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
     }
     let effective = stores.grants.effective(user).await?;
     Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, losses)))

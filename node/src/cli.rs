@@ -5,6 +5,7 @@
 //! 2 wrong usage.
 
 mod args;
+mod check;
 mod health;
 mod output;
 mod prompt;
@@ -130,6 +131,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             let done = runtime()?.block_on(health::health(&settings, leaf.get_flag("live")))?;
             output::show(&done, json)
         }
+        ["store", "check"] => runtime()?.block_on(check::run(settings, leaf.get_flag("repair"), json)),
         ["schema", what] => output::show(&runtime()?.block_on(schema(&settings, what))?, json),
         command => {
             let command = context.operator_command(command)?;
@@ -260,7 +262,10 @@ const PASSWORD: &str = "--password, PALISADE_SUPERUSER_PASSWORD or PALISADE_SUPE
 
 /// Before anything is asked for or made.
 fn email(text: String) -> Result<String, Failure> {
-    if text.parse::<Email>().is_ok() { Ok(text) } else { Err(OperatorError::Email(text).into()) }
+    match text.parse::<Email>() {
+        Ok(_) => Ok(text),
+        Err(why) => Err(OperatorError::Email(text, why).into()),
+    }
 }
 
 async fn schema(settings: &Settings, what: &str) -> Result<Done, Failure> {

@@ -5,10 +5,11 @@
 
 use actors::user::{GrantChange, UserError};
 use schema::{
-    FactKind, KeyId, Name, PermissionId, RoleId, UserId,
-    email::Email,
+    FactKind, KeyId, Name, PermissionId, RoleId, UserId, check,
+    email::{Email, FoldedEmail, NotAnEmail},
     permission::{ALL_ALL, BUILT_IN, Permission, Role, SUPERUSER},
     store::{Added, StoreError},
+    text::{NotText, PersonName},
     user::{PasswordHash, User},
 };
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,13 @@ pub enum Command {
         email: String,
         /// Also the last one's.
         force: bool,
+    },
+    /// Looks at some rows of the store and says which today's rules would not accept.
+    StoreCheck {
+        /// Mends what can be mended without a loss.
+        repair: bool,
+        /// The last user that was looked at.
+        after: Option<UserId>,
     },
     /// Shows the other nodes.
     ClusterStatus,
@@ -74,6 +82,24 @@ pub struct NewSuperuser {
     pub promote: bool,
 }
 
+/// The same by the rules of input, which are those of registration.
+struct Parsed {
+    email: Email,
+    first_name: Option<PersonName>,
+    last_name: Option<PersonName>,
+}
+
+impl NewSuperuser {
+    fn parse(&self) -> Result<Parsed, OperatorError> {
+        let name = |name: &Option<String>| name.as_deref().map(PersonName::parse).transpose();
+        Ok(Parsed {
+            email: self.email.parse().map_err(|why| OperatorError::Email(self.email.clone(), why))?,
+            first_name: name(&self.first_name).map_err(OperatorError::FirstName)?.flatten(),
+            last_name: name(&self.last_name).map_err(OperatorError::LastName)?.flatten(),
+        })
+    }
+}
+
 /// What was done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
@@ -91,8 +117,12 @@ pub enum OperatorError {
     NotUp,
     #[error("there is no role superuser yet: run `palisade app init` first")]
     NotInitialised,
-    #[error("{0:?} is no email address")]
-    Email(String),
+    #[error("{0:?} {1}")]
+    Email(String, NotAnEmail),
+    #[error("--first-name {0}")]
+    FirstName(NotText),
+    #[error("--last-name {0}")]
+    LastName(NotText),
     #[error("{0}")]
     Password(#[from] PasswordError),
     #[error("{0} exists: give --promote to make this user a superuser")]
@@ -145,7 +175,14 @@ impl App {
                 self.end.notify_one();
                 Ok(Done { msg: "the node has left and ended".into(), result: serde_json::json!({}) })
             }
+            Command::StoreCheck { repair, after } => {
+                let step = check::step(&self.stores, after, repair).await?;
+                let msg = format!("users checked: {}", step.users);
+                Ok(Done { msg, result: serde_json::to_value(step).unwrap_or_default() })
+            }
             Command::AppInit { superuser } => {
+                // Refused before anything is made.
+                superuser.as_ref().map(NewSuperuser::parse).transpose()?;
                 let mut done = self.init().await?;
                 if let Some(new) = superuser {
                     let made = self.create_superuser(new).await?;
@@ -247,9 +284,9 @@ impl App {
     }
 
     async fn create_superuser(&self, new: NewSuperuser) -> Result<Done, OperatorError> {
+        let Parsed { email, first_name, last_name } = new.parse()?;
         let role = self.superuser_role().await?;
-        let email: Email = new.email.parse().map_err(|_| OperatorError::Email(new.email.clone()))?;
-        let existing = self.stores.users.by_email(&email.folded()).await?;
+        let existing = self.stores.users.by_email(&FoldedEmail::of(&new.email)).await?;
         let created = existing.is_none();
         let (user, msg) = match existing {
             // Done before is done; but whoever else has this email is not made one silently.
@@ -263,7 +300,7 @@ impl App {
             None => {
                 let password = Normalized::new(&new.password)?;
                 let hash = self.hash_patiently(password).await?;
-                let user = self.new_user(email, Some(hash), new.first_name, new.last_name);
+                let user = self.new_user(email, Some(hash), first_name, last_name);
                 let id = user.id;
                 self.actors.users.register(user).await.map_err(|error| match error {
                     UserError::EmailTaken => OperatorError::Exists(new.email.clone()),
@@ -291,7 +328,7 @@ impl App {
     }
 
     async fn delete_superuser(&self, email: &str, force: bool) -> Result<Done, OperatorError> {
-        let folded = schema::email::FoldedEmail::of(email);
+        let folded = FoldedEmail::of(email);
         let user = self.stores.users.by_email(&folded).await?;
         let user = user.ok_or_else(|| OperatorError::NoUser(email.to_owned()))?.id;
         let had = self.actors.users.take_power(user, force).await.map_err(|error| match error {
@@ -329,8 +366,8 @@ impl App {
         &self,
         email: Email,
         password: Option<PasswordHash>,
-        first_name: Option<String>,
-        last_name: Option<String>,
+        first_name: Option<PersonName>,
+        last_name: Option<PersonName>,
     ) -> User {
         let now = self.clock.now();
         User {
@@ -338,8 +375,8 @@ impl App {
             email,
             email_confirmed: false,
             password,
-            first_name,
-            last_name,
+            first_name: first_name.map(PersonName::into_string),
+            last_name: last_name.map(PersonName::into_string),
             active: true,
             version: 0,
             revision: 1,

@@ -105,6 +105,7 @@ macro_rules! conformance_suite {
                 logins_are_listed_newest_first_page_by_page
                 a_login_recorded_twice_is_there_once
                 histories_do_not_mix
+                only_so_many_logins_are_kept
                 a_place_is_known_for_its_account_since_its_last_note
                 a_place_is_swept_after_its_last_note
             }
@@ -127,6 +128,7 @@ macro_rules! conformance_suite {
                 a_deleted_role_is_gone
                 a_role_may_have_only_so_many_permissions
                 there_may_be_only_so_many_roles
+                a_name_that_no_rule_accepts_is_like_any_other
             }
             sessions {
                 a_session_comes_back_as_it_was_opened
@@ -168,6 +170,11 @@ macro_rules! conformance_suite {
                 a_deleted_user_frees_its_email
                 users_are_listed_by_id_page_by_page
                 a_list_of_users_is_stable_while_one_more_registers
+                spellings_of_one_email_are_one_user
+                a_user_that_no_rule_accepts_is_like_any_other
+                a_claim_of_today_needs_no_repair
+                a_check_names_what_no_rule_accepts
+                a_user_with_much_is_deleted_with_all_of_it
             }
         }
     };

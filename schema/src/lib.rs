@@ -13,9 +13,11 @@
 //! | by which time anything may be forgotten | [`horizon`] |
 //! | whether a token is good | [`decide`](mod@decide) |
 //! | permission names and queries | [`name`], [`query`] |
+//! | what may be typed, and what is the same address | [`text`], [`email`] |
 //! | how to add a store | [`store`] |
 
 pub mod authorization;
+pub mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod decide;
@@ -37,6 +39,7 @@ pub mod query;
 pub mod refusal;
 pub mod session;
 pub mod store;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod user;

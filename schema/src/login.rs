@@ -9,6 +9,19 @@ use crate::{
     time::Timestamp,
 };
 
+/// How many entries of a user are kept; the oldest go when there are more.
+pub const MAX_LOGINS: usize = 10_000;
+/// A history is counted once in so many entries, on average: there may be about so many too many.
+const TRIMMED_EVERY: usize = 32;
+
+/// Whether a store counts the history that this entry is added to. That costs a look at all of it, so
+/// it is not done for each entry; with few entries it is.
+#[must_use]
+pub fn is_trimming(id: LoginId, max: usize) -> bool {
+    let [.., random] = *id.as_bytes();
+    usize::from(random).is_multiple_of((max / 8).clamp(1, TRIMMED_EVERY))
+}
+
 /// How long entries are kept.
 pub const LOGIN_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
 

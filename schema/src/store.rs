@@ -23,6 +23,10 @@
 //!   everybody, as if it had not happened or as if it were done, and whoever meets what is left of it
 //!   completes or removes it. Nobody is locked out by it: the same call again succeeds.
 //! - **Nothing is promised between two calls**, and nothing above relies on it.
+//! - **Rows are not input.** A row is read as it is: no rule of input (what is an email, how long a name
+//!   may be) is applied to it, since an older version may have written it under other rules. A row that
+//!   cannot be read at all is an error for who asks for it by its key; lists leave it out and log it,
+//!   and it is ended and deleted like any other.
 //! - **Expiry**: what has ended (`expires_at`, `until`, [`LOGIN_RETENTION`]) may vanish at any time
 //!   after; who reads checks the time itself. It vanishes by a [`Horizon`](crate::Horizon) or a time to live counted
 //!   from [`Clocks::settled`](crate::Clocks::settled), never by the wall clock, which can jump.
@@ -66,6 +70,7 @@ use async_trait::async_trait;
 #[cfg(doc)]
 use crate::login::LOGIN_RETENTION;
 use crate::{
+    check::{Examined, Finding, Reclaimed},
     email::FoldedEmail,
     horizon::Horizons,
     id::{LoginId, NodeId, SessionId, UserId},
@@ -159,9 +164,10 @@ pub trait Users: Send + Sync + 'static {
     async fn create(&self, user: &User) -> Result<Created>;
     /// By id.
     async fn get(&self, id: UserId) -> Result<Option<User>>;
-    /// By email, folded.
+    /// By email: the first user that one of [`FoldedEmail::keys`] finds ([`FoldedEmail::finds`]).
     async fn by_email(&self, email: &FoldedEmail) -> Result<Option<User>>;
-    /// Changes a user whose revision is `next.revision - 1`. With a new email the claim moves too.
+    /// Changes a user whose revision is `next.revision - 1`. With an email of another text the claim
+    /// moves to today's key of it.
     async fn replace(&self, next: &User) -> Result<Replaced>;
     /// Removes a user with its email claim, sessions, grants and history. Gone already: no error.
     async fn delete(&self, id: UserId) -> Result<()>;
@@ -287,8 +293,9 @@ pub trait Superusers: Send + Sync + 'static {
 /// Login histories, and the places that log-ins came from.
 #[async_trait]
 pub trait Logins: Send + Sync + 'static {
-    /// Adds an entry. Added again with the same id: no change.
-    async fn record(&self, login: &Login) -> Result<()>;
+    /// Adds an entry. Added again with the same id: no change. When the user has more than `max`, the
+    /// oldest go, at the latest when [`is_trimming`](crate::login::is_trimming) says so.
+    async fn record(&self, login: &Login, max: usize) -> Result<()>;
     /// The entries of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
     /// Notes that the owner of an account logged in from a place at this time. One row for each
@@ -337,6 +344,12 @@ pub trait LedgerStore: Send + Sync + 'static {
 /// The store itself.
 #[async_trait]
 pub trait Upkeep: Send + Sync + 'static {
+    /// The next users as they are stored, readable or not, for [`check`](crate::check).
+    async fn examine(&self, page: PageOf<UserId>) -> Result<Page<Examined, UserId>>;
+    /// Rows of no user that cannot be read or mean nothing, as far as the store can find them.
+    async fn examine_others(&self) -> Result<Vec<Finding>>;
+    /// Moves the claim of a user's email to today's key, or makes it, unless another user has that key.
+    async fn reclaim(&self, user: UserId) -> Result<Reclaimed>;
     /// Whether it answers.
     async fn ping(&self) -> Result<()>;
     /// Removes some of what ended before the horizons, at most `limit` rows; says how many. A store that

@@ -23,4 +23,5 @@ mod halfway;
 mod outage;
 mod redis;
 mod ring;
+mod stored;
 mod two_nodes;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use schema::{
     LoginId, SessionId, StoreError, Timestamp, UserId,
-    login::{Login, Outcome},
+    login::{Login, MAX_LOGINS, Outcome},
     session::{Presented, SecretHash, Session},
     store::Rotated,
 };
@@ -201,7 +201,7 @@ async fn revoke_reused(
     let ended = [request.session];
     let denied = end::deny(context, Timestamp::EPOCH, request.user, &ended);
     tokio::try_join!(context.facts.publish(denied), async {
-        Ok(context.stores.logins.record(&login).await?)
+        Ok(context.stores.logins.record(&login, MAX_LOGINS).await?)
     })?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use schema::{
     email::Email,
     session::{SecretHash, Session},
     store::{Replaced, Rotated},
+    text::PersonName,
     user::{PasswordHash, User, ended_below},
 };
 
@@ -19,8 +20,8 @@ const ATTEMPTS: usize = 16;
 #[allow(missing_docs, reason = "the fields are what their names say")]
 pub struct ProfileChange {
     pub email: Option<Email>,
-    pub first_name: Option<Option<String>>,
-    pub last_name: Option<Option<String>>,
+    pub first_name: Option<Option<PersonName>>,
+    pub last_name: Option<Option<PersonName>>,
 }
 
 /// A new password, and what becomes of the session that asked for it.
@@ -88,10 +89,10 @@ pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange
             user.email = email.clone();
         }
         if let Some(name) = &change.first_name {
-            user.first_name.clone_from(name);
+            user.first_name = name.clone().map(PersonName::into_string);
         }
         if let Some(name) = &change.last_name {
-            user.last_name.clone_from(name);
+            user.last_name = name.clone().map(PersonName::into_string);
         }
         Ok(())
     })

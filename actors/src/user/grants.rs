@@ -8,7 +8,7 @@ use schema::{
     store::Added,
 };
 
-use super::UserError;
+use super::{UserError, revoke};
 use crate::{Context, Receipt, superusers};
 
 /// A role or a direct permission, to be given or taken.
@@ -81,7 +81,7 @@ pub(super) async fn take_power(context: &Context, user: UserId, even_last: bool)
 }
 
 async fn take_unasked(context: &Context, user: UserId, change: &GrantChange) -> Result<Receipt, UserError> {
-    context.stores.users.get(user).await?.ok_or(UserError::NotFound)?;
+    revoke::found(context, user).await?;
     let taken = context.stores.grants.take(user, change.grant()).await;
     let receipt = changed(context, user).await?;
     taken?;

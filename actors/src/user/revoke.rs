@@ -1,14 +1,15 @@
 //! Taking everything from a user: disable, delete.
 
 use schema::{
-    Subject, UserId,
+    StoreError, Subject, UserId,
     fact::FactKind,
+    page::{MAX_LIMIT, PageOf},
     power::Loss,
     user::{User, ended_below, next_version},
 };
 
 use super::{UserError, change::update};
-use crate::{Context, Receipt, superusers};
+use crate::{ActorError, Context, Receipt, superusers};
 
 /// Lets the user log in again, or no more. Done before is done again: the first time may have
 /// stopped half-way.
@@ -18,7 +19,6 @@ pub(super) async fn set_active(
     active: bool,
 ) -> Result<(User, Receipt), UserError> {
     let _one_at_a_time = context.power.lock().await;
-    let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
     if active {
         let user = update(context, id, |user| {
             user.active = true;
@@ -29,12 +29,31 @@ pub(super) async fn set_active(
         let changed = FactKind::PermissionsChanged { subject: Subject::User(id) };
         return Ok((user, context.facts.take_away(&[changed]).await?));
     }
-    let disabled = superusers::lose(context, Loss::User(id), disable(context, user)).await?;
+    let user = found(context, id).await?;
+    let disabled = superusers::lose(context, Loss::User(id), disable(context, id, user)).await?;
     disabled.ok_or(UserError::LastSuperuser)
 }
 
-async fn disable(context: &Context, user: User) -> Result<(User, Receipt), UserError> {
-    let id = user.id;
+/// A user that is there; `None` when its row cannot be read. What is taken from a user needs no more
+/// than the id.
+pub(super) async fn found(context: &Context, id: UserId) -> Result<Option<User>, UserError> {
+    match context.stores.users.get(id).await {
+        Ok(Some(user)) => Ok(Some(user)),
+        Ok(None) => Err(UserError::NotFound),
+        Err(StoreError::Inconsistent(what)) => {
+            tracing::error!(user = %id, what, "a user cannot be read");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn disable(context: &Context, id: UserId, user: Option<User>) -> Result<(User, Receipt), UserError> {
+    let Some(user) = user else {
+        // Nobody logs in as this user, and who is in is out now. The row stays as it is.
+        deny(context, id, None).await?;
+        return Err(ActorError::Inconsistent.into());
+    };
     if !user.active {
         let at_least = user.version;
         return Ok((user, context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?));
@@ -79,16 +98,14 @@ pub(super) async fn kill_tokens(
 /// Removes the user and all it has.
 pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, UserError> {
     let _one_at_a_time = context.power.lock().await;
-    let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    let deleted = superusers::lose(context, Loss::User(id), remove(context, &user)).await?;
+    let user = found(context, id).await?;
+    let deleted = superusers::lose(context, Loss::User(id), remove(context, id, user)).await?;
     deleted.ok_or(UserError::LastSuperuser)
 }
 
 /// The facts are durable first: afterwards nobody could say what to refuse.
-async fn remove(context: &Context, user: &User) -> Result<Receipt, UserError> {
-    let id = user.id;
-    let at_least = unused_version(context, user);
-    context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?;
+async fn remove(context: &Context, id: UserId, user: Option<User>) -> Result<Receipt, UserError> {
+    let at_least = deny(context, id, user.as_ref()).await?;
     let deleted = context.stores.users.delete(id).await;
     // Who logged in meanwhile has the version that was denied up to, and nothing beyond it.
     let last = FactKind::UserVersion { user: id, at_least: next_version(at_least) };
@@ -96,6 +113,32 @@ async fn remove(context: &Context, user: &User) -> Result<Receipt, UserError> {
     let receipt = context.facts.take_away(&[last, changed]).await?;
     deleted?;
     Ok(receipt)
+}
+
+/// Refuses all tokens of a user; says up to which version. Of one that cannot be read, the sessions say
+/// which tokens there are.
+async fn deny(context: &Context, id: UserId, user: Option<&User>) -> Result<u64, UserError> {
+    let mut kinds = Vec::new();
+    let at_least = if let Some(user) = user {
+        unused_version(context, user)
+    } else {
+        let (mut version, mut after) = (0, None);
+        loop {
+            let page = context.stores.sessions.list(id, PageOf { after, limit: MAX_LIMIT }).await?;
+            for session in &page.items {
+                version = version.max(session.user_version);
+                kinds.push(FactKind::SessionRevoked { user: id, session: session.id });
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        next_version(version.max(context.facts.denials().user_version(id)))
+    };
+    kinds.push(FactKind::UserVersion { user: id, at_least });
+    context.facts.take_away(&kinds).await?;
+    Ok(at_least)
 }
 
 /// A version that no token carries yet, below [`MAX_VERSION`](schema::user::MAX_VERSION).

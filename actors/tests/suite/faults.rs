@@ -235,7 +235,7 @@ behind_faults!(superusers: Superusers {
 });
 
 behind_faults!(logins: Logins {
-    record(login: &Login) -> ();
+    record(login: &Login, max: usize) -> ();
     list(user: UserId, page: PageOf<LoginId>) -> Page<Login, LoginId>;
     note_place(account: AccountKey, place: Place, time: Timestamp) -> ();
     last_from(account: AccountKey, place: Place) -> Option<Timestamp>;

@@ -9,6 +9,7 @@ use schema::{
     FactKind, UserId,
     conformance::sample::Samples,
     session::Session,
+    text::PersonName,
     user::{PasswordHash, User},
 };
 
@@ -252,8 +253,14 @@ async fn changes_of_one_user_at_two_nodes_are_all_made() {
     let world = World::start().await;
     let user = world.user().await.id;
     let other = world.another_node().await;
-    let first = actors::user::ProfileChange { first_name: Some(Some("Ann".into())), ..Default::default() };
-    let last = actors::user::ProfileChange { last_name: Some(Some("Lee".into())), ..Default::default() };
+    let first = actors::user::ProfileChange {
+        first_name: Some(PersonName::parse("Ann").unwrap()),
+        ..Default::default()
+    };
+    let last = actors::user::ProfileChange {
+        last_name: Some(PersonName::parse("Lee").unwrap()),
+        ..Default::default()
+    };
     let hold = world.faults.hold_answers("users.get", 2);
     let (one, two, ()) = tokio::join!(
         world.actors.users.change_profile(user, first),

@@ -21,6 +21,7 @@ pub(super) fn command() -> Command {
         .subcommand(limits())
         .subcommand(cluster())
         .subcommand(schema())
+        .subcommand(store())
         .subcommand(Command::new("check-config").about("Check the settings as the start of a node does, and make nothing"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document"));
     SPECS.iter().filter(|spec| spec.flag).fold(palisade, |palisade, spec| {
@@ -98,6 +99,13 @@ fn schema() -> Command {
     group("schema", "The tables of a CQL store, for operators who set STORE_MIGRATE to off")
         .subcommand(Command::new("status").about("Say which migrations are applied and which are not"))
         .subcommand(Command::new("migrate").about("Make what is missing; nodes may run meanwhile"))
+}
+
+fn store() -> Command {
+    let check = Command::new("check")
+        .about("Name the rows that today's rules of input would not accept; status 1 when there are some")
+        .arg(switch("repair", "Mend what can be mended without a loss"));
+    group("store", "The rows of the store").subcommand(check)
 }
 
 fn person(command: Command) -> Command {

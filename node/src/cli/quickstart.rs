@@ -60,7 +60,7 @@ async fn prepare(app: &App, address: SocketAddr, plan: Plan) -> Result<(), Failu
     if let Some(email) = app.a_superuser().await? {
         return output::say(&known(&url, &email, plan.json));
     }
-    let email: Email = plan.email.parse().map_err(|_| OperatorError::Email(plan.email.clone()))?;
+    let email: Email = plan.email.parse().map_err(|why| OperatorError::Email(plan.email.clone(), why))?;
     if app.stores.users.by_email(&email.folded()).await?.is_some() {
         return Err(Failure::Failed(format!(
             "{} exists and is no superuser; give another --email, or run `palisade superuser create --promote`",

@@ -357,10 +357,11 @@ pub trait InPath: Sized {
     fn read(text: &str) -> Option<Self>;
 }
 
+/// Of what is there, also under a name that could not be given today.
 impl InPath for schema::Name {
     const PARAMETER: &'static str = "name";
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok()
+        Self::to_look_up(text)
     }
 }
 

@@ -14,7 +14,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, header, request::Parts},
 };
-use schema::session::MAX_USER_AGENT_CHARS;
+use schema::text::UserAgent;
 
 use super::{asker::Asker, problem::Problem};
 use crate::{app::App, occasional::excerpt, settings::Settings, source::Source};
@@ -31,7 +31,7 @@ pub struct Peer(pub SocketAddr);
 pub struct Client {
     /// Its address.
     pub ip_address: IpAddr,
-    /// `User-Agent`, cut to a bound.
+    /// `User-Agent`, cleaned and cut to a bound.
     pub user_agent: Option<String>,
     /// Whose share of what is scarce its requests take.
     pub source: Source,
@@ -43,10 +43,10 @@ impl FromRequestParts<Arc<App>> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let unspecified = Peer(SocketAddr::from(([0, 0, 0, 0], 0)));
         let Peer(peer) = parts.extensions.get().copied().unwrap_or(unspecified);
-        let user_agent = parts.headers.get(header::USER_AGENT).map(|value| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            text.chars().take(MAX_USER_AGENT_CHARS).collect()
-        });
+        let user_agent = parts
+            .headers
+            .get(header::USER_AGENT)
+            .map(|value| UserAgent::clean(&String::from_utf8_lossy(value.as_bytes())).into_string());
         let source = Asker::of_parts(parts).source(&app.settings);
         Ok(Self { ip_address: address(peer.ip(), &parts.headers, app), user_agent, source })
     }

@@ -7,7 +7,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use schema::{
     LoginId, SessionId, UserId,
-    page::{DEFAULT_LIMIT, MAX_LIMIT, PageOf},
+    page::{DEFAULT_LIMIT, MAX_LIMIT, Page, PageOf},
 };
 
 use super::problem::Problem;
@@ -92,6 +92,33 @@ pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
         .collect()
 }
 
+/// A page of those that are to be shown. They are chosen before the page is cut, so that what has ended
+/// leaves no empty pages behind.
+///
+/// # Errors
+/// When a part of the list cannot be read.
+pub async fn filled<T, Id: Copy, E, F>(
+    page: PageOf<Id>,
+    id: impl Fn(&T) -> Id,
+    is_shown: impl Fn(&T) -> bool,
+    read: impl Fn(PageOf<Id>) -> F,
+) -> Result<Page<T, Id>, E>
+where
+    F: Future<Output = Result<Page<T, Id>, E>>,
+{
+    let (mut shown, mut after, mut limit) = (Vec::new(), page.after, page.limit);
+    loop {
+        let found = read(PageOf { after, limit }).await?;
+        shown.extend(found.items.into_iter().filter(&is_shown));
+        after = found.next;
+        if after.is_none() || shown.len() > page.limit {
+            return Ok(Page::cut(shown, page.limit, id));
+        }
+        // Whoever has to look further looks at more at a time.
+        limit = MAX_LIMIT;
+    }
+}
+
 /// The token that asks for what comes after this id.
 pub fn to_token<Id: PagedBy>(id: &Id) -> String {
     URL_SAFE_NO_PAD.encode([&[Id::LETTER], &id.bytes()[..]].concat())
@@ -115,6 +142,35 @@ mod tests {
         assert_eq!(from_token::<SessionId>(&token), None);
         for bad in ["", "x", "AAAA", &format!("{token}A"), &format!("{token}=")] {
             assert_eq!(from_token::<UserId>(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_are_full_until_nothing_is_left_to_show() {
+        let list: Vec<u32> = (1..=1_000).collect();
+        let read = |page: PageOf<u32>| {
+            let rest = list.iter().copied().filter(|n| page.after.is_none_or(|after| *n > after));
+            let cut = Page::cut(rest.take(page.limit + 1).collect(), page.limit, |n| *n);
+            std::future::ready(Ok::<_, ()>(cut))
+        };
+        for (limit, is_shown) in [
+            (1, (|n| *n > 990) as fn(&u32) -> bool),
+            (2, |n| n.is_multiple_of(7)),
+            (7, |n| n.is_multiple_of(143)),
+            (200, |_| true),
+            (3, |_| false),
+        ] {
+            let (mut all, mut after) = (Vec::new(), None);
+            loop {
+                let page = filled(PageOf { after, limit }, |n| *n, is_shown, &read).await.unwrap();
+                assert!(page.items.len() == limit || page.next.is_none(), "a page in the middle is full");
+                all.extend(page.items);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(all, list.iter().copied().filter(is_shown).collect::<Vec<_>>());
         }
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use schema::{
     Name, PermissionId,
-    permission::{MAX_DESCRIPTION_CHARS, Permission, is_built_in},
+    permission::{Permission, is_built_in},
     store::Added,
+    text::Description,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -70,10 +71,9 @@ pub fn name(text: &str) -> Result<Name, Problem> {
 
 /// A description from a body.
 pub fn description(text: Option<String>) -> Result<Option<String>, Problem> {
-    if text.as_ref().is_some_and(|text| text.chars().count() > MAX_DESCRIPTION_CHARS) {
-        return Err(Problem::field("description", "has at most 500 characters"));
-    }
-    Ok(text)
+    let parsed = text.as_deref().map(Description::parse).transpose();
+    let parsed = parsed.map_err(|why| Problem::field("description", why.to_string()))?;
+    Ok(parsed.map(Description::into_string))
 }
 
 /// What came of adding something with a name.

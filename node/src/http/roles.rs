@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{Json, extract::State, http::StatusCode};
 use schema::{
     Name, PermissionId, RoleId,
-    permission::{ALL_ALL, Role, SUPERUSER},
+    permission::{ALL_ALL, Effective, Permission, Role, SUPERUSER},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -36,7 +36,16 @@ pub struct RoleView {
 
 /// Shows roles with their permissions.
 pub async fn views(app: &App, roles: Vec<Role>) -> Result<Vec<RoleView>, Problem> {
-    let permissions = app.stores.permissions.list().await?;
+    Ok(with(&app.stores.permissions.list().await?, roles))
+}
+
+/// Shows the roles of a user. What the user may do has all their permissions.
+pub fn views_of(effective: Effective) -> Vec<RoleView> {
+    with(&effective.combined, effective.roles)
+}
+
+/// The roles with those of the permissions that they have.
+fn with(permissions: &[Permission], roles: Vec<Role>) -> Vec<RoleView> {
     let known: HashMap<PermissionId, _> =
         permissions.iter().map(|permission| (permission.id, permission)).collect();
     let view = |role: Role| {
@@ -47,7 +56,7 @@ pub async fn views(app: &App, roles: Vec<Role>) -> Result<Vec<RoleView>, Problem
         let permissions = permissions.into_iter().cloned().map(Into::into).collect();
         RoleView { uuid: role.id, name: role.name, description: role.description, permissions }
     };
-    Ok(roles.into_iter().map(view).collect())
+    roles.into_iter().map(view).collect()
 }
 
 /// Shows one role.

@@ -15,9 +15,10 @@ pub mod unlock;
 pub mod update;
 
 use schema::{
-    email::Email,
+    email::{Email, NotAnEmail},
     permission::{ALL_ALL, USERS_ADMIN},
-    user::{MAX_PERSON_NAME_CHARS, User},
+    text::PersonName,
+    user::User,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -81,19 +82,13 @@ impl UserView {
 
 /// An email from a body.
 fn email(text: &str) -> Result<Email, Problem> {
-    text.parse().map_err(|_| Problem::field("email", "is no email address"))
+    text.parse().map_err(|why: NotAnEmail| Problem::field("email", why.to_string()))
 }
 
 /// A first or last name from a body. Empty is none.
-fn person_name(field: &str, name: Option<String>) -> Result<Option<String>, Problem> {
-    let Some(name) = name else { return Ok(None) };
-    if name.chars().count() > MAX_PERSON_NAME_CHARS {
-        return Err(Problem::field(field, "has at most 100 characters"));
-    }
-    if name.chars().any(char::is_control) {
-        return Err(Problem::field(field, "has no control characters"));
-    }
-    Ok(Some(name).filter(|name| !name.trim().is_empty()))
+fn person_name(field: &str, name: Option<String>) -> Result<Option<PersonName>, Problem> {
+    let parsed = name.as_deref().map(PersonName::parse).transpose();
+    parsed.map(Option::flatten).map_err(|why| Problem::field(field, why.to_string()))
 }
 
 /// All of them, or everything that is wrong with them.

@@ -51,7 +51,7 @@ impl Places {
 
 #[async_trait]
 impl Logins for Places {
-    async fn record(&self, _: &Login) -> store::Result<()> {
+    async fn record(&self, _: &Login, _: usize) -> store::Result<()> {
         Ok(())
     }
     async fn list(&self, _: UserId, _: PageOf<LoginId>) -> store::Result<Page<Login, LoginId>> {

@@ -12,7 +12,7 @@ use crate::{
     email::FoldedEmail,
     key::KeySet,
     ledger::{Entry, Head},
-    login::Login,
+    login::{Login, MAX_LOGINS},
     permission::{Effective, Grant, Grants, Permission, Role},
     power::Power,
     session::Session,
@@ -75,7 +75,7 @@ pub async fn text_comes_back_unchanged(harness: &impl Harness) {
         stores.sessions.open(&session, 10).await.unwrap();
         assert_eq!(stores.sessions.get(user.id, session.id).await.unwrap(), Some(session), "{text:?}");
         let login = Login { device: some(), user_agent: some(), ..make.login(user.id) };
-        stores.logins.record(&login).await.unwrap();
+        stores.logins.record(&login, MAX_LOGINS).await.unwrap();
         assert_eq!(stores.logins.list(user.id, first()).await.unwrap().items, [login], "{text:?}");
         let role = Role { description: some(), ..make.role(&format!("r{n}")) };
         stores.roles.create(&role).await.unwrap();
@@ -162,7 +162,7 @@ pub async fn what_was_answered_survives_a_restart(harness: &impl Harness) {
     stores.grants.give(ann.id, Grant::Permission(read.id)).await.unwrap();
     stores.superusers.swap(0, &Power { counted: [ann.id].into(), leaving: Vec::new() }).await.unwrap();
     stores.keys.swap(&KeySet { revision: 1, ..KeySet::default() }).await.unwrap();
-    stores.logins.record(&make.login(bob.id)).await.unwrap();
+    stores.logins.record(&make.login(bob.id), MAX_LOGINS).await.unwrap();
     let origin = make.origin();
     let entries = [make.entry(origin, 1), make.entry(origin, 2)];
     stores.ledger.append(&entries, &[head(origin, 1)]).await.unwrap();
@@ -214,7 +214,7 @@ async fn one_writer(stores: &Stores, make: &Samples, user: &User, read: &Permiss
     stores.sessions.open(&other, 10).await.unwrap();
     assert_eq!(stores.sessions.rotate(&session, &make.rotated(&session)).await.unwrap(), Rotated::Done);
     assert!(stores.sessions.end(user.id, other.id).await.unwrap());
-    stores.logins.record(&make.login(user.id)).await.unwrap();
+    stores.logins.record(&make.login(user.id), MAX_LOGINS).await.unwrap();
     let changed = User { revision: 1, version: 5, ..user.clone() };
     assert_eq!(stores.users.replace(&changed).await.unwrap(), Replaced::Done);
     assert_eq!(stores.roles.create(&make.role(&format!("role-{}", at.seq))).await.unwrap(), Added::Done);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     horizon::manual::horizon_at,
-    login::{Login, Outcome},
+    login::{Login, MAX_LOGINS, Outcome},
     place::{AccountKey, Place},
 };
 
@@ -28,7 +28,7 @@ pub async fn logins_are_listed_newest_first_page_by_page(harness: &impl Harness)
     ];
     let mut logins: Vec<_> = outcomes.map(|outcome| Login { outcome, ..make.login(user) }).into();
     logins.extend([make.login(user), make.login(user)]);
-    for recorded in join_all(logins.iter().map(|login| stores.logins.record(login))).await {
+    for recorded in join_all(logins.iter().map(|login| stores.logins.record(login, MAX_LOGINS))).await {
         recorded.unwrap();
     }
     logins.reverse();
@@ -43,7 +43,7 @@ pub async fn a_login_recorded_twice_is_there_once(harness: &impl Harness) {
     let user = make.stored_user(&stores).await.id;
     let login = make.login(user);
     for _ in 0..3 {
-        stores.logins.record(&login).await.unwrap();
+        stores.logins.record(&login, MAX_LOGINS).await.unwrap();
     }
     assert_eq!(stores.logins.list(user, first()).await.unwrap().items, [login]);
 }
@@ -52,10 +52,24 @@ pub async fn histories_do_not_mix(harness: &impl Harness) {
     let (stores, make) = (harness.open().await, Samples::at(harness.now()));
     let (ann, bob) = (make.stored_user(&stores).await.id, make.stored_user(&stores).await.id);
     let (anns, bobs) = (make.login(ann), make.login(bob));
-    stores.logins.record(&anns).await.unwrap();
-    stores.logins.record(&bobs).await.unwrap();
+    stores.logins.record(&anns, MAX_LOGINS).await.unwrap();
+    stores.logins.record(&bobs, MAX_LOGINS).await.unwrap();
     assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, [anns]);
     assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [bobs]);
+}
+
+pub async fn only_so_many_logins_are_kept(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, bob) = (make.stored_user(&stores).await.id, make.stored_user(&stores).await.id);
+    let kept = make.login(bob);
+    stores.logins.record(&kept, MAX_LOGINS).await.unwrap();
+    let mut logins: Vec<_> = (0..12).map(|_| make.login(ann)).collect();
+    for login in &logins {
+        stores.logins.record(login, 5).await.unwrap();
+    }
+    logins.reverse();
+    assert_eq!(stores.logins.list(ann, first()).await.unwrap().items, logins[..5]);
+    assert_eq!(stores.logins.list(bob, first()).await.unwrap().items, [kept]);
 }
 
 pub async fn a_place_is_known_for_its_account_since_its_last_note(harness: &impl Harness) {

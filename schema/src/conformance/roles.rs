@@ -9,7 +9,8 @@ use super::{
     sample::{Samples, name},
 };
 use crate::{
-    permission::{MAX_GRANTS, MAX_ROLES, Role},
+    name::Name,
+    permission::{Grant, MAX_GRANTS, MAX_ROLES, Permission, Role},
     store::Added,
 };
 
@@ -166,4 +167,27 @@ pub async fn there_may_be_only_so_many_roles(harness: &impl Harness) {
     assert_eq!(stores.roles.list().await.unwrap().len(), MAX_ROLES);
     stores.roles.delete(&all[0].name).await.unwrap();
     assert_eq!(stores.roles.create(&make.role("more")).await.unwrap(), Added::Done);
+}
+
+pub async fn a_name_that_no_rule_accepts_is_like_any_other(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let user = make.stored_user(&stores).await.id;
+    for (n, text) in ["no name", "\u{200b}", "x\ny", "Ärger", &"n".repeat(900)].into_iter().enumerate() {
+        let name = Name::from_stored(text);
+        let permission = Permission { name: name.clone(), ..make.permission("p") };
+        let role = Role { name: name.clone(), ..make.role("r") };
+        assert_eq!(stores.permissions.create(&permission).await.unwrap(), Added::Done, "{text:?}");
+        assert_eq!(stores.roles.create(&role).await.unwrap(), Added::Done, "{text:?}");
+        let role = stores.roles.add(&name, &permission).await.unwrap().unwrap();
+        stores.grants.give(user, Grant::Role(role.id)).await.unwrap();
+        let effective = stores.grants.effective(user).await.unwrap();
+        assert_eq!(effective.combined, from_ref(&permission), "{text:?}");
+        assert_eq!(stores.permissions.list().await.unwrap(), from_ref(&permission));
+        assert_eq!(stores.roles.list().await.unwrap(), from_ref(&role));
+        stores.permissions.describe(&name, Some("described")).await.unwrap().unwrap();
+        assert!(stores.grants.take(user, Grant::Role(role.id)).await.unwrap(), "{n}");
+        assert_eq!(stores.roles.delete(&name).await.unwrap(), Some(role));
+        stores.permissions.delete(&name).await.unwrap().unwrap();
+        assert_eq!(stores.permissions.get(&name).await.unwrap(), None);
+    }
 }

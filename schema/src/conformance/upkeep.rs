@@ -10,7 +10,7 @@ use crate::{
     fact::Fact,
     horizon::manual::horizon_at,
     ledger::Entry,
-    login::{LOGIN_RETENTION, Login},
+    login::{LOGIN_RETENTION, Login, MAX_LOGINS},
     session::Session,
     store::{Rotated, Stores},
     time::{CLOCK_SKEW, Timestamp},
@@ -55,7 +55,7 @@ pub async fn the_sweep_removes_what_ended_and_nothing_else(harness: &impl Harnes
     let kept = later.minus(LOGIN_RETENTION).plus(Duration::from_millis(1));
     let recent = Login { time: kept, ..make.login(user.id) };
     for login in [&old, &recent] {
-        stores.logins.record(login).await.unwrap();
+        stores.logins.record(login, MAX_LOGINS).await.unwrap();
     }
     let origin = make.origin();
     let until = later.minus(CLOCK_SKEW).plus(Duration::from_millis(1));
@@ -82,7 +82,7 @@ pub async fn the_sweep_stops_at_its_limit_and_goes_on_next_time(harness: &impl H
     let user = make.stored_user(&stores).await.id;
     for _ in 0..10 {
         make.stored_session(&stores, user).await;
-        stores.logins.record(&make.login(user)).await.unwrap();
+        stores.logins.record(&make.login(user), MAX_LOGINS).await.unwrap();
     }
     let later = harness.now().plus(LONG);
     let (mut swept, mut calls) = (0, 0);

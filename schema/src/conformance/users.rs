@@ -9,9 +9,13 @@ use super::{
     sample::{Samples, first, pages},
 };
 use crate::{
-    email::FoldedEmail,
+    check::{self, Claim, Examined, Reclaimed},
+    email::{Email, FoldedEmail},
+    login::{Login, MAX_LOGINS},
+    name::Name,
     page::PageOf,
-    permission::{Grant, Grants},
+    permission::{Grant, Grants, Permission, Role},
+    session::{MAX_SESSIONS, Session},
     store::{Created, Replaced},
     user::User,
 };
@@ -171,7 +175,7 @@ pub async fn a_deleted_user_is_gone_with_all_that_was_its(harness: &impl Harness
     let grant = Grant::Role(make.stored_role(&stores, "reader").await.id);
     for user in [&ann, &bob] {
         stores.grants.give(user.id, grant).await.unwrap();
-        stores.logins.record(&make.login(user.id)).await.unwrap();
+        stores.logins.record(&make.login(user.id), MAX_LOGINS).await.unwrap();
     }
     let session = make.stored_session(&stores, ann.id).await;
     let others = make.stored_session(&stores, bob.id).await;
@@ -232,4 +236,128 @@ pub async fn a_list_of_users_is_stable_while_one_more_registers(harness: &impl H
     let rest = stores.users.list(PageOf { after: page.next, limit: 200 }).await.unwrap();
     assert_eq!(page.items, users[..2]);
     assert_eq!(rest.items, users[2..], "from where it was, though that one is gone");
+}
+
+/// A user whose row no rule of input would accept.
+fn odd(user: User) -> User {
+    User {
+        email: Email::from_stored("a;b\u{200b}@x.org".to_owned()),
+        first_name: Some("A\u{1b}[31mB\nC".into()),
+        last_name: Some("n".repeat(5_000)),
+        ..user
+    }
+}
+
+pub async fn spellings_of_one_email_are_one_user(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let zed = make.user_with("zed@bücher.example");
+    assert_eq!(stores.users.create(&zed).await.unwrap(), Created::Done);
+    for email in ["Zed@xn--bcher-kva.example", "ｚｅｄ@bücher.example", "zed@BÜCHER。example"] {
+        let found = stores.users.by_email(&FoldedEmail::of(email)).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&zed), "{email}");
+        let other = make.user_with(email);
+        assert_eq!(stores.users.create(&other).await.unwrap(), Created::EmailTaken, "{email}");
+        let user = make.stored_user(&stores).await;
+        let taken = stores.users.replace(&with_email(&user, email)).await.unwrap();
+        assert_eq!(taken, Replaced::EmailTaken, "{email}");
+    }
+}
+
+pub async fn a_user_that_no_rule_accepts_is_like_any_other(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, user, bob) = (make.stored_user(&stores).await, odd(make.user()), make.user());
+    assert_eq!(stores.users.create(&user).await.unwrap(), Created::Done);
+    assert_eq!(stores.users.create(&bob).await.unwrap(), Created::Done);
+    assert_eq!(stores.users.get(user.id).await.unwrap().as_ref(), Some(&user));
+    assert_eq!(stores.users.by_email(&user.email.folded()).await.unwrap().as_ref(), Some(&user));
+    assert_eq!(stores.users.list(first()).await.unwrap().items, [ann, user.clone(), bob.clone()]);
+    let disabled = User { active: false, version: 1, ..next(&user) };
+    assert_eq!(stores.users.replace(&disabled).await.unwrap(), Replaced::Done);
+    let mended = with_email(&disabled, "mended@example.org");
+    assert_eq!(stores.users.replace(&mended).await.unwrap(), Replaced::Done);
+    assert_eq!(stores.users.by_email(&mended.email.folded()).await.unwrap(), Some(mended.clone()));
+    assert_eq!(stores.users.by_email(&user.email.folded()).await.unwrap(), None);
+    stores.users.delete(user.id).await.unwrap();
+    assert_eq!(stores.users.get(user.id).await.unwrap(), None);
+    // The same without a change in between: the email is free again.
+    let again = odd(make.user());
+    assert_eq!(stores.users.create(&again).await.unwrap(), Created::Done);
+    stores.users.delete(again.id).await.unwrap();
+    assert_eq!(stores.users.create(&odd(make.user())).await.unwrap(), Created::Done);
+}
+
+pub async fn a_claim_of_today_needs_no_repair(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let user = make.user_with("Zed@bücher.example");
+    stores.users.create(&user).await.unwrap();
+    let examined = stores.upkeep.examine(first()).await.unwrap().items;
+    let expected =
+        Examined { id: user.id, user: Some(user.clone()), claim: Claim::Today, unreadable: Vec::new() };
+    assert_eq!(examined, [expected]);
+    assert_eq!(stores.upkeep.reclaim(user.id).await.unwrap(), Reclaimed::Done);
+    assert_eq!(stores.users.by_email(&user.email.folded()).await.unwrap(), Some(user));
+    assert_eq!(stores.upkeep.reclaim(make.user().id).await.unwrap(), Reclaimed::Gone);
+    assert_eq!(stores.upkeep.examine_others().await.unwrap(), []);
+}
+
+pub async fn a_check_names_what_no_rule_accepts(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let user = odd(make.user());
+    stores.users.create(&user).await.unwrap();
+    make.stored_user(&stores).await;
+    let session = Session { device: Some("a\u{202e}b".into()), ..make.session(user.id) };
+    stores.sessions.open(&session, 10).await.unwrap();
+    let login = Login { user_agent: Some("\u{1b}[31m".into()), ..make.login(user.id) };
+    stores.logins.record(&login, MAX_LOGINS).await.unwrap();
+    let role = Role { name: Name::from_stored("no name"), ..make.role("role") };
+    stores.roles.create(&role).await.unwrap();
+    let permission = Permission { description: Some("d".repeat(501)), ..make.permission("permission") };
+    stores.permissions.create(&permission).await.unwrap();
+    for repair in [false, true] {
+        let step = check::step(&stores, None, repair).await.unwrap();
+        assert_eq!((step.users, step.next), (2, None));
+        let mut found: Vec<_> = step
+            .findings
+            .iter()
+            .map(|one| (one.table.as_str(), one.id.as_str(), one.field.as_str()))
+            .collect();
+        found.sort_unstable();
+        let [id, session, login] = [user.id.to_string(), session.id.to_string(), login.id.to_string()];
+        let mut expected = [
+            ("logins", login.as_str(), "user_agent"),
+            ("permissions", "\"permission\"", "description"),
+            ("roles", "\"no name\"", "name"),
+            ("sessions", &session, "device"),
+            ("users", &id, "email"),
+            ("users", &id, "first_name"),
+            ("users", &id, "last_name"),
+        ];
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(step.findings.iter().all(|one| one.state == check::State::Stays));
+    }
+}
+
+pub async fn a_user_with_much_is_deleted_with_all_of_it(harness: &impl Harness) {
+    let (stores, make) = (harness.open().await, Samples::at(harness.now()));
+    let (ann, bob) = (make.stored_user(&stores).await, make.stored_user(&stores).await);
+    let many = harness.rows().min(1_300);
+    let sessions: Vec<_> = (0..many).map(|_| make.session(ann.id)).collect();
+    let logins: Vec<_> = (0..many).map(|_| make.login(ann.id)).collect();
+    for some in sessions.chunks(100) {
+        join_all(some.iter().map(|session| stores.sessions.open(session, MAX_SESSIONS))).await;
+    }
+    for some in logins.chunks(100) {
+        join_all(some.iter().map(|login| stores.logins.record(login, MAX_LOGINS))).await;
+    }
+    let others = make.stored_session(&stores, bob.id).await;
+    assert_eq!(pages(200, |page| stores.sessions.list(ann.id, page)).await.len(), many);
+    stores.sessions.end_older(ann.id, 0).await.unwrap();
+    assert_eq!(pages(200, |page| stores.sessions.list(ann.id, page)).await.len(), many);
+    stores.users.delete(ann.id).await.unwrap();
+    assert_eq!(stores.users.get(ann.id).await.unwrap(), None);
+    assert_eq!(stores.sessions.list(ann.id, first()).await.unwrap().items, []);
+    assert_eq!(stores.logins.list(ann.id, first()).await.unwrap().items, []);
+    assert_eq!(stores.sessions.list(bob.id, first()).await.unwrap().items, [others]);
+    assert_eq!(stores.users.create(&make.user_with(ann.email.as_str())).await.unwrap(), Created::Done);
 }

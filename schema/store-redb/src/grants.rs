@@ -16,7 +16,7 @@ use schema::{
 use crate::{
     key::Key,
     permissions, roles,
-    rows::{Change, Rows, Span},
+    rows::{Change, Row, Rows, Span},
     store::Store,
     table::{DELETED, GRANTS, HOLDERS, PERMISSION_NAMES, ROLE_NAMES, Table, USERS},
 };
@@ -36,7 +36,7 @@ impl GrantsStore for Store {
     }
 
     async fn raw(&self, user: UserId) -> Result<Grants> {
-        self.read(move |rows| Ok(rows.get(&GRANTS, &user)?.unwrap_or_default())).await
+        self.read(move |rows| Ok(of(rows, user)?.unwrap_or_default())).await
     }
 
     async fn holders(&self, grant: Grant, page: PageOf<UserId>) -> Result<Page<UserId, UserId>> {
@@ -55,7 +55,7 @@ impl GrantsStore for Store {
 }
 
 fn effective(rows: &impl Rows, user: UserId) -> Result<Effective> {
-    let Some(grants) = rows.get(&GRANTS, &user)? else { return Ok(Effective::default()) };
+    let Some(grants) = of(rows, user)? else { return Ok(Effective::default()) };
     if !rows.has(&USERS, &user)? {
         return Ok(Effective::default());
     }
@@ -81,13 +81,18 @@ fn effective(rows: &impl Rows, user: UserId) -> Result<Effective> {
     Ok(effective)
 }
 
+/// What is on record. A record that cannot be read gives nothing, and the next change replaces it.
+fn of(rows: &impl Rows, user: UserId) -> Result<Option<Grants>> {
+    Ok(rows.look(&GRANTS, &user)?.and_then(Row::good))
+}
+
 /// Giving what does not exist any more, or to nobody, is done by doing nothing: neither will ever
 /// exist again.
 fn give(change: &Change<'_>, user: UserId, grant: Grant) -> Result<Added> {
     if !exists(change, grant)? || !change.has(&USERS, &user)? {
         return Ok(Added::Done);
     }
-    let mut grants = change.get(&GRANTS, &user)?.unwrap_or_default();
+    let mut grants = of(change, user)?.unwrap_or_default();
     if has(&grants, grant) {
         return Ok(Added::Exists);
     }
@@ -110,7 +115,7 @@ fn give(change: &Change<'_>, user: UserId, grant: Grant) -> Result<Added> {
 }
 
 fn take(change: &Change<'_>, user: UserId, grant: Grant) -> Result<bool> {
-    let Some(mut grants) = change.get(&GRANTS, &user)? else { return Ok(false) };
+    let Some(mut grants) = of(change, user)? else { return Ok(false) };
     let had = match grant {
         Grant::Role(id) => grants.roles.remove(&id),
         Grant::Permission(id) => grants.permissions.remove(&id),
@@ -128,9 +133,21 @@ fn take(change: &Change<'_>, user: UserId, grant: Grant) -> Result<bool> {
 
 /// Takes everything from a user that is deleted.
 pub(crate) fn forget(change: &Change<'_>, user: UserId) -> Result<()> {
-    let Some(grants) = change.get(&GRANTS, &user)? else { return Ok(()) };
-    for grant in each(&grants) {
-        change.remove(&HOLDERS, &(grant, user))?;
+    match change.look(&GRANTS, &user)? {
+        None => return Ok(()),
+        Some(Row::Good(grants)) => {
+            for grant in each(&grants) {
+                change.remove(&HOLDERS, &(grant, user))?;
+            }
+        }
+        // What it was given is found from the other side.
+        Some(Row::Unreadable) => {
+            for (key, ()) in change.scan(&HOLDERS, &Span::all(), usize::MAX)? {
+                if key.1 == user {
+                    change.remove(&HOLDERS, &key)?;
+                }
+            }
+        }
     }
     change.remove(&GRANTS, &user)?;
     Ok(())

@@ -6,7 +6,6 @@
 
 use schema::{
     KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId,
-    email::FoldedEmail,
     ledger::Origin,
     permission::Grant,
     place::{AccountKey, Place},
@@ -115,16 +114,16 @@ impl Key for Name {
         bytes.extend_from_slice(self.as_str().as_bytes());
     }
     fn cut(bytes: &mut &[u8]) -> Option<Self> {
-        text(bytes)?.parse().ok()
+        text(bytes).map(Self::from_stored)
     }
 }
 
-impl Key for FoldedEmail {
+impl Key for String {
     fn put(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(self.as_str().as_bytes());
+        bytes.extend_from_slice(self.as_bytes());
     }
     fn cut(bytes: &mut &[u8]) -> Option<Self> {
-        text(bytes).map(Self::of)
+        text(bytes).map(str::to_owned)
     }
 }
 

@@ -9,7 +9,7 @@ use schema::{
 
 use crate::{
     grants,
-    rows::{Change, Rows, Span},
+    rows::{Change, Row, Rows, Span},
     store::Store,
     table::{PERMISSION_NAMES, PERMISSIONS},
 };
@@ -28,7 +28,7 @@ impl Permissions for Store {
 
     async fn list(&self) -> Result<Vec<Permission>> {
         self.read(|rows| {
-            let found = rows.scan(&PERMISSIONS, &Span::all(), MAX_PERMISSIONS)?;
+            let found = rows.list(&PERMISSIONS, &Span::all(), MAX_PERMISSIONS)?;
             Ok(found.into_iter().map(|(_, permission)| permission).collect())
         })
         .await
@@ -73,10 +73,10 @@ fn create(change: &Change<'_>, permission: &Permission) -> Result<Added> {
     Ok(Added::Done)
 }
 
-/// A permission by id; `None` when it was deleted.
+/// A permission by id; `None` when it was deleted or cannot be read.
 pub(crate) fn by_id(rows: &impl Rows, id: PermissionId) -> Result<Option<Permission>> {
     match rows.get(&PERMISSION_NAMES, &id)? {
-        Some(name) => rows.get(&PERMISSIONS, &name),
+        Some(name) => Ok(rows.look(&PERMISSIONS, &name)?.and_then(Row::good)),
         None => Ok(None),
     }
 }

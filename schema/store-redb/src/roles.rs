@@ -9,7 +9,7 @@ use schema::{
 
 use crate::{
     grants,
-    rows::{Change, Rows, Span},
+    rows::{Change, Row, Rows, Span},
     store::Store,
     table::{PERMISSION_NAMES, ROLE_NAMES, ROLES},
 };
@@ -28,7 +28,7 @@ impl Roles for Store {
 
     async fn list(&self) -> Result<Vec<Role>> {
         self.read(|rows| {
-            let found = rows.scan(&ROLES, &Span::all(), MAX_ROLES)?;
+            let found = rows.list(&ROLES, &Span::all(), MAX_ROLES)?;
             Ok(found.into_iter().map(|(_, role)| role).collect())
         })
         .await
@@ -115,10 +115,10 @@ fn edit(
     Ok(Some(role))
 }
 
-/// A role by id; `None` when it was deleted.
+/// A role by id; `None` when it was deleted or cannot be read.
 pub(crate) fn by_id(rows: &impl Rows, id: RoleId) -> Result<Option<Role>> {
     match rows.get(&ROLE_NAMES, &id)? {
-        Some(name) => rows.get(&ROLES, &name),
+        Some(name) => Ok(rows.look(&ROLES, &name)?.and_then(Row::good)),
         None => Ok(None),
     }
 }

@@ -26,6 +26,13 @@ pub(crate) trait Rows {
         row.map(|row| decode(table, row.value())).transpose()
     }
 
+    /// The row of a key, also one that cannot be read.
+    fn look<K: Key, R: DeserializeOwned>(&self, table: &Table<K, R>, key: &K) -> Result<Option<Row<R>>> {
+        let rows = self.open(table.definition())?;
+        let row = rows.get(key.encode().as_slice()).map_err(storage)?;
+        Ok(row.map(|row| read(table, row.value())))
+    }
+
     /// Whether there is a row; it is not looked at.
     fn has<K: Key, R>(&self, table: &Table<K, R>, key: &K) -> Result<bool> {
         let rows = self.open(table.definition())?;
@@ -52,20 +59,77 @@ pub(crate) trait Rows {
             .collect()
     }
 
-    /// At most `limit` rows, by key, from the end.
-    fn scan_back<K: Key, R: DeserializeOwned>(
+    /// At most `limit` rows, by key, also those that cannot be read.
+    fn look_at<K: Key, R: DeserializeOwned>(
+        &self,
+        table: &Table<K, R>,
+        span: &Span,
+        limit: usize,
+    ) -> Result<Vec<(K, Row<R>)>> {
+        let rows = self.open(table.definition())?;
+        let range = rows.range::<&[u8]>(span.bounds()).map_err(storage)?;
+        range.filter_map(|row| keyed(table, row).transpose()).take(limit).collect()
+    }
+
+    /// At most `limit` rows, by key, without those that cannot be read: for lists, of which one bad row
+    /// takes nothing but itself.
+    fn list<K: Key, R: DeserializeOwned>(
         &self,
         table: &Table<K, R>,
         span: &Span,
         limit: usize,
     ) -> Result<Vec<(K, R)>> {
         let rows = self.open(table.definition())?;
-        rows.range::<&[u8]>(span.bounds())
-            .map_err(storage)?
-            .rev()
-            .take(limit)
-            .map(|row| entry(table, row))
-            .collect()
+        let range = rows.range::<&[u8]>(span.bounds()).map_err(storage)?;
+        range.filter_map(|row| readable(table, row).transpose()).take(limit).collect()
+    }
+
+    /// The same from the end.
+    fn list_back<K: Key, R: DeserializeOwned>(
+        &self,
+        table: &Table<K, R>,
+        span: &Span,
+        limit: usize,
+    ) -> Result<Vec<(K, R)>> {
+        let rows = self.open(table.definition())?;
+        let range = rows.range::<&[u8]>(span.bounds()).map_err(storage)?;
+        range.rev().filter_map(|row| readable(table, row).transpose()).take(limit).collect()
+    }
+
+    /// How many rows there are in a span. They are not looked at, but each is passed.
+    fn count_in<K: Key, R>(&self, table: &Table<K, R>, span: &Span) -> Result<usize> {
+        let rows = self.open(table.definition())?;
+        let range = rows.range::<&[u8]>(span.bounds()).map_err(storage)?;
+        range.map(|row| row.map(drop).map_err(storage)).try_fold(0, |count, row| row.map(|()| count + 1))
+    }
+}
+
+/// What lies under a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Row<R> {
+    /// A row of its form.
+    Good(R),
+    /// Something else: damaged, or of no version that is known.
+    Unreadable,
+}
+
+impl<R> Row<R> {
+    /// The row, if it can be read.
+    pub(crate) fn good(self) -> Option<R> {
+        match self {
+            Self::Good(row) => Some(row),
+            Self::Unreadable => None,
+        }
+    }
+}
+
+fn read<K, R: DeserializeOwned>(table: &Table<K, R>, row: &[u8]) -> Row<R> {
+    match decode(table, row) {
+        Ok(row) => Row::Good(row),
+        Err(error) => {
+            tracing::error!(%error, "a row cannot be read; `palisade store check` names it");
+            Row::Unreadable
+        }
     }
 }
 
@@ -79,6 +143,23 @@ fn entry<K: Key, R: DeserializeOwned>(
     let key = K::decode(key.value())
         .ok_or_else(|| StoreError::Inconsistent(format!("{} has a key of another form", table.name())))?;
     Ok((key, decode(table, row.value())?))
+}
+
+/// A row with its key; `None` for a key that is none, which nothing refers to.
+fn keyed<K: Key, R: DeserializeOwned>(
+    table: &Table<K, R>,
+    row: std::result::Result<(Guard<'_>, Guard<'_>), redb::StorageError>,
+) -> Result<Option<(K, Row<R>)>> {
+    let (key, row) = row.map_err(storage)?;
+    Ok(K::decode(key.value()).map(|key| (key, read(table, row.value()))))
+}
+
+fn readable<K: Key, R: DeserializeOwned>(
+    table: &Table<K, R>,
+    row: std::result::Result<(Guard<'_>, Guard<'_>), redb::StorageError>,
+) -> Result<Option<(K, R)>> {
+    let row = keyed(table, row)?;
+    Ok(row.and_then(|(key, row)| Some((key, row.good()?))))
 }
 
 /// The error does not say what is in the row: it may be a hash.

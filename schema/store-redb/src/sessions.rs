@@ -15,8 +15,8 @@ use schema::{
 };
 
 use crate::{
-    rows::{Change, Rows, Span},
-    store::Store,
+    rows::{Change, Row, Rows, Span},
+    store::{STEP, Store},
     table::{SESSION_COUNTS, SESSION_ENDS, SESSIONS},
 };
 
@@ -45,8 +45,8 @@ impl Sessions for Store {
 
     async fn end(&self, user: UserId, id: SessionId) -> Result<bool> {
         self.change(move |change| {
-            let Some(session) = change.get(&SESSIONS, &(user, id))? else { return Ok(false) };
-            remove(change, &session)?;
+            let Some(row) = change.look(&SESSIONS, &(user, id))? else { return Ok(false) };
+            remove(change, (user, id), &row)?;
             count(change, user, |count| count.saturating_sub(1))?;
             Ok(true)
         })
@@ -54,14 +54,20 @@ impl Sessions for Store {
     }
 
     async fn end_older(&self, user: UserId, version: u64) -> Result<()> {
-        self.change(move |change| end_older(change, user, version)).await
+        let mut after = None;
+        loop {
+            after = self.change(move |change| end_older(change, user, version, after)).await?;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>> {
         self.read(move |rows| {
             let seen = page.after.map(|id| (user, id));
             let span = Span::of(&user).before(seen.as_ref());
-            let found = rows.scan_back(&SESSIONS, &span, page.limit.saturating_add(1))?;
+            let found = rows.list_back(&SESSIONS, &span, page.limit.saturating_add(1))?;
             let sessions = found.into_iter().map(|(_, session)| session).collect();
             Ok(Page::cut(sessions, page.limit, |session: &Session| session.id))
         })
@@ -79,10 +85,10 @@ fn open(change: &Change<'_>, session: &Session, max: usize) -> Result<Vec<Sessio
     let too_many = (before + 1).saturating_sub(max.max(1));
     let oldest = match too_many {
         0 => Vec::new(),
-        some => change.scan(&SESSIONS, &Span::of(&session.user), some)?,
+        some => change.look_at(&SESSIONS, &Span::of(&session.user), some)?,
     };
-    for (_, old) in &oldest {
-        remove(change, old)?;
+    for (key, old) in &oldest {
+        remove(change, *key, old)?;
     }
     change.put(&SESSIONS, &key, session)?;
     change.put(&SESSION_ENDS, &end_of(session), &())?;
@@ -104,17 +110,43 @@ fn rotate(change: &Change<'_>, expected: &SecretHash, next: &Session) -> Result<
     Ok(Rotated::Done)
 }
 
-/// Ends a user's sessions of versions below this one.
-pub(crate) fn end_older(change: &Change<'_>, user: UserId, version: u64) -> Result<()> {
-    let mut older = change.scan(&SESSIONS, &Span::of(&user), usize::MAX)?;
-    older.retain(|(_, session)| session.user_version < version);
-    if older.is_empty() {
-        return Ok(());
+/// Ends those of a user's next sessions whose versions are below this one; says after which to go on. A
+/// session that cannot be read is below every version.
+fn end_older(
+    change: &Change<'_>,
+    user: UserId,
+    version: u64,
+    after: Option<SessionId>,
+) -> Result<Option<SessionId>> {
+    let seen = after.map(|id| (user, id));
+    let some = change.look_at(&SESSIONS, &Span::of(&user).after(seen.as_ref()), STEP)?;
+    let next = if some.len() < STEP { None } else { some.last().map(|((_, id), _)| *id) };
+    let is_older = |row: &Row<Session>| match row {
+        Row::Good(session) => session.user_version < version,
+        Row::Unreadable => true,
+    };
+    let older: Vec<_> = some.into_iter().filter(|(_, row)| is_older(row)).collect();
+    for (key, row) in &older {
+        remove(change, *key, row)?;
     }
-    for (_, session) in &older {
-        remove(change, session)?;
+    if !older.is_empty() {
+        count(change, user, |count| count.saturating_sub(older.len()))?;
     }
-    count(change, user, |count| count.saturating_sub(older.len()))
+    Ok(next)
+}
+
+/// Ends sessions of a user who is deleted, at most so many; says how many there were.
+pub(crate) fn forget(change: &Change<'_>, user: UserId, most: usize) -> Result<usize> {
+    let some = change.look_at(&SESSIONS, &Span::of(&user), most)?;
+    for (key, row) in &some {
+        remove(change, *key, row)?;
+    }
+    if some.len() < most {
+        change.remove(&SESSION_COUNTS, &user)?;
+    } else {
+        count(change, user, |count| count.saturating_sub(some.len()))?;
+    }
+    Ok(some.len())
 }
 
 /// Removes sessions that have ended; says how many.
@@ -130,9 +162,12 @@ pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Resu
     Ok(ended.len())
 }
 
-fn remove(change: &Change<'_>, session: &Session) -> Result<()> {
-    change.remove(&SESSIONS, &(session.user, session.id))?;
-    change.remove(&SESSION_ENDS, &end_of(session))?;
+/// Of a session that cannot be read, the sweep removes what is in the index.
+fn remove(change: &Change<'_>, key: (UserId, SessionId), row: &Row<Session>) -> Result<()> {
+    change.remove(&SESSIONS, &key)?;
+    if let Row::Good(session) = row {
+        change.remove(&SESSION_ENDS, &end_of(session))?;
+    }
     Ok(())
 }
 

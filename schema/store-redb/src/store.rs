@@ -27,6 +27,9 @@ const READERS: usize = 24;
 /// that stays full for so long does not move.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Rows that one transaction removes of what may be many: others wait for it.
+pub(crate) const STEP: usize = 500;
+
 /// The store. Each trait is implemented in the module of its noun.
 pub(crate) struct Store {
     file: Arc<File>,

@@ -5,7 +5,6 @@ use std::marker::PhantomData;
 use redb::TableDefinition;
 use schema::{
     LoginId, Name, PermissionId, RoleId, SessionId, Timestamp, UserId,
-    email::FoldedEmail,
     fact::Fact,
     key::KeySet,
     ledger::Origin,
@@ -45,8 +44,8 @@ impl<K, R> Table<K, R> {
 
 /// All users.
 pub(crate) const USERS: Table<UserId, User> = Table::named("users");
-/// Who has an email, folded.
-pub(crate) const EMAILS: Table<FoldedEmail, UserId> = Table::named("emails");
+/// Who has an email, by a key of [`FoldedEmail`](schema::email::FoldedEmail).
+pub(crate) const EMAILS: Table<String, UserId> = Table::named("emails");
 /// All sessions; those of a user lie together, oldest first.
 pub(crate) const SESSIONS: Table<(UserId, SessionId), Session> = Table::named("sessions");
 /// How many sessions a user has, so that the cap counts nothing.

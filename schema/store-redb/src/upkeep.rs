@@ -2,14 +2,29 @@
 
 use async_trait::async_trait;
 use schema::{
+    UserId,
+    check::{Examined, Finding, Reclaimed},
     horizon::Horizons,
+    page::{Page, PageOf},
     store::{Result, Upkeep},
 };
 
-use crate::{grants, ledger, logins, rows::Rows, sessions, store::Store, table::USERS};
+use crate::{grants, ledger, logins, rows::Rows, sessions, store::Store, table::USERS, users};
 
 #[async_trait]
 impl Upkeep for Store {
+    async fn examine(&self, page: PageOf<UserId>) -> Result<Page<Examined, UserId>> {
+        self.read(move |rows| users::examine(rows, page)).await
+    }
+
+    async fn examine_others(&self) -> Result<Vec<Finding>> {
+        self.read(users::examine_others).await
+    }
+
+    async fn reclaim(&self, user: UserId) -> Result<Reclaimed> {
+        self.change(move |change| users::reclaim(change, user)).await
+    }
+
     /// Reads, and goes through the writer without writing: a file that failed is opened again then.
     async fn ping(&self) -> Result<()> {
         self.change(|_| Ok(())).await?;

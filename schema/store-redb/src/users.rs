@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use schema::{
     StoreError, UserId,
-    email::FoldedEmail,
+    check::{Claim, Examined, Finding, Reclaimed},
+    email::{Email, FoldedEmail},
     page::{Page, PageOf},
     store::{Created, Replaced, Result, Users},
     user::User,
@@ -11,10 +12,10 @@ use schema::{
 
 use crate::{
     grants, logins,
-    rows::{Change, Rows, Span},
+    rows::{Change, Row, Rows, Span},
     sessions,
-    store::Store,
-    table::{EMAILS, USERS},
+    store::{STEP, Store},
+    table::{EMAILS, GRANTS, LOGINS, PERMISSIONS, ROLES, SESSIONS, USERS},
 };
 
 #[async_trait]
@@ -30,13 +31,7 @@ impl Users for Store {
 
     async fn by_email(&self, email: &FoldedEmail) -> Result<Option<User>> {
         let email = email.clone();
-        self.read(move |rows| {
-            let Some(id) = rows.get(&EMAILS, &email)? else { return Ok(None) };
-            let user = rows.get(&USERS, &id)?;
-            user.map(Some)
-                .ok_or_else(|| StoreError::Inconsistent(format!("an email of user {id}, who is not there")))
-        })
-        .await
+        self.read(move |rows| find(rows, &email)).await
     }
 
     async fn replace(&self, next: &User) -> Result<Replaced> {
@@ -45,13 +40,14 @@ impl Users for Store {
     }
 
     async fn delete(&self, id: UserId) -> Result<()> {
-        self.change(move |change| delete(change, id)).await
+        while self.change(move |change| delete(change, id)).await? {}
+        Ok(())
     }
 
     async fn list(&self, page: PageOf<UserId>) -> Result<Page<User, UserId>> {
         self.read(move |rows| {
             let found =
-                rows.scan(&USERS, &Span::all().after(page.after.as_ref()), page.limit.saturating_add(1))?;
+                rows.list(&USERS, &Span::all().after(page.after.as_ref()), page.limit.saturating_add(1))?;
             let users = found.into_iter().map(|(_, user)| user).collect();
             Ok(Page::cut(users, page.limit, |user: &User| user.id))
         })
@@ -59,15 +55,45 @@ impl Users for Store {
     }
 }
 
+/// The user of an email.
+fn find(rows: &impl Rows, email: &FoldedEmail) -> Result<Option<User>> {
+    for key in email.keys() {
+        let Some(id) = rows.get(&EMAILS, &key.to_owned())? else { continue };
+        match rows.get(&USERS, &id)? {
+            Some(user) if email.finds(key, &user.email) => return Ok(Some(user)),
+            Some(_) => {}
+            None => tracing::error!(user = %id, "an email is claimed by a user who is not there"),
+        }
+    }
+    Ok(None)
+}
+
+/// Who but this user has this email; a claim of nobody, or of one who has another email, is none.
+fn holder(rows: &impl Rows, email: &FoldedEmail, me: UserId) -> Result<Option<UserId>> {
+    for key in email.keys() {
+        let Some(id) = rows.get(&EMAILS, &key.to_owned())?.filter(|id| *id != me) else { continue };
+        let has = match rows.look(&USERS, &id)? {
+            Some(Row::Good(user)) if key == email.as_str() => user.email.claims(key),
+            Some(Row::Good(user)) => email.finds(key, &user.email),
+            Some(Row::Unreadable) => true,
+            None => false,
+        };
+        if has {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
 fn create(change: &Change<'_>, user: &User) -> Result<Created> {
     if change.has(&USERS, &user.id)? {
         return Ok(Created::Done);
     }
     let email = user.email.folded();
-    if change.has(&EMAILS, &email)? {
+    if holder(change, &email, user.id)?.is_some() {
         return Ok(Created::EmailTaken);
     }
-    change.put(&EMAILS, &email, &user.id)?;
+    claim(change, &email, user.id)?;
     change.put(&USERS, &user.id, user)?;
     Ok(Created::Done)
 }
@@ -77,33 +103,148 @@ fn replace(change: &Change<'_>, next: &User) -> Result<Replaced> {
     if stored.revision.checked_add(1) != Some(next.revision) {
         return Ok(Replaced::Changed(Box::new(stored)));
     }
-    let (old, new) = (stored.email.folded(), next.email.folded());
-    if old != new {
-        if change.has(&EMAILS, &new)? {
+    // An email that stays keeps its claim, whatever that is: nothing else may depend on it.
+    if stored.email != next.email {
+        let new = next.email.folded();
+        if holder(change, &new, next.id)?.is_some() {
             return Ok(Replaced::EmailTaken);
         }
-        release(change, &old, next.id)?;
-        change.put(&EMAILS, &new, &next.id)?;
+        release(change, &stored.email, next.id)?;
+        claim(change, &new, next.id)?;
     }
     change.put(&USERS, &next.id, next)?;
     Ok(Replaced::Done)
 }
 
-fn delete(change: &Change<'_>, id: UserId) -> Result<()> {
-    let Some(user) = change.get(&USERS, &id)? else { return Ok(()) };
-    release(change, &user.email.folded(), id)?;
-    sessions::end_older(change, id, u64::MAX)?;
+/// Removes a user and what is its, first what may be many, in steps; says whether there is more to do.
+/// Whatever the rows hold, the id is enough.
+fn delete(change: &Change<'_>, id: UserId) -> Result<bool> {
+    let Some(row) = change.look(&USERS, &id)? else { return Ok(false) };
+    let sessions = sessions::forget(change, id, STEP)?;
+    let logins = logins::forget(change, id, STEP - sessions)?;
+    if sessions + logins >= STEP {
+        return Ok(true);
+    }
+    match row {
+        Row::Good(user) => release(change, &user.email, id)?,
+        Row::Unreadable => {
+            for (key, holder) in change.look_at(&EMAILS, &Span::all(), usize::MAX)? {
+                if holder == Row::Good(id) {
+                    change.remove(&EMAILS, &key)?;
+                }
+            }
+        }
+    }
     grants::forget(change, id)?;
-    logins::forget(change, id)?;
     change.remove(&USERS, &id)?;
+    Ok(false)
+}
+
+fn claim(change: &Change<'_>, email: &FoldedEmail, id: UserId) -> Result<()> {
+    change.put(&EMAILS, &email.as_str().to_owned(), &id)
+}
+
+/// Gives up the claims of an email, if they are this user's.
+fn release(change: &Change<'_>, email: &Email, id: UserId) -> Result<()> {
+    let mut was_held = false;
+    for key in email.folded().keys().map(str::to_owned) {
+        if change.look(&EMAILS, &key)? == Some(Row::Good(id)) {
+            change.remove(&EMAILS, &key)?;
+            was_held = true;
+        }
+    }
+    if !was_held {
+        tracing::error!(user = %id, "the email of a user was not claimed by it");
+    }
     Ok(())
 }
 
-/// Gives up a claim, which must be this user's.
-fn release(change: &Change<'_>, email: &FoldedEmail, id: UserId) -> Result<()> {
-    if change.get(&EMAILS, email)? != Some(id) {
-        return Err(StoreError::Inconsistent(format!("the email of user {id} is not claimed by it")));
+/// The next users as they are stored.
+pub(crate) fn examine(rows: &impl Rows, page: PageOf<UserId>) -> Result<Page<Examined, UserId>> {
+    let span = Span::all().after(page.after.as_ref());
+    let mut examined = Vec::new();
+    for (id, row) in rows.look_at(&USERS, &span, page.limit.saturating_add(1))? {
+        let user = row.good();
+        let claim = match &user {
+            Some(user) => claim_of(rows, user)?,
+            None => Claim::Missing(None),
+        };
+        let mut unreadable = Vec::new();
+        for ((_, session), row) in rows.look_at(&SESSIONS, &Span::of(&id), usize::MAX)? {
+            if row.good().is_none() {
+                unreadable.push(("sessions".to_owned(), session.to_string()));
+            }
+        }
+        for ((_, login), row) in rows.look_at(&LOGINS, &Span::of(&id), usize::MAX)? {
+            if row.good().is_none() {
+                unreadable.push(("logins".to_owned(), login.to_string()));
+            }
+        }
+        if rows.look(&GRANTS, &id)? == Some(Row::Unreadable) {
+            unreadable.push(("grants".to_owned(), id.to_string()));
+        }
+        examined.push(Examined { id, user, claim, unreadable });
     }
-    change.remove(&EMAILS, email)?;
-    Ok(())
+    Ok(Page::cut(examined, page.limit, |one: &Examined| one.id))
+}
+
+fn claim_of(rows: &impl Rows, user: &User) -> Result<Claim> {
+    let email = user.email.folded();
+    let mine =
+        |key: &str| Ok::<_, StoreError>(rows.look(&EMAILS, &key.to_owned())? == Some(Row::Good(user.id)));
+    if mine(email.as_str())? {
+        return Ok(Claim::Today);
+    }
+    let held = holder(rows, &email, user.id)?;
+    for key in email.keys() {
+        if mine(key)? {
+            return Ok(Claim::Earlier(held));
+        }
+    }
+    Ok(Claim::Missing(held))
+}
+
+/// Moves the claim of an email to today's key.
+pub(crate) fn reclaim(change: &Change<'_>, id: UserId) -> Result<Reclaimed> {
+    let Some(Row::Good(user)) = change.look(&USERS, &id)? else { return Ok(Reclaimed::Gone) };
+    let email = user.email.folded();
+    if let Some(other) = holder(change, &email, id)? {
+        return Ok(Reclaimed::Held(other));
+    }
+    claim(change, &email, id)?;
+    for key in email.keys().filter(|key| *key != email.as_str()).map(str::to_owned) {
+        if change.look(&EMAILS, &key)? == Some(Row::Good(id)) {
+            change.remove(&EMAILS, &key)?;
+        }
+    }
+    Ok(Reclaimed::Done)
+}
+
+/// Claims of users who are not there, and roles and permissions that cannot be read; some of them.
+pub(crate) fn examine_others(rows: &impl Rows) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for (_, row) in rows.look_at(&EMAILS, &Span::all(), usize::MAX)? {
+        let why = match row {
+            Row::Good(id) if rows.has(&USERS, &id)? => continue,
+            Row::Good(id) => format!("is of user {id}, who is not there; whoever wants the email gets it"),
+            Row::Unreadable => "cannot be read".into(),
+        };
+        findings.push(Finding::stays("emails", "a claim", "user", why));
+    }
+    for (name, row) in rows.look_at(&ROLES, &Span::all(), usize::MAX)? {
+        if row.good().is_none() {
+            findings.push(Finding::stays("roles", format!("{:?}", name.as_str()), "row", "cannot be read"));
+        }
+    }
+    for (name, row) in rows.look_at(&PERMISSIONS, &Span::all(), usize::MAX)? {
+        if row.good().is_none() {
+            findings.push(Finding::stays(
+                "permissions",
+                format!("{:?}", name.as_str()),
+                "row",
+                "cannot be read",
+            ));
+        }
+    }
+    Ok(findings)
 }

@@ -17,7 +17,7 @@ use schema::{
     LoginId, NodeId, Timestamp, UserId,
     conformance::sample::{Samples, head, pages},
     ledger::{Entry, Origin},
-    login::Login,
+    login::{Login, MAX_LOGINS},
     store::Created,
     user::User,
 };
@@ -58,7 +58,7 @@ async fn writes_until_it_is_killed() {
         for round in 0.. {
             let n = from + round * WRITERS + writer;
             assert_eq!(stores.users.create(&user(n)).await.unwrap(), Created::Done);
-            stores.logins.record(&login(n)).await.unwrap();
+            stores.logins.record(&login(n), MAX_LOGINS).await.unwrap();
             stores.ledger.append(&[entry(n)], &[head(ORIGIN, n)]).await.unwrap();
             let mut stdout = std::io::stdout().lock();
             writeln!(stdout, "\nstored {n}").unwrap();

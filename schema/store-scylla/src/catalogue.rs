@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use schema::{
     Name, PermissionId, RoleId, StoreError,
+    check::Finding,
     permission::{Grant, Permission, Role},
     store::Result,
 };
@@ -104,10 +105,13 @@ impl Catalogue {
                 return Ok(None);
             }
             let (Some(kind), Some(name)) = (row.kind, row.name) else { continue };
-            let strange =
-                || StoreError::Inconsistent(format!("the {kind} {name} has a row that does not parse"));
-            let id = *row.id.ok_or_else(strange)?.as_bytes();
-            let parsed: Name = name.parse().map_err(|_| strange())?;
+            // Nothing refers to what has no id; another of this name takes its place.
+            let Some(id) = row.id else {
+                tracing::error!(kind, "a role or permission has no id; `palisade store check` names it");
+                continue;
+            };
+            let id = *id.as_bytes();
+            let parsed = Name::from_stored(&name);
             let description = row.description;
             if kind == ROLE {
                 let ids = row.permissions.unwrap_or_default();
@@ -298,6 +302,16 @@ impl Store {
             Some(copy) if copy.revision >= revision => Ok(copy),
             _ => self.load_catalogue(At::Serial).await,
         }
+    }
+
+    /// Roles and permissions without an id.
+    pub(crate) async fn unreadable_in_catalogue(&self) -> Result<Vec<Finding>> {
+        let rows = self.read_pages::<Row>(At::Quorum, Cql::CatalogueAll, ()).await?;
+        let nameless =
+            rows.into_iter().filter(|row| row.id.is_none()).filter_map(|row| row.kind.zip(row.name));
+        Ok(nameless
+            .map(|(kind, name)| Finding::stays(&format!("{kind}s"), format!("{name:?}"), "id", "is missing"))
+            .collect())
     }
 
     async fn load_catalogue(&self, at: At) -> Result<Arc<Catalogue>> {

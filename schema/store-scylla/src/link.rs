@@ -22,6 +22,9 @@ use crate::{config::Config, statement::Prepared, tls};
 const REQUEST: Duration = Duration::from_secs(2);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long the server itself may take to say who there is; ScyllaDB is told. Less than [`CONNECT`], as
+/// the driver wants it: it warns at every connection else.
+const METADATA: Duration = Duration::from_millis(1_500);
 /// A read that takes longer is asked of another node too.
 const SLOW_READ: Duration = Duration::from_millis(100);
 /// How often an idle connection is tried, and how long that may take.
@@ -85,6 +88,7 @@ pub(crate) async fn connect(config: &Config, profiles: &Profiles) -> Result<Sess
         .default_execution_profile_handle(profiles.writes.clone())
         .connection_timeout(CONNECT)
         .hostname_resolution_timeout(Some(CONNECT))
+        .metadata_request_serverside_timeout(METADATA)
         .metadata_request_clientside_timeout(CONNECT)
         .keepalive_interval(KEEPALIVE.0)
         .keepalive_timeout(KEEPALIVE.1)

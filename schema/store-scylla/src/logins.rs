@@ -5,8 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use schema::{
-    LoginId, StoreError, Timestamp, UserId,
-    login::{LOGIN_RETENTION, Login, Outcome},
+    LoginId, Timestamp, UserId,
+    login::{LOGIN_RETENTION, Login, Outcome, is_trimming},
     page::{Page, PageOf},
     place::{AccountKey, Place},
     store::{Logins, Result},
@@ -29,11 +29,16 @@ const MONTHS: i32 = 5;
 struct LoginRow {
     user: Uuid,
     id: Uuid,
-    time: CqlTimestamp,
-    ip_address: IpAddr,
+    time: Option<CqlTimestamp>,
+    ip_address: Option<IpAddr>,
     device: Option<String>,
     user_agent: Option<String>,
-    outcome: String,
+    outcome: Option<String>,
+}
+
+#[derive(DeserializeRow)]
+struct OneLogin {
+    id: Uuid,
 }
 
 #[derive(DeserializeRow)]
@@ -43,7 +48,7 @@ struct PlaceRow {
 
 #[async_trait]
 impl Logins for Store {
-    async fn record(&self, login: &Login) -> Result<()> {
+    async fn record(&self, login: &Login, max: usize) -> Result<()> {
         let now = self.settled();
         let end = login.time.plus(LOGIN_RETENTION);
         if end <= now {
@@ -60,23 +65,24 @@ impl Logins for Store {
             outcome_text(login.outcome),
             convert::ttl_until(end, now),
         );
-        self.within(self.write(Cql::LoginAdd, values)).await
+        self.within(self.write(Cql::LoginAdd, values)).await?;
+        if is_trimming(login.id, max)
+            && let Err(error) = self.within(self.trim_logins(login.user, max)).await
+        {
+            tracing::warn!(user = %login.user, %error, "the login history stays longer than it may be");
+        }
+        Ok(())
     }
 
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>> {
         self.within(async {
             let wanted = page.limit.saturating_add(1);
-            let newest = convert::month(self.now().plus(AHEAD));
+            let (oldest, newest) = self.months();
             let newest = page.after.map_or(newest, |after| newest.min(month(after)));
-            let oldest = convert::month(self.now().minus(LOGIN_RETENTION).minus(AHEAD));
             let before = page.after.map_or(Uuid::max(), LoginId::uuid);
             let mut logins = Vec::new();
             for month in (oldest..=newest).rev() {
-                let lack = convert::limit(wanted - logins.len());
-                let values = (user.uuid(), month, before, lack);
-                for row in self.read::<LoginRow>(At::Quorum, Cql::LoginsBefore, values).await? {
-                    logins.push(login(row)?);
-                }
+                logins.extend(self.logins_before(user, month, before, wanted - logins.len()).await?);
                 if logins.len() >= wanted {
                     break;
                 }
@@ -109,6 +115,76 @@ impl Logins for Store {
 }
 
 impl Store {
+    /// The months that have entries.
+    fn months(&self) -> (i32, i32) {
+        let now = self.now();
+        (convert::month(now.minus(LOGIN_RETENTION).minus(AHEAD)), convert::month(now.plus(AHEAD)))
+    }
+
+    /// The next so many entries of a month, newest first, without those that cannot be read.
+    async fn logins_before(
+        &self,
+        user: UserId,
+        month: i32,
+        before: Uuid,
+        limit: usize,
+    ) -> Result<Vec<Login>> {
+        let (mut logins, mut before) = (Vec::new(), before);
+        loop {
+            let lack = limit - logins.len();
+            let values = (user.uuid(), month, before, convert::limit(lack));
+            let rows = self.read::<LoginRow>(At::Quorum, Cql::LoginsBefore, values).await?;
+            let end = rows.len() < lack;
+            before = rows.last().map_or(before, |row| row.id);
+            logins.extend(rows.into_iter().filter_map(|row| {
+                let id = LoginId::from_bytes(*row.id.as_bytes());
+                let read = login(row);
+                if read.is_none() {
+                    tracing::error!(%user, login = %id, "a login cannot be read; `palisade store check` names it");
+                }
+                read
+            }));
+            if end || logins.len() >= limit {
+                return Ok(logins);
+            }
+        }
+    }
+
+    /// The entries of a user that cannot be read.
+    pub(crate) async fn unreadable_logins(&self, user: UserId) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        let (oldest, newest) = self.months();
+        for month in oldest..=newest {
+            let values = (user.uuid(), month, Uuid::max(), i32::MAX);
+            for row in self.read::<LoginRow>(At::Quorum, Cql::LoginsBefore, values).await? {
+                let id = LoginId::from_bytes(*row.id.as_bytes());
+                if login(row).is_none() {
+                    found.push(("logins".to_owned(), id.to_string()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the oldest entries of a user who has more than so many.
+    async fn trim_logins(&self, user: UserId, max: usize) -> Result<()> {
+        let (oldest, newest) = self.months();
+        let mut room = max.max(1);
+        for month in (oldest..=newest).rev() {
+            let values = (user.uuid(), month, convert::limit(room + 1));
+            let ids = self.read::<OneLogin>(At::Quorum, Cql::LoginIds, values).await?;
+            if ids.len() <= room {
+                room -= ids.len();
+            } else if let Some(last) = room.checked_sub(1).and_then(|last| ids.get(last)) {
+                self.write(Cql::LoginsTrim, (user.uuid(), month, last.id)).await?;
+                room = 0;
+            } else {
+                self.write(Cql::LoginsRemove, (user.uuid(), month)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the history of a user that is deleted.
     pub(crate) async fn forget_logins(&self, user: UserId) -> Result<()> {
         let newest = convert::month(self.now().plus(AHEAD));
@@ -123,16 +199,15 @@ fn month(id: LoginId) -> i32 {
     convert::month(convert::made_at(id.as_bytes()))
 }
 
-fn login(row: LoginRow) -> Result<Login> {
-    let strange = || StoreError::Inconsistent("a login has an outcome of another form".to_owned());
-    Ok(Login {
+fn login(row: LoginRow) -> Option<Login> {
+    Some(Login {
         id: LoginId::from_bytes(*row.id.as_bytes()),
         user: UserId::from_bytes(*row.user.as_bytes()),
-        time: convert::timestamp(row.time),
-        ip_address: row.ip_address,
+        time: convert::timestamp(row.time?),
+        ip_address: row.ip_address?,
         device: row.device,
         user_agent: row.user_agent,
-        outcome: outcome(&row.outcome).ok_or_else(strange)?,
+        outcome: outcome(&row.outcome?)?,
     })
 }
 

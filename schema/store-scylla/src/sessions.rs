@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::{
-    SessionId, UserId,
+    SessionId, StoreError, UserId,
     page::{Page, PageOf},
     session::Session,
     store::{Result, Rotated, Sessions},
@@ -153,12 +153,23 @@ impl Store {
     }
 
     /// The sessions of these ids, in order; list rows of those that are not there are removed.
+    /// One that cannot be read is left out.
     fn found<'a>(
         &'a self,
         user: UserId,
         ids: &'a [SessionId],
     ) -> impl StreamExt<Item = Result<Option<Session>>> + Send + 'a {
-        stream::iter(ids).map(move |id| self.session_or_unlist(user, *id)).buffered(AT_ONCE)
+        stream::iter(ids)
+            .map(move |id| async move {
+                match self.session_or_unlist(user, *id).await {
+                    Err(error @ StoreError::Inconsistent(_)) => {
+                        tracing::error!(%user, session = %id, %error, "a session cannot be read; `palisade store check` names it");
+                        Ok(None)
+                    }
+                    other => other,
+                }
+            })
+            .buffered(AT_ONCE)
     }
 
     /// A quorum may not know of a session whose beginning was not answered, so `SERIAL` has the last
@@ -230,7 +241,15 @@ impl Store {
         Ok(ended == Settled::Done)
     }
 
+    /// One that cannot be read is older.
     async fn end_if_older(&self, user: UserId, id: SessionId, version: u64) -> Result<()> {
+        match self.end_if_certainly_older(user, id, version).await {
+            Err(StoreError::Inconsistent(_)) => self.end_one(user, id).await.map(drop),
+            other => other,
+        }
+    }
+
+    async fn end_if_certainly_older(&self, user: UserId, id: SessionId, version: u64) -> Result<()> {
         let ended = self
             .cas(
                 Cql::SessionEndOlder,
@@ -243,6 +262,22 @@ impl Store {
             Settled::Done | Settled::Not(None) => self.unlist(user, id).await,
             Settled::Not(Some(_)) => Ok(()),
         }
+    }
+
+    /// The sessions of a user that cannot be read.
+    pub(crate) async fn unreadable_sessions(&self, user: UserId) -> Result<Vec<(String, String)>> {
+        let ids = self.listed(user, usize::MAX).await?;
+        let read = stream::iter(ids)
+            .map(|id| async move {
+                match self.session(At::Quorum, user, id).await {
+                    Ok(_) => Ok(None),
+                    Err(StoreError::Inconsistent(_)) => Ok(Some(("sessions".to_owned(), id.to_string()))),
+                    Err(error) => Err(error),
+                }
+            })
+            .buffered(AT_ONCE);
+        let found: Vec<Option<(String, String)>> = read.try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Ends all sessions of a user that is deleted.

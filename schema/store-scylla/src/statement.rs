@@ -82,6 +82,8 @@ statements! {
 
     Write LoginAdd = "INSERT INTO logins (user, month, id, time, ip_address, device, user_agent, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?";
     Read LoginsBefore = "SELECT user, id, time, ip_address, device, user_agent, outcome FROM logins WHERE user = ? AND month = ? AND id < ? LIMIT ?";
+    Read LoginIds = "SELECT id FROM logins WHERE user = ? AND month = ? LIMIT ?";
+    Write LoginsTrim = "DELETE FROM logins WHERE user = ? AND month = ? AND id < ?";
     Write LoginsRemove = "DELETE FROM logins WHERE user = ? AND month = ?";
 
     Write PlaceNote = "INSERT INTO login_places (account, place, time) VALUES (?, ?, ?) USING TTL ?";

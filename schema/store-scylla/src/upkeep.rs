@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use schema::{
+    UserId,
+    check::{Examined, Finding, Reclaimed},
     horizon::Horizons,
+    page::{Page, PageOf},
     store::{Result, Upkeep},
 };
 use scylla::value::Row;
@@ -14,6 +17,19 @@ use crate::{
 
 #[async_trait]
 impl Upkeep for Store {
+    async fn examine(&self, page: PageOf<UserId>) -> Result<Page<Examined, UserId>> {
+        self.within_long(self.examined(page)).await
+    }
+
+    /// A claim of nobody is taken over by who wants it, so only the catalogue is left.
+    async fn examine_others(&self) -> Result<Vec<Finding>> {
+        self.within(self.unreadable_in_catalogue()).await
+    }
+
+    async fn reclaim(&self, user: UserId) -> Result<Reclaimed> {
+        self.within(self.reclaimed(user)).await
+    }
+
     async fn ping(&self) -> Result<()> {
         self.within(async { self.read::<Row>(At::Quorum, Cql::Document, ("keys",)).await.map(drop) }).await
     }

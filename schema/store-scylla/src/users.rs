@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::{
     StoreError, UserId,
+    check::{Claim, Examined, Reclaimed},
     email::FoldedEmail,
     page::{Page, PageOf},
     store::{Created, Replaced, Result, Users},
@@ -61,14 +62,7 @@ impl Users for Store {
     }
 
     async fn by_email(&self, email: &FoldedEmail) -> Result<Option<User>> {
-        self.within(async {
-            let claim = self.claim_of(At::Quorum, email).await?;
-            // Also for nobody, so that the time does not say who is there.
-            let id = claim.map_or_else(|| self.random_id(), |claim| claim.user);
-            let user = self.user(At::Quorum, UserId::from_bytes(*id.as_bytes())).await?;
-            Ok(user.filter(|user| user.email.folded() == *email))
-        })
-        .await
+        self.within(self.find(email)).await
     }
 
     async fn replace(&self, next: &User) -> Result<Replaced> {
@@ -100,10 +94,28 @@ impl Store {
         Ok(self.user_row(at, id).await?.is_some_and(|row| !row.is_void()))
     }
 
+    /// The user of an email.
+    async fn find(&self, email: &FoldedEmail) -> Result<Option<User>> {
+        for key in email.keys() {
+            let claim = self.claim_of(At::Quorum, key).await?;
+            // Also for nobody, so that the time does not say who is there.
+            let id = claim.map_or_else(|| self.random_id(), |claim| claim.user);
+            let user = self.user(At::Quorum, UserId::from_bytes(*id.as_bytes())).await?;
+            if let Some(user) = user.filter(|user| email.finds(key, &user.email)) {
+                return Ok(Some(user));
+            }
+        }
+        Ok(None)
+    }
+
     async fn register(&self, user: &User) -> Result<Created> {
         let email = user.email.folded();
+        if self.earlier_holder(&email, user.id).await?.is_some() {
+            return Ok(Created::EmailTaken);
+        }
+        let email = email.as_str();
         self.enlist(user.id).await?;
-        let stamp = match self.claim(&email, user.id).await? {
+        let stamp = match self.claim(email, user.id).await? {
             Claimed::Taken => return Ok(Created::EmailTaken),
             Claimed::Already => return Ok(Created::Done),
             Claimed::Now(stamp) => stamp,
@@ -120,14 +132,14 @@ impl Store {
             Settled::Done => Ok(Created::Done),
             // Created before with the same id. If it has another email now, we claimed for nothing.
             Settled::Not(Some(row)) if !row.is_void() => {
-                if who(Some(row))?.is_none_or(|there| there.email.folded() != email) {
-                    self.release(&email, user.id, stamp).await?;
+                if row.email().is_none_or(|there| !there.claims(email)) {
+                    self.release(email, user.id, stamp).await?;
                 }
                 Ok(Created::Done)
             }
             // Somebody took us for one who stopped, and has the email now.
             Settled::Not(_) => {
-                self.release(&email, user.id, stamp).await?;
+                self.release(email, user.id, stamp).await?;
                 Ok(Created::EmailTaken)
             }
         }
@@ -153,26 +165,38 @@ impl Store {
         if there.revision.checked_add(1) != Some(next.revision) {
             return Ok(Replaced::Changed(Box::new(there)));
         }
-        let (old, new) = (there.email.folded(), next.email.folded());
-        if old == new {
+        // An email that stays keeps its claim, whatever that is: nothing else may depend on it.
+        if there.email == next.email {
             return self.put(next).await;
         }
-        // The old claim as it is before we change anything: should it be made anew meanwhile (we
+        let new = next.email.folded();
+        if self.earlier_holder(&new, next.id).await?.is_some() {
+            return Ok(Replaced::EmailTaken);
+        }
+        // The old claims as they are before we change anything: should one be made anew meanwhile (we
         // come back to this email), it is another, and stays.
-        let held = self.claim_of(At::Serial, &old).await?.filter(|held| held.user == next.id.uuid());
-        let stamp = match self.claim(&new, next.id).await? {
+        let mut held = self.held_claims(&there.email, next.id).await?;
+        held.retain(|(key, _)| key != new.as_str());
+        let stamp = match self.claim(new.as_str(), next.id).await? {
             Claimed::Taken => return Ok(Replaced::EmailTaken),
             Claimed::Now(stamp) => Some(stamp),
-            // A change to that email came before us; ours will be refused.
+            // Only its letters change; or a change to that email came before us, and ours will be refused.
             Claimed::Already => None,
         };
         let replaced = self.put(next).await?;
-        match (&replaced, held, stamp) {
-            (Replaced::Done, Some(held), _) => self.release(&old, next.id, held.claim).await?,
-            (Replaced::Done, None, _) | (_, _, None) => {}
-            (_, _, Some(stamp)) => self.release_unless_used(&new, next.id, stamp).await?,
+        if replaced == Replaced::Done {
+            self.release_all(next.id, held).await?;
+        } else if let Some(stamp) = stamp {
+            self.release_unless_used(new.as_str(), next.id, stamp).await?;
         }
         Ok(replaced)
+    }
+
+    async fn release_all(&self, id: UserId, held: Vec<(String, Uuid)>) -> Result<()> {
+        for (key, stamp) in held {
+            self.release(&key, id, stamp).await?;
+        }
+        Ok(())
     }
 
     /// The user as it is before a change to `next`. A quorum may not know of a change that was not
@@ -206,10 +230,10 @@ impl Store {
 
     /// Gives up a claim whose change did not come about; not when the user has that email by another
     /// change.
-    async fn release_unless_used(&self, email: &FoldedEmail, id: UserId, stamp: Uuid) -> Result<()> {
+    async fn release_unless_used(&self, key: &str, id: UserId, stamp: Uuid) -> Result<()> {
         match self.user(At::Serial, id).await? {
-            Some(user) if user.email.folded() == *email => Ok(()),
-            _ => self.release(email, id, stamp).await,
+            Some(user) if user.email.claims(key) => Ok(()),
+            _ => self.release(key, id, stamp).await,
         }
     }
 
@@ -226,15 +250,12 @@ impl Store {
         self.write(Cql::RegistrationRemove, (day, id.uuid())).await
     }
 
-    /// Removes a user and its claim.
+    /// Removes a user and its claims, whatever else its row holds.
     async fn remove_row(&self, id: UserId) -> Result<()> {
         for _ in 0..TRIES {
             let Some(row) = self.user_row(At::Serial, id).await? else { return Ok(()) };
-            let email = match who(Some(row.clone()))? {
-                Some(user) => user.email.folded(),
-                // Nobody, and it goes by itself.
-                None => return Ok(()),
-            };
+            // Nobody, and it goes by itself.
+            let Some(email) = row.email() else { return Ok(()) };
             let removed = self
                 .cas(
                     Cql::UserRemove,
@@ -244,20 +265,36 @@ impl Store {
                 )
                 .await?;
             if removed == Settled::Done || removed == Settled::Not(None) {
-                let held = self.claim_of(At::Serial, &email).await?;
-                if let Some(held) = held.filter(|held| held.user == id.uuid()) {
-                    self.release(&email, id, held.claim).await?;
-                }
-                return Ok(());
+                let held = self.held_claims(&email, id).await?;
+                return self.release_all(id, held).await;
             }
         }
         Err(StoreError::unavailable_because("too many change a user that is deleted"))
     }
 
+    /// Users by id. A row that cannot be read takes nothing but itself out of a list.
     async fn registered(&self, page: PageOf<UserId>) -> Result<Page<User, UserId>> {
+        let keep = |row: &UserRow| {
+            let keep = row.is_readable();
+            if !keep && !row.is_void() {
+                tracing::error!(user = %row.id(), "a user cannot be read; `palisade store check` names it");
+            }
+            keep
+        };
+        let page = self.registered_rows(page, keep).await?;
+        let users = page.items.into_iter().filter_map(|row| who(Some(row)).ok().flatten()).collect();
+        Ok(Page { items: users, next: page.next })
+    }
+
+    /// The rows of users by id, those that are to be kept.
+    async fn registered_rows(
+        &self,
+        page: PageOf<UserId>,
+        keep: impl Fn(&UserRow) -> bool + Send + Sync,
+    ) -> Result<Page<UserRow, UserId>> {
         let wanted = page.limit.saturating_add(1);
         let mut after = page.after.map_or(Uuid::nil(), UserId::uuid);
-        let mut users: Vec<User> = Vec::new();
+        let mut users: Vec<UserRow> = Vec::new();
         let first = convert::day(convert::made_at(after.as_bytes()));
         let mut days = self.read_pages::<OneDay>(At::Quorum, Cql::DaysFrom, (first,)).await?;
         days.sort_unstable_by_key(|row| row.day);
@@ -269,12 +306,12 @@ impl Store {
                 let Some(last) = ids.last() else { break };
                 after = last.user;
                 let end = ids.len() < lack;
-                let some: Vec<Option<User>> = stream::iter(ids)
-                    .map(|row| self.user(At::Quorum, UserId::from_bytes(*row.user.as_bytes())))
+                let some: Vec<Option<UserRow>> = stream::iter(ids)
+                    .map(|row| self.user_row(At::Quorum, UserId::from_bytes(*row.user.as_bytes())))
                     .buffered(AT_ONCE)
                     .try_collect()
                     .await?;
-                users.extend(some.into_iter().flatten());
+                users.extend(some.into_iter().flatten().filter(&keep));
                 if end || users.len() >= wanted {
                     break;
                 }
@@ -283,7 +320,75 @@ impl Store {
                 break;
             }
         }
-        Ok(Page::cut(users, page.limit, |user: &User| user.id))
+        Ok(Page::cut(users, page.limit, UserRow::id))
+    }
+
+    /// The next users as they are stored.
+    pub(crate) async fn examined(&self, page: PageOf<UserId>) -> Result<Page<Examined, UserId>> {
+        let rows = self.registered_rows(page, |row| !row.is_void()).await?;
+        let mut items = Vec::new();
+        for row in rows.items {
+            let id = row.id();
+            let user = who(Some(row)).ok().flatten();
+            let claim = match &user {
+                Some(user) => self.claim_state(user).await?,
+                None => Claim::Missing(None),
+            };
+            let mut unreadable = self.unreadable_sessions(id).await?;
+            unreadable.extend(self.unreadable_logins(id).await?);
+            items.push(Examined { id, user, claim, unreadable });
+        }
+        Ok(Page { items, next: rows.next })
+    }
+
+    async fn claim_state(&self, user: &User) -> Result<Claim> {
+        let email = user.email.folded();
+        let held = self.held_claims(&user.email, user.id).await?;
+        if held.iter().any(|(key, _)| key == email.as_str()) {
+            return Ok(Claim::Today);
+        }
+        let other = match self.earlier_holder(&email, user.id).await? {
+            Some(other) => Some(other),
+            None => self.today_holder(&email, user.id).await?,
+        };
+        Ok(if held.is_empty() { Claim::Missing(other) } else { Claim::Earlier(other) })
+    }
+
+    /// Who but this user holds today's key.
+    async fn today_holder(&self, email: &FoldedEmail, me: UserId) -> Result<Option<UserId>> {
+        let claim = self.claim_of(At::Serial, email.as_str()).await?;
+        Ok(claim.map(|claim| UserId::from_bytes(*claim.user.as_bytes())).filter(|id| *id != me))
+    }
+
+    /// Moves the claim of a user's email to today's key. Whoever stops half-way leaves the user with
+    /// both claims, of which the earlier one counts no more.
+    pub(crate) async fn reclaimed(&self, id: UserId) -> Result<Reclaimed> {
+        let Some(user) = self.user_row(At::Serial, id).await?.and_then(|row| row.email()) else {
+            return Ok(Reclaimed::Gone);
+        };
+        let email = user.folded();
+        if let Some(other) = self.earlier_holder(&email, id).await? {
+            return Ok(Reclaimed::Held(other));
+        }
+        let mut held = self.held_claims(&user, id).await?;
+        held.retain(|(key, _)| key != email.as_str());
+        let stamp = match self.claim(email.as_str(), id).await? {
+            Claimed::Taken => {
+                let other = self.today_holder(&email, id).await?;
+                return Ok(other.map_or(Reclaimed::Gone, Reclaimed::Held));
+            }
+            Claimed::Now(stamp) => Some(stamp),
+            Claimed::Already => None,
+        };
+        // Its email was changed meanwhile: what we claimed is of no use.
+        if self.user_row(At::Serial, id).await?.and_then(|row| row.email()).as_ref() != Some(&user) {
+            if let Some(stamp) = stamp {
+                self.release_unless_used(email.as_str(), id, stamp).await?;
+            }
+            return Ok(Reclaimed::Gone);
+        }
+        self.release_all(id, held).await?;
+        Ok(Reclaimed::Done)
     }
 }
 

@@ -59,6 +59,86 @@ async fn an_email_registers_once_in_whatever_letter_case() {
     register(&node, &format!("{name}+films@example.org")).await.is(201);
 }
 
+/// The same letters, as wide as those of East Asian scripts.
+fn wide(text: &str) -> String {
+    let wide =
+        |c: char| char::from_u32(u32::from(c) + 0xfee0).filter(|_| c.is_ascii_alphanumeric()).unwrap_or(c);
+    text.chars().map(wide).collect()
+}
+
+#[tokio::test]
+async fn spellings_of_one_address_are_one_account() {
+    let node = Node::shared().await;
+    let name = fresh("zed");
+    let user = register(&node, &format!("{name}@bücher.example")).await.is(201).json();
+    for same in [
+        format!("{name}@xn--bcher-kva.example"),
+        format!("{}@XN--BCHER-KVA.example", name.to_uppercase()),
+        format!("{name}@bu\u{308}cher.EXAMPLE"),
+        format!("{name}@bücher。example"),
+        format!("{name}@{}", wide("bücher.example")),
+        format!("{}@bücher.example", wide(&name)),
+    ] {
+        register(&node, &same).await.is_refused(409);
+        let (access, _) = node.log_in(&same, PASSWORD).await.pair();
+        assert_eq!(node.get("users/me").bearer(&access).send().await.is(200).json(), user, "{same}");
+    }
+    let name = fresh("ann");
+    let user = register(&node, &format!("{name}@example。org")).await.is(201).json();
+    assert_eq!(user["email"], format!("{name}@example.org"));
+    register(&node, &format!("{name}@example.org")).await.is_refused(409);
+}
+
+#[tokio::test]
+async fn addresses_with_what_nobody_sees_are_refused() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    for text in [
+        "ann\u{200b}@example.org",
+        "\u{feff}dan@example.org",
+        "so\u{ad}ft@example.org",
+        "\u{202e}ann@example.org",
+        "ann\u{2060}@example.org",
+        "ann\u{3164}@example.org",
+        "ann\u{fe0f}@example.org",
+        "ann@exam\u{200d}ple.org",
+        "ann@exam\u{ad}ple.org",
+        "ann@example.org\u{200e}",
+        "ann\u{1b}[31m@example.org",
+        "a\u{37e}b@x.org",
+        "a\u{ff1b}b@x.org",
+        "ann@xn--a.example",
+    ] {
+        register(&node, text).await.is_about_field("email");
+        let change = json!({"email": text, "password": ann.password});
+        ann.patch("users/me").json(&change).send().await.is_about_field("email");
+    }
+    ann.in_another_session().await.is_in().await;
+}
+
+#[tokio::test]
+async fn texts_that_are_not_shown_are_refused_at_every_door() {
+    let node = Node::shared().await;
+    let (ann, root) = (node.register("ann").await, node.root().await);
+    for text in ["A\u{1b}[31mB", "nul\0", "a\u{202e}b", "zero\u{200b}width", "\u{3164}", "\u{2028}"] {
+        for field in ["first_name", "last_name"] {
+            let body =
+                json!({"email": format!("{}@example.org", fresh("x")), "password": PASSWORD, field: text});
+            node.post("users").json(&body).send().await.is_about_field(field);
+            ann.patch("users/me").json(&json!({field: text})).send().await.is_about_field(field);
+        }
+        let body = json!({"email": ann.email, "password": ann.password, "device": text});
+        node.post("auth_token").json(&body).send().await.is_about_field("device");
+        for noun in ["permissions", "roles"] {
+            let body = json!({"name": fresh("n"), "description": text});
+            root.post(noun).json(&body).send().await.is_about_field("description");
+        }
+    }
+    let body = json!({"first_name": " Zoe\u{308} ", "last_name": "  "});
+    let user = ann.patch("users/me").json(&body).send().await.is(200).json();
+    assert_eq!((&user["first_name"], &user["last_name"]), (&json!("Zoë"), &Value::Null));
+}
+
 #[tokio::test]
 async fn a_hundred_parallel_registrations_of_one_email_get_one_201() {
     let node = Node::start().await;

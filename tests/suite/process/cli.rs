@@ -152,6 +152,31 @@ async fn a_bad_email_or_password_is_refused_like_at_registration() {
 }
 
 #[tokio::test]
+async fn superuser_create_applies_the_rules_of_registration() {
+    both_ways(async |node, is_running| {
+        node.cli(&["app", "init"]).await.is_done();
+        let (good, password) = (email(), fresh("an operator's secret"));
+        let long = "n".repeat(5_000);
+        for (email, first, last, said) in [
+            (good.as_str(), "A\u{1b}[31mB\nC", "P", "--first-name has no control characters"),
+            (&good, "O", &long, "--last-name has at most 100 characters"),
+            (&good, "zero\u{200b}width", "P", "--first-name has no invisible characters"),
+            ("ann\u{200b}@example.org", "O", "P", "it has invisible characters"),
+            ("a\u{37e}b@x.org", "O", "P", "is no email address"),
+        ] {
+            let person = ["--email", email, "--first-name", first, "--last-name", last];
+            for command in [&["superuser", "create"][..], &["app", "init", "--with-superuser"]] {
+                let run = node.palisade(command).args(person).setting("SUPERUSER_PASSWORD", &password);
+                run.run().await.failed_saying(&[said]).in_one_line();
+            }
+        }
+        running(node, is_running).await;
+        node.log_in(&good, &password).await.is_refused(401);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_email_that_exists_becomes_superuser_only_with_promote() {
     both_ways(async |node, is_running| {
         running(node, is_running).await;

@@ -10,8 +10,9 @@ use axum::extract::State;
 use schema::{
     LoginId, SessionId, Timestamp,
     email::FoldedEmail,
-    login::{Login, Outcome},
-    session::{MAX_DEVICE_CHARS, Session},
+    login::{Login, MAX_LOGINS, Outcome},
+    session::Session,
+    text::Device,
     user::User,
 };
 use serde::Deserialize;
@@ -61,9 +62,8 @@ pub async fn login(
     client: Client,
     Body(given): Body<Credentials>,
 ) -> Answer<TokenPair> {
-    if given.device.as_ref().is_some_and(|device| device.chars().count() > MAX_DEVICE_CHARS) {
-        return Err(Problem::field("device", "has at most 200 characters"));
-    }
+    let device = given.device.as_deref().map(Device::parse).transpose();
+    let device = device.map_err(|why| Problem::field("device", why.to_string()))?.flatten();
     let email = FoldedEmail::of(&given.email);
     if let Err(wait) = app.limits.may_log_in(&email, client.ip_address).await {
         app.metrics.login(LoginResult::Locked);
@@ -77,7 +77,7 @@ pub async fn login(
         app.metrics.login(LoginResult::Locked);
         return Err(Problem::locked(wait));
     }
-    let attempt = Attempt { app: &app, email: &email, client, device: given.device };
+    let attempt = Attempt { app: &app, email: &email, client, device: device.map(Device::into_string) };
     match checked {
         Ok((user, Outcome::Success)) => match still_good(&app, user).await? {
             Ok(user) => attempt.succeeded(user).await,
@@ -191,7 +191,7 @@ impl Attempt<'_> {
         let id = session.id;
         let history = self.entry(&user, Outcome::Success);
         tokio::try_join!(async { app.actors.sessions.open(session).await.map_err(Problem::from) }, async {
-            app.stores.logins.record(&history).await.map_err(Problem::from)
+            app.stores.logins.record(&history, MAX_LOGINS).await.map_err(Problem::from)
         },)?;
         app.limits.succeeded(self.email, self.client.ip_address).await;
         app.metrics.login(LoginResult::Success);
@@ -213,7 +213,7 @@ impl Attempt<'_> {
         if let Some((user, outcome)) = known {
             let history = self.entry(&user, outcome);
             tokio::spawn(async move {
-                if let Err(error) = app.stores.logins.record(&history).await {
+                if let Err(error) = app.stores.logins.record(&history, MAX_LOGINS).await {
                     tracing::warn!(user = %history.user, %error, "a failed login is not in the history");
                 }
             });

@@ -23,7 +23,7 @@ pub struct PermissionName(Name);
 impl InPath for PermissionName {
     const PARAMETER: &'static str = "permission";
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
+        Name::to_look_up(text).map(Self)
     }
 }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use schema::{LoginId, login::Login, login::Outcome};
+use schema::{
+    LoginId,
+    login::{LOGIN_RETENTION, Login, Outcome},
+};
 use serde::Serialize;
 use utoipa::{ToSchema, openapi::Object};
 
@@ -12,7 +15,7 @@ use crate::{
     http::{
         authority::Reading,
         docs::{nullable, one_of},
-        page::{Paged, to_token},
+        page::{Paged, filled, to_token},
         problem::{Problem, ProblemBody},
     },
 };
@@ -84,7 +87,10 @@ pub async fn list(
     Paged(page): Paged<LoginId>,
 ) -> Result<Json<LoginPage>, Problem> {
     app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
-    let found = app.stores.logins.list(on.user, page).await?;
+    let now = app.clock.now();
+    let is_kept = |login: &Login| login.time.plus(LOGIN_RETENTION) > now;
+    let read = |page| app.stores.logins.list(on.user, page);
+    let found = filled(page, |login| login.id, is_kept, read).await?;
     let next_page_token = found.next.as_ref().map(to_token);
     Ok(Json(LoginPage { logins: found.items.into_iter().map(Into::into).collect(), next_page_token }))
 }

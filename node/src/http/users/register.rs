@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
+use schema::email::FoldedEmail;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -58,8 +59,9 @@ pub async fn register(
         let msg = "Too many registrations from this address; try again later";
         Problem::too_many("too_many_registrations", msg, wait)
     })?;
-    // Known now is known before the work of hashing; the store decides all the same.
-    if app.stores.users.by_email(&email.folded()).await?.is_some() {
+    // Known now is known before the work of hashing; the store decides all the same. As it was typed: an
+    // earlier version may have stored it so.
+    if app.stores.users.by_email(&FoldedEmail::of(&given.email)).await?.is_some() {
         return Err(actors::user::UserError::EmailTaken.into());
     }
     let hash = app.passwords.hash(password, client.source).await?;

@@ -13,7 +13,7 @@ use crate::{
         permissions::{NameOf, name},
         power,
         problem::{Problem, ProblemBody},
-        roles::{RoleView, find, views},
+        roles::{RoleView, find, views_of},
         taken::Taken,
     },
 };
@@ -21,8 +21,7 @@ use crate::{
 type Roles = Json<Vec<RoleView>>;
 
 async fn of(app: &App, user: UserId) -> Result<Roles, Problem> {
-    let effective = app.stores.grants.effective(user).await?;
-    Ok(Json(views(app, effective.roles).await?))
+    Ok(Json(views_of(app.stores.grants.effective(user).await?)))
 }
 
 /// See a user's roles

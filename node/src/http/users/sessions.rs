@@ -11,7 +11,7 @@ use crate::{
     app::App,
     http::{
         authority::{Changing, Named, Reading},
-        page::{Paged, to_token},
+        page::{Paged, filled, to_token},
         problem::{Problem, ProblemBody},
         taken::Taken,
     },
@@ -79,16 +79,17 @@ pub async fn list(
 ) -> Result<Json<SessionPage>, Problem> {
     let user = app.stores.users.get(on.user).await?.ok_or_else(Problem::not_found)?;
     let (now, denials) = (app.clock.now(), app.facts.denials());
-    let found = app.stores.sessions.list(on.user, page).await?;
-    let next_page_token = found.next.as_ref().map(to_token);
-    let live = found.items.into_iter().filter(|session| {
+    let is_live = |session: &Session| {
         session.user_version >= user.version
             && session.expires_at > now
             && !denials.refuses_version(user.id, session.user_version)
             && !denials.refuses_session(session.id)
-    });
+    };
+    let read = |page| app.stores.sessions.list(on.user, page);
+    let found = filled(page, |session| session.id, is_live, read).await?;
+    let next_page_token = found.next.as_ref().map(to_token);
     let current = on.caller.claims.session;
-    let sessions = live.map(|session| SessionView::new(session, current)).collect();
+    let sessions = found.items.into_iter().map(|session| SessionView::new(session, current)).collect();
     Ok(Json(SessionPage { sessions, next_page_token }))
 }
 

@@ -1,11 +1,15 @@
 //! Claims of an email.
 
-use schema::{StoreError, UserId, email::FoldedEmail, store::Result};
+use schema::{
+    StoreError, UserId,
+    email::{Email, FoldedEmail},
+    store::Result,
+};
 use scylla::DeserializeRow;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CLAIM_PATIENCE, TRIES, judge, row::UserRow, who};
+use super::{CLAIM_PATIENCE, TRIES, judge, row::UserRow};
 use crate::{
     cas::Settled,
     statement::Cql,
@@ -49,16 +53,36 @@ enum Holder {
 }
 
 impl Store {
-    /// The claim of an email.
-    pub(super) async fn claim_of(&self, at: At, email: &FoldedEmail) -> Result<Option<Claim>> {
-        if email.as_str().is_empty() || email.as_str().len() > MAX_KEY {
+    /// The claim of a key of an email.
+    pub(super) async fn claim_of(&self, at: At, key: &str) -> Result<Option<Claim>> {
+        if key.is_empty() || key.len() > MAX_KEY {
             return Ok(None);
         }
-        self.row(at, Cql::EmailByText, (email.as_str(),)).await
+        self.row(at, Cql::EmailByText, (key,)).await
     }
 
-    /// Claims an email for a user that does not have it.
-    pub(super) async fn claim(&self, email: &FoldedEmail, me: UserId) -> Result<Claimed> {
+    /// The claims of an email that are this user's, with their keys.
+    pub(super) async fn held_claims(&self, email: &Email, me: UserId) -> Result<Vec<(String, Uuid)>> {
+        let mut held = Vec::new();
+        for key in email.folded().keys() {
+            if let Some(claim) = self.claim_of(At::Serial, key).await?.filter(|claim| claim.user == me.uuid())
+            {
+                held.push((key.to_owned(), claim.claim));
+            }
+        }
+        Ok(held)
+    }
+
+    /// Who but this user has this email by a claim that an earlier version made.
+    pub(super) async fn earlier_holder(&self, email: &FoldedEmail, me: UserId) -> Result<Option<UserId>> {
+        if !email.has_earlier_keys() {
+            return Ok(None);
+        }
+        Ok(self.find(email).await?.map(|user| user.id).filter(|id| *id != me))
+    }
+
+    /// Claims the key of an email for a user that does not have it.
+    pub(super) async fn claim(&self, email: &str, me: UserId) -> Result<Claimed> {
         let mine = Claim { user: me.uuid(), claim: self.random_id() };
         let mut waiting: Option<(Claim, Instant)> = None;
         let mut there = match self.claim_free(email, mine).await? {
@@ -102,21 +126,28 @@ impl Store {
     }
 
     /// Who holds a claim.
-    async fn holder(&self, held: Claim, email: &FoldedEmail) -> Result<Holder> {
+    async fn holder(&self, held: Claim, key: &str) -> Result<Holder> {
         let Some(row) = self.user_row(At::Serial, UserId::from_bytes(*held.user.as_bytes())).await? else {
             return Ok(Holder::Absent);
         };
-        let revision = row.revision;
-        Ok(match who(Some(row))? {
-            None => Holder::Void,
-            Some(user) if user.email.folded() == *email => Holder::Rightly,
-            Some(_) => Holder::Elsewhere(revision),
-        })
+        // Whatever else the row holds.
+        let Some(email) = row.email() else { return Ok(Holder::Void) };
+        if !email.claims(key) {
+            return Ok(Holder::Elsewhere(row.revision));
+        }
+        // One of an earlier version is left over when the user holds today's too.
+        let today = email.folded();
+        if today.as_str() != key
+            && self.claim_of(At::Serial, today.as_str()).await?.is_some_and(|claim| claim.user == held.user)
+        {
+            return Ok(Holder::Elsewhere(row.revision));
+        }
+        Ok(Holder::Rightly)
     }
 
     /// Makes it impossible that the holder of a claim completes what it was about to do; `false`
     /// when it did something meanwhile.
-    async fn stop(&self, held: Claim, holder: &Holder, email: &FoldedEmail) -> Result<bool> {
+    async fn stop(&self, held: Claim, holder: &Holder, email: &str) -> Result<bool> {
         let id = UserId::from_bytes(*held.user.as_bytes());
         let look = || self.user_row(At::Serial, id);
         let stopped = match *holder {
@@ -135,10 +166,10 @@ impl Store {
     }
 
     /// Claims an email that nobody claims.
-    async fn claim_free(&self, email: &FoldedEmail, mine: Claim) -> Result<Settled<Option<Claim>>> {
+    async fn claim_free(&self, email: &str, mine: Claim) -> Result<Settled<Option<Claim>>> {
         self.cas(
             Cql::EmailClaim,
-            (email.as_str(), mine.user, mine.claim),
+            (email, mine.user, mine.claim),
             || self.claim_of(At::Serial, email),
             |there| judge::claimed(*there, mine),
         )
@@ -146,15 +177,10 @@ impl Store {
     }
 
     /// Claims an email in place of this claim.
-    async fn claim_from(
-        &self,
-        email: &FoldedEmail,
-        held: Claim,
-        mine: Claim,
-    ) -> Result<Settled<Option<Claim>>> {
+    async fn claim_from(&self, email: &str, held: Claim, mine: Claim) -> Result<Settled<Option<Claim>>> {
         self.cas(
             Cql::EmailTake,
-            (mine.user, mine.claim, email.as_str(), held.user, held.claim),
+            (mine.user, mine.claim, email, held.user, held.claim),
             || self.claim_of(At::Serial, email),
             |there| judge::taken(*there, held, mine),
         )
@@ -162,12 +188,12 @@ impl Store {
     }
 
     /// Gives up a claim, if it is still this one.
-    pub(super) async fn release(&self, email: &FoldedEmail, user: UserId, stamp: Uuid) -> Result<()> {
+    pub(super) async fn release(&self, email: &str, user: UserId, stamp: Uuid) -> Result<()> {
         let held = Claim { user: user.uuid(), claim: stamp };
         let released = self
             .cas(
                 Cql::EmailRelease,
-                (email.as_str(), held.user, held.claim),
+                (email, held.user, held.claim),
                 || self.claim_of(At::Serial, email),
                 |there| judge::released(*there, held),
             )

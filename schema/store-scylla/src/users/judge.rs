@@ -1,6 +1,6 @@
 //! What is there, seen from a change of a user or of a claim that was not answered.
 
-use schema::{email::FoldedEmail, user::User};
+use schema::user::User;
 
 use super::{claim::Claim, row::UserRow};
 use crate::cas::Verdict;
@@ -44,12 +44,12 @@ pub(super) const fn voided(there: Option<&UserRow>) -> Verdict {
 
 /// The revision of a user with another email that was to be raised, so that a change to the wanted
 /// email is refused. Raised by whomever, it is; but not when that change itself came first.
-pub(super) fn raised(there: Option<&UserRow>, before: i64, wanted: &FoldedEmail) -> Verdict {
+pub(super) fn raised(there: Option<&UserRow>, before: i64, wanted: &str) -> Verdict {
     let Some(row) = there else { return Verdict::Done };
-    match &row.email {
+    match row.email() {
         None => Verdict::Done,
         Some(_) if row.revision == Some(before) => Verdict::Before,
-        Some(email) if FoldedEmail::of(email) == *wanted => Verdict::Otherwise,
+        Some(email) if email.claims(wanted) => Verdict::Otherwise,
         Some(_) => Verdict::Done,
     }
 }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn of_who_was_to_be_stopped() {
-        let wanted = FoldedEmail::of("new@example.org");
+        let wanted = "new@example.org";
         for (there, void, raise) in [
             (None, Before, Done),
             (Some(UserRow::void()), Done, Done),
@@ -154,7 +154,7 @@ mod tests {
             (Some(row("NEW@Example.ORG", 9)), Otherwise, Otherwise),
         ] {
             assert_eq!(voided(there.as_ref()), void);
-            assert_eq!(raised(there.as_ref(), 3, &wanted), raise);
+            assert_eq!(raised(there.as_ref(), 3, wanted), raise);
         }
     }
 

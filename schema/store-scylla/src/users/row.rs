@@ -33,6 +33,21 @@ impl UserRow {
         self.email.is_none()
     }
 
+    /// Whether it can be read as a user.
+    pub(super) fn is_readable(&self) -> bool {
+        matches!(parse(self.clone()), Ok(Some(_)))
+    }
+
+    /// Whose it is.
+    pub(super) const fn id(&self) -> UserId {
+        UserId::from_bytes(self.id.into_bytes())
+    }
+
+    /// The email, whatever else the row holds.
+    pub(super) fn email(&self) -> Option<Email> {
+        self.email.clone().map(Email::from_stored)
+    }
+
     /// Whether this is the row of this user, whole.
     pub(super) fn is(&self, user: &User) -> bool {
         matches!(parse(self.clone()), Ok(Some(there)) if there == *user)
@@ -85,7 +100,7 @@ fn parse(row: UserRow) -> Result<Option<User>> {
     let strange = || inconsistent(id);
     Ok(Some(User {
         id: UserId::from_bytes(*id.as_bytes()),
-        email: email.parse::<Email>().map_err(|_| strange())?,
+        email: Email::from_stored(email),
         email_confirmed: row.email_confirmed.ok_or_else(strange)?,
         password: row.password.map(PasswordHash::new),
         first_name: row.first_name,
