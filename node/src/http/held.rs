@@ -65,7 +65,6 @@ impl Held {
 
     /// From now on the request holds its answer and nothing else. `is_made` says that the answer's bytes were
     /// made for this request, so that they take memory.
-    #[must_use]
     pub fn answered(self, answer: Body, is_made: bool) -> Body {
         let length = answer.size_hint().lower();
         let length = usize::try_from(length).unwrap_or(usize::MAX / 2);
