@@ -113,7 +113,7 @@ mod tests {
             let stored: Name = serde_json::from_value(text.clone().into()).unwrap();
             proptest::prop_assert_eq!(stored.as_str(), text.as_str());
             if let Ok(parsed) = text.parse::<Name>() {
-                proptest::prop_assert_eq!(parsed.as_str().parse::<Name>(), Ok(parsed.clone()));
+                proptest::prop_assert_eq!(parsed.as_str().parse::<Name>(), Ok(parsed));
             }
         }
     }

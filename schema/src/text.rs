@@ -257,13 +257,13 @@ mod tests {
         fn what_was_parsed_parses_to_itself(text in any::<Vec<char>>()) {
             let text: String = text.into_iter().collect();
             if let Ok(Some(name)) = PersonName::parse(&text) {
-                prop_assert_eq!(PersonName::parse(name.as_str()), Ok(Some(name.clone())));
+                prop_assert_eq!(PersonName::parse(name.as_str()), Ok(Some(name)));
             }
             if let Ok(Some(device)) = Device::parse(&text) {
-                prop_assert_eq!(Device::parse(device.as_str()), Ok(Some(device.clone())));
+                prop_assert_eq!(Device::parse(device.as_str()), Ok(Some(device)));
             }
             if let Ok(description) = Description::parse(&text) {
-                prop_assert_eq!(Description::parse(description.as_str()), Ok(description.clone()));
+                prop_assert_eq!(Description::parse(description.as_str()), Ok(description));
             }
             let agent = UserAgent::clean(&text);
             prop_assert_eq!(UserAgent::clean(agent.as_str()), agent);

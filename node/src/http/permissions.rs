@@ -70,8 +70,8 @@ pub fn name(text: &str) -> Result<Name, Problem> {
 }
 
 /// A description from a body.
-pub fn description(text: Option<String>) -> Result<Option<String>, Problem> {
-    let parsed = text.as_deref().map(Description::parse).transpose();
+pub fn description(text: Option<&str>) -> Result<Option<String>, Problem> {
+    let parsed = text.map(Description::parse).transpose();
     let parsed = parsed.map_err(|why| Problem::field("description", why.to_string()))?;
     Ok(parsed.map(Description::into_string))
 }
@@ -126,7 +126,7 @@ pub async fn create(
     let permission = Permission {
         id: PermissionId::new(app.clock.now(), app.entropy.id()),
         name: name(&new.name)?,
-        description: description(new.description)?,
+        description: description(new.description.as_deref())?,
     };
     // Before `app init` the built-in ones do not exist; nobody makes them by this way.
     power::over_permission(&caller, &permission).await?;

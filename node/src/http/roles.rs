@@ -102,7 +102,7 @@ pub async fn create(
     let role = Role {
         id: RoleId::new(app.clock.now(), app.entropy.id()),
         name: name(&new.name)?,
-        description: description(new.description)?,
+        description: description(new.description.as_deref())?,
         permissions: std::collections::BTreeSet::new(),
     };
     power::over_role(&app, &caller, &role).await?;

@@ -86,8 +86,8 @@ fn email(text: &str) -> Result<Email, Problem> {
 }
 
 /// A first or last name from a body. Empty is none.
-fn person_name(field: &str, name: Option<String>) -> Result<Option<PersonName>, Problem> {
-    let parsed = name.as_deref().map(PersonName::parse).transpose();
+fn person_name(field: &str, name: Option<&str>) -> Result<Option<PersonName>, Problem> {
+    let parsed = name.map(PersonName::parse).transpose();
     parsed.map(Option::flatten).map_err(|why| Problem::field(field, why.to_string()))
 }
 

@@ -418,7 +418,7 @@ mod tests {
                     let takes =
                         TAKES.iter().find(|(name, _)| *name == spec.name).map_or("", |(_, takes)| takes);
                     let is_text =
-                        takes == "*" && !value.contains(|c| value::is_invisible(c)) && value.trim() == *value;
+                        takes == "*" && !value.contains(value::is_invisible) && value.trim() == *value;
                     // Another setting's check may be of another crate, or younger than this table.
                     let is_listed = takes.split(' ').any(|taken| taken == *value);
                     assert!(is_text || is_listed, "{} takes {value:?}", spec.name);

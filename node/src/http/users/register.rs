@@ -51,8 +51,8 @@ pub async fn register(
 ) -> Result<(StatusCode, Json<UserView>), Problem> {
     let (email, first_name, last_name, password) = together(
         email(&given.email),
-        person_name("first_name", given.first_name),
-        person_name("last_name", given.last_name),
+        person_name("first_name", given.first_name.as_deref()),
+        person_name("last_name", given.last_name.as_deref()),
         Normalized::new(&given.password).map_err(|error| Problem::field("password", error.to_string())),
     )?;
     app.limits.may_register(client.ip_address).await.map_err(|wait| {

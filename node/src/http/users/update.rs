@@ -65,8 +65,8 @@ pub async fn update(
 ) -> Result<Response, Problem> {
     let (email, first_name, last_name, ()) = together(
         change.email.as_deref().map(email).transpose(),
-        change.first_name.map(|name| person_name("first_name", name)).transpose(),
-        change.last_name.map(|name| person_name("last_name", name)).transpose(),
+        change.first_name.map(|name| person_name("first_name", name.as_deref())).transpose(),
+        change.last_name.map(|name| person_name("last_name", name.as_deref())).transpose(),
         Ok(()),
     )?;
     if change.active.is_some() {
