@@ -151,7 +151,7 @@ pub async fn update(
     allowed: Authorized<(PermissionsAdmin, Named<Name>), NewDescription>,
 ) -> Result<Json<PermissionView>, Problem> {
     let Authorized((PermissionsAdmin(caller), Named(name)), new) = allowed;
-    let text = new.description.map(description).transpose()?;
+    let text = new.description.map(|text| description(text.as_deref())).transpose()?;
     let permission = find(&app, &name).await?;
     power::over_permission(&caller, &permission).await?;
     let Some(text) = text else { return Ok(Json(permission.into())) };

@@ -145,7 +145,7 @@ pub async fn update(
     allowed: Authorized<(PermissionsAdmin, Named<Name>), NewDescription>,
 ) -> Result<Json<RoleView>, Problem> {
     let Authorized((PermissionsAdmin(caller), Named(name)), new) = allowed;
-    let text = new.description.map(description).transpose()?;
+    let text = new.description.map(|text| description(text.as_deref())).transpose()?;
     let role = find(&app, &name).await?;
     power::over_role(&app, &caller, &role).await?;
     let Some(text) = text else { return view(&app, role).await };

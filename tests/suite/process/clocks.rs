@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::{Node, Person, Shift, fresh};
 
 const HOUR: i32 = 3_600;
