@@ -428,7 +428,8 @@ mod tests {
 
     #[test]
     fn folding_every_character_twice_changes_nothing() {
-        for c in (0..=u32::from(char::MAX)).filter_map(char::from_u32) {
+        let all = (0..=u32::from(char::MAX)).filter_map(char::from_u32);
+        for c in all.filter(|c| !is_meaningless(*c)) {
             let once = fold(&c.to_string());
             assert_eq!(fold(&once), once, "{c:?}");
         }

@@ -17,7 +17,7 @@ use crate::{
     permission::{Grant, Grants, Permission, Role},
     session::{MAX_SESSIONS, Session},
     store::{Created, Replaced},
-    user::User,
+    user::{MAX_VERSION, User},
 };
 
 fn next(user: &User) -> User {
@@ -36,7 +36,7 @@ pub async fn a_user_comes_back_as_it_was_created(harness: &impl Harness) {
         first_name: Some("Ann".into()),
         last_name: Some("O'Neill".into()),
         active: false,
-        version: u64::MAX >> 1,
+        version: MAX_VERSION,
         revision: 7,
         ..make.user_with("Ann@Example.ORG")
     };
