@@ -1,9 +1,9 @@
 //! Many requests at once, and pieces of them.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use testkit::{Node, Raw, forge, fresh, raw::Reply};
+use testkit::{Node, Raw, eventually, forge, fresh, raw::Reply};
 
 use super::{ADMIT, Answered, Asked, CHECK, SOON, VALIDATE, ask, check};
 
@@ -40,15 +40,17 @@ fn a_mix(good: &str) -> Vec<(Asked, u16)> {
 async fn what_is_ready_does_not_wait_for_what_is_not() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
-    // Of a key that nobody has. When the store was asked a moment ago it is asked again in a second.
+    // Of a key that nobody has. A token of this second whose key is unknown is looked for once more when the
+    // store was asked in an earlier second, at most one second after that.
     let parts = forge::parts(&ann.access);
-    let of_another_key = parts.with_header_field("kid", json!("01890a5d-ac96-774b-bcce-b302099a8057"));
-    let younger = json!(parts.claims["iat"].as_u64().unwrap() + 5);
-    let unknown = Asked::of(VALIDATE).by(&forge::parts(&of_another_key).with_claim("iat", younger));
-    let pair = [Asked::of(VALIDATE).by(&ann.access).bytes(), unknown.bytes()].concat();
+    let parts = forge::parts(&parts.with_header_field("kid", json!("01890a5d-ac96-774b-bcce-b302099a8057")));
+    let unknown = |iat: u64| Asked::of(VALIDATE).by(&parts.with_claim("iat", json!(iat)));
     // On a machine that is slow enough the second is not looked for again: once more.
     for _ in 0..10 {
-        ask(&mut Raw::to(&node).await, &unknown).await.is(422);
+        let second = time("late in a second", |now| (600..800).contains(&now.subsec_millis())).await;
+        ask(&mut Raw::to(&node).await, &unknown(second)).await.is(422);
+        let next = time("the next second", |now| now.as_secs() > second).await;
+        let pair = [Asked::of(VALIDATE).by(&ann.access).bytes(), unknown(next).bytes()].concat();
         let mut raw = Raw::to(&node).await;
         raw.send(&pair).await.unwrap();
         Answered::of(raw.reply(SOON).await).is(200);
@@ -59,6 +61,16 @@ async fn what_is_ready_does_not_wait_for_what_is_not() {
         }
     }
     panic!("they always came together");
+}
+
+/// Awaits a time of the machine's clock, which is the node's; gives its second.
+#[allow(clippy::disallowed_methods, reason = "the node's clock is the machine's")]
+async fn time(what: &str, is: impl Fn(Duration) -> bool) -> u64 {
+    eventually(SOON, what, async || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        is(now).then_some(now.as_secs())
+    })
+    .await
 }
 
 #[tokio::test]

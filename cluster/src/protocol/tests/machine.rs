@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
     Machine, Message, Now, Tuning,
@@ -379,7 +379,8 @@ fn a_clock_that_was_set_back_tells_how_far_it_was() {
             Message::Clock { at } => Some(at),
             _ => None,
         });
-        told.collect()
+        // The first ping of a link tells the time as well.
+        told.collect::<BTreeSet<_>>().into_iter().collect()
     };
     let mut machine = linked(&[peer], now(0));
     assert_eq!(clocks(&mut machine, now(0)), [now(0).wall]);
