@@ -1,11 +1,15 @@
 //! The end of a node: nothing that was begun is lost.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use testkit::{Drain, Node, Raw, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::{Client, Drain, Node, Person, Raw, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -113,52 +117,74 @@ async fn a_slow_client_does_not_hold_up_the_end() {
     assert_eq!(node.ended(Duration::from_secs(45)).await.code(), Some(0));
 }
 
-fn hang_up(pid: u32) {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it takes signals");
+/// A node that another program starts, which says what becomes of SIGHUP.
+struct StartedBy {
+    child: std::process::Child,
+    client: Client,
+    _scratch: tempfile::TempDir,
+}
+
+impl StartedBy {
+    async fn program(program: &[&str]) -> Self {
+        let scratch = testkit::scratch::directory();
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let call = testkit::Palisade::with(["serve"])
+            .setting("DATA_DIR", scratch.path().join("data"))
+            .setting("LISTEN", format!("127.0.0.1:{port}"))
+            .setting("DRAIN_GRACE", "10m");
+        let call = call.into_command();
+        let mut command = std::process::Command::new(program[0]);
+        command.args(&program[1..]).arg(call.get_program()).args(call.get_args());
+        command.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let silent = std::process::Stdio::null;
+        let child = command.stdin(silent()).stderr(silent()).stdout(silent()).spawn().unwrap();
+        let client = Client::new(Arc::new(AtomicU16::new(port)));
+        let mut node = Self { child, client, _scratch: scratch };
+        eventually(Duration::from_secs(60), "readiness", async || {
+            assert_eq!(node.child.try_wait().unwrap(), None, "it has ended");
+            (node.readiness().await? == 200).then_some(())
+        })
+        .await;
+        node
+    }
+
+    async fn readiness(&self) -> Option<u16> {
+        self.client.get("/health/ready").try_send().await.ok().map(|answer| answer.status)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it takes signals");
+    }
+}
+
+impl Drop for StartedBy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[tokio::test]
 async fn sighup_drains_as_sigterm_does() {
-    let node = Node::builder().setting("DRAIN_GRACE", "10m").start().await;
-    let ann = node.register("ann").await;
-    hang_up(node.pid());
-    eventually(SOON, "it drains", async || {
-        (node.readiness().await.expect("it serves").status == 503).then_some(())
-    })
-    .await;
+    // What runs the tests may ignore the signal, as `nohup` does.
+    let mut node = StartedBy::program(&["env", "--default-signal=HUP"]).await;
+    let ann = Person::register(&node.client, "ann").await;
+    node.signal(Signal::HUP);
+    eventually(SOON, "it drains", async || (node.readiness().await == Some(503)).then_some(())).await;
     // A terminal that closes may send it twice: that ends nothing at once.
-    hang_up(node.pid());
+    node.signal(Signal::HUP);
     ann.is_in().await;
-    node.ask_to_end();
-    assert_eq!(node.ended(SOON).await.code(), Some(0));
+    node.signal(Signal::TERM);
+    let status = eventually(SOON, "the end", async || node.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]
 async fn sighup_stays_ignored_under_nohup() {
-    let scratch = testkit::scratch::directory();
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let call = testkit::Palisade::with(["serve"])
-        .setting("DATA_DIR", scratch.path().join("data"))
-        .setting("LISTEN", format!("127.0.0.1:{port}"))
-        .setting("DRAIN_GRACE", "0s");
-    let call = call.into_command();
-    let mut command = std::process::Command::new("nohup");
-    command.arg(call.get_program()).args(call.get_args());
-    command.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child =
-        command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
-    let client = testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(port)));
-    let is_ready = async || {
-        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
-        client.get("/health/ready").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
-    };
-    eventually(Duration::from_secs(60), "readiness", is_ready).await;
-    hang_up(child.id());
-    client.get("/health/ready").send().await.is(200);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let node = StartedBy::program(&["nohup"]).await;
+    node.signal(Signal::HUP);
+    assert_eq!(node.readiness().await, Some(200));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.child.id())).unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
     assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "it is not ignored any more");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
