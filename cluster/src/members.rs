@@ -10,7 +10,7 @@
 //! Bound: the list of all nodes has to fit into one datagram, some 30 bytes a node: 1,800 nodes.
 //!
 //! What members say is bounded too: a datagram becomes at most 4 MiB when it is decompressed (`wire`), and
-//! when all that is known takes more than [`MAX_STATE`], gossip begins anew.
+//! when all that is known takes more than `MAX_STATE`, gossip begins anew.
 //!
 //! Never: it carries no facts, and no promise about tokens rests on it. What a member says of itself is
 //! never trusted further than a member may be: it cannot end this node.

@@ -10,7 +10,7 @@
 //! * **Acknowledge.** `complete` (all up to here was applied) and the newest range above a gap: a newcomer
 //!   that still pulls the past acknowledges the present.
 //! * **Pull.** Heads tell who has what; a gap is asked from its origin at once, from others after a moment.
-//! * **Forget.** What ended before the [`Horizon`](schema::Horizon) is dropped in whole blocks. A peer that asks for it
+//! * **Forget.** What ended before the [`Horizon`] is dropped in whole blocks. A peer that asks for it
 //!   is told until when it mattered and judges by its own horizon, so that a clock that runs ahead elsewhere
 //!   skips nothing here.
 //! * **Clocks.** Peers tell each other what their clocks say. The furthest time that a peer's clock has shown
