@@ -82,8 +82,8 @@ pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
 
 /// Serves operators until the runtime ends.
 ///
-/// A client that sends no command holds nobody up: it may be silent for [`COMMAND_TIMEOUT`], and the one
-/// that has been silent longest is closed when there are more than [`SILENT_CLIENTS_MAX`].
+/// A client that sends no command holds nobody up: it may be silent for `COMMAND_TIMEOUT`, and the one
+/// that has been silent longest is closed when there are more than `SILENT_CLIENTS_MAX`.
 pub async fn serve(app: Arc<App>, listener: UnixListener) {
     let running = Arc::new(Semaphore::new(RUNNING_COMMANDS_MAX));
     let mut silent = VecDeque::new();

@@ -1,7 +1,7 @@
 //! Logs: one line per event on stderr, with ids as fields. No secret is ever given to `tracing`.
 //!
 //! Promises: a thread that logs never waits for stderr and never fails because of it. Lines go through a
-//! bounded queue ([`queue`]) to one thread that writes them. A line that finds the queue full, or that
+//! bounded queue (`queue`) to one thread that writes them. A line that finds the queue full, or that
 //! stderr refuses (its disk is full, its reader has gone), is dropped and counted in [`lines_lost`]. A panic
 //! is a line like any other.
 //!

@@ -11,7 +11,7 @@
 //! | beyond the share of its address, or beyond all that the node has | after one request of operators, see [`reserve`] |
 //!
 //! The deadlines never exceed `IDLE_TIMEOUT`. [`activity`] says which one comes next; it has neither a clock
-//! nor a socket. [`line`] is the socket that tells it what happens, for hyper's two protocols; the hot lane
+//! nor a socket. `line` is the socket that tells it what happens, for hyper's two protocols; the hot lane
 //! ([`super::hot::wire`]) has the same deadlines where it reads and writes.
 
 pub mod activity;

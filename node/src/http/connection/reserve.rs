@@ -2,7 +2,7 @@
 //!
 //! What tells a health probe from anything else is its request, so a connection beyond a share, or beyond all
 //! that the node has, is accepted and may send one. `GET /health/…` and `/metrics` are answered, everything
-//! else gets 503 and the connection is closed. A seat is held for [`PATIENCE`] at most; when all are taken, one
+//! else gets 503 and the connection is closed. A seat is held for `PATIENCE` at most; when all are taken, one
 //! of the address that has the most is given up, the oldest that is not being answered: a probe sends its
 //! request as soon as it is connected, and is answered before others can push it out.
 
