@@ -307,8 +307,10 @@ fn node_of(origin: Origin) -> usize {
     usize::try_from(u64::from_be_bytes(bytes)).unwrap_or(0) - 1
 }
 
+/// The id of this number. It is never nil: peers refuse an id that is given to nobody.
 fn id(n: u64) -> [u8; 16] {
     let mut id = [0; 16];
+    id[15] = 1;
     id[..8].copy_from_slice(&n.to_be_bytes());
     id
 }
