@@ -1018,7 +1018,7 @@ impl World {
             if std::mem::take(&mut self.links[link].sides[side].corrupt)
                 && let Some(first) = facts.first_mut()
             {
-                first.kind = FactKind::TokenRevoked { token: TokenId::from_bytes([0xff; 16]) };
+                first.kind = FactKind::TokenRevoked { token: TokenId::from_bytes([0xfe; 16]) };
             }
             for fact in facts {
                 if let Some(number) = self.nodes[at].apply(fact, cheap)
