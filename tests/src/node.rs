@@ -258,6 +258,18 @@ impl Node {
         &self.process.data_dir
     }
 
+    /// All that it wrote since its first start, once these words are in it: a line is written a moment
+    /// after what it tells.
+    ///
+    /// # Panics
+    /// When it does not say so before long.
+    pub async fn logs_with(&self, words: &str) -> String {
+        eventually(Duration::from_secs(10), &format!("the log says {words:?}"), async || {
+            Some(self.logs()).filter(|logs| logs.contains(words))
+        })
+        .await
+    }
+
     /// Everything that it wrote since its first start.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -775,6 +775,7 @@ impl World {
             node.machine.upkeep(now);
             if !self.settings.is_cheap {
                 node.clocks.observe();
+                node.clocks.set_peers_behind(node.machine.clock_behind());
                 node.denials.forget(node.clocks.horizon(), CLOCK_SKEW);
                 // The floor is on the disk before rows are swept.
                 node.saved = Some(node.clocks.save(Timestamp::EPOCH));
@@ -1293,11 +1294,23 @@ impl World {
         None
     }
 
-    /// With nothing to be done, there are pings, and now and then a head.
+    /// With nothing to be done, there are pings, and now and then a head: for longer than between two
+    /// digests. What has ended by one clock and not yet by another is spoken of until it has by both.
     fn is_quiet(&mut self) -> Option<String> {
-        self.run_until(self.now + 3 * SECOND);
+        let mut heard = None;
+        for _ in 0..5 {
+            self.run_until(self.now + 3 * SECOND);
+            heard = self.speaks_for(6);
+            if heard.is_none() || self.broken.is_some() {
+                break;
+            }
+        }
+        heard
+    }
+
+    /// What is said in so many seconds beside that.
+    fn speaks_for(&mut self, seconds: u64) -> Option<String> {
         let before = self.traffic();
-        let seconds = 3;
         self.run_until(self.now + seconds * SECOND);
         if let Some(broken) = &self.broken {
             return Some(broken.clone());
@@ -1323,9 +1336,9 @@ impl World {
     }
 }
 
-/// A node's clocks; trusted sooner than in life, since runs are short.
+/// A node's clocks; trusted sooner than in life, since runs are short, but not before peers have told theirs.
 fn clocks(manual: &Arc<ManualClocks>, saved: Option<Saved>) -> Arc<Clocks> {
-    let trust = Trust { belief: Duration::from_secs(60), longest: Duration::from_secs(300) };
+    let trust = Trust { belief: Duration::from_secs(180), longest: Duration::from_secs(600) };
     Arc::new(Clocks::trusting(trust, manual.clone(), manual.clone(), "one boot", saved))
 }
 

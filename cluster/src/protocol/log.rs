@@ -32,6 +32,8 @@ pub struct Log {
     forgotten: Forgotten,
     /// What is complete only because somebody else than its origin says that it was and has ended.
     hearsay: Option<(u64, u64)>,
+    /// Up to here, what is not held was skipped.
+    skipped: u64,
     until: Timestamp,
 }
 
@@ -124,6 +126,12 @@ impl Log {
         self.blocks.get(&block_of(seq))?.get(place(seq))
     }
 
+    /// The last number before the next entry that is held, at most `last`.
+    #[must_use]
+    pub fn missing_until(&self, first: u64, last: u64) -> u64 {
+        self.next_held(first, last).map_or(last, |held| held - 1)
+    }
+
     /// The lowest number from this one on that is not held.
     #[must_use]
     pub fn next_missing(&self, first: u64) -> u64 {
@@ -169,8 +177,16 @@ impl Log {
     pub fn skip_to(&mut self, seq: u64) {
         if seq > self.complete {
             self.complete = seq;
+            self.skipped = seq;
             self.advance();
         }
+    }
+
+    /// Whether all of this block was applied and some of it is missing all the same.
+    #[must_use]
+    pub const fn has_lost(&self, block: u64) -> bool {
+        let is_expected = block * BLOCK >= self.forgotten.seq && block * BLOCK >= self.skipped;
+        is_expected && (block + 1) * BLOCK <= self.complete
     }
 
     /// The same, by the ledger's word, which counts more than hearsay.

@@ -280,12 +280,18 @@ impl Machine {
 
     /// Forgets what has ended and what there is no room for. To be called about once a second.
     pub fn upkeep(&mut self, now: Now) {
+        let told = self.forgotten(self.own).seq;
         for tracked in self.logs.values_mut() {
             let before = tracked.log.bytes();
             self.kept -= tracked.log.forget(now.horizon, CLOCK_SKEW);
             self.bytes -= before - tracked.log.bytes();
         }
         self.make_room(self.tuning.max_bytes);
+        // Of a linked node's log, peers take only its own word that something is forgotten.
+        if self.forgotten(self.own).seq > told {
+            self.changed(self.own);
+        }
+        self.skip_what_has_ended(now);
         let ended: Vec<_> = self
             .logs
             .iter()
@@ -440,7 +446,7 @@ impl Machine {
                 }
             }
             Message::Pulled { origin, last, forgotten } => {
-                if self.pulled(from, origin, last, now) {
+                if self.pulled(from, origin, last, forgotten, now) {
                     self.skip_forgotten(from, origin, forgotten, now);
                 }
             }
@@ -576,10 +582,13 @@ impl Machine {
         if let Some(peer) = self.peer(from)
             && room(&peer.has, &origin, most_notes)
         {
+            let before = peer.has.get(&origin).copied().unwrap_or(Has { head, lacks: 0, dry_at: None });
+            let mut has = Has { head, ..before };
             // With nothing more than before, there is no more to be had.
-            let before = peer.has.get(&origin).filter(|has| has.head.highest >= head.highest);
-            let dry_at = before.and_then(|has| has.dry_at);
-            peer.has.insert(origin, Has { head, dry_at });
+            if head.highest > before.head.highest || head.complete > before.head.complete {
+                has.asked_anew();
+            }
+            peer.has.insert(origin, has);
         }
         self.skip_forgotten(from, origin, head.forgotten, now);
         // All of it has ended; others may not know the end of what they skipped.
@@ -609,6 +618,19 @@ impl Machine {
         }
     }
 
+    /// What peers have forgotten may have ended by this node's horizon only now.
+    fn skip_what_has_ended(&mut self, now: Now) {
+        let behind: Vec<_> = self.behind.keys().copied().collect();
+        for origin in behind {
+            let said =
+                |Linked { origin: from, peer }: &Linked| Some((*from, peer.has.get(&origin)?.head.forgotten));
+            let said: Vec<_> = self.peers.values().filter_map(said).collect();
+            for (from, forgotten) in said {
+                self.skip_forgotten(from, origin, forgotten, now);
+            }
+        }
+    }
+
     fn note_known(&mut self, origin: Origin, seq: u64, now: Now) {
         if seq > 0
             && let Some(tracked) = tracked(&mut self.logs, origin, self.tuning.max_logs)
@@ -625,20 +647,24 @@ impl Machine {
     }
 
     /// The end of a pull; says whether there was one.
-    fn pulled(&mut self, from: Origin, origin: Origin, last: u64, now: Now) -> bool {
+    fn pulled(&mut self, from: Origin, origin: Origin, last: u64, forgotten: Forgotten, now: Now) -> bool {
         let complete = self.complete(origin);
-        let Some(peer) = self.peer(from) else { return false };
-        let Some(pulling) = peer.pulling.filter(|pulling| pulling.origin == origin && pulling.last == last)
+        let Self { logs, peers, .. } = self;
+        let linked = peers.get_mut(&from.node).filter(|linked| linked.origin == from);
+        let Some(Peer { pulling, has, .. }) = linked.map(|linked| &mut linked.peer) else { return false };
+        let Some(Pulling { first, .. }) =
+            pulling.take_if(|pulling| pulling.origin == origin && pulling.last == last)
         else {
             return false;
         };
-        peer.pulling = None;
-        // It did not have what came first.
-        if complete == pulling.complete
-            && complete < last
-            && let Some(has) = peer.has.get_mut(&origin)
-        {
-            has.dry_at = Some(now.monotonic);
+        let still_missing = logs.get(&origin).is_some_and(|tracked| tracked.log.next_missing(first) <= last);
+        if let Some(has) = has.get_mut(&origin) {
+            has.head.forgotten = forgotten;
+            if still_missing && first <= complete.max(has.lacks) + 1 {
+                has.lacks = has.lacks.max(last);
+            } else if still_missing {
+                has.dry_at = Some(now.monotonic);
+            }
         }
         true
     }
@@ -679,13 +705,10 @@ impl Machine {
     }
 
     fn compare(&mut self, from: Origin, origin: Origin, first: u64, sums: &[u64]) {
-        let Some(tracked) = self.logs.get_mut(&origin) else { return };
-        let (complete, forgotten) = (tracked.log.complete(), tracked.log.forgotten().seq);
-        let ours = tracked.log.sums(first, u64::try_from(sums.len()).unwrap_or(0));
+        let Some(Tracked { log, .. }) = self.logs.get_mut(&origin) else { return };
+        let ours = log.sums(first, u64::try_from(sums.len()).unwrap_or(0));
         let differing = (first..).zip(ours.iter().zip(sums)).filter(|(block, (ours, theirs))| {
-            // One that is not whole here, though all of it was applied, has lost something.
-            let lost = **ours == 0 && *block * BLOCK >= forgotten && (*block + 1) * BLOCK <= complete;
-            **theirs != 0 && ours != theirs && (**ours != 0 || lost)
+            **theirs != 0 && ours != theirs && (**ours != 0 || log.has_lost(*block))
         });
         let differing: Vec<_> = differing.map(|(block, _)| block).collect();
         self.counters.diverged += u64::try_from(differing.len()).unwrap_or(0);
@@ -826,8 +849,7 @@ impl Machine {
         }
         if let Some((origin, block)) = peer.repairs.pop_front() {
             let (first, last) = (block * BLOCK + 1, (block + 1) * BLOCK);
-            let complete = self.complete(origin);
-            self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic, complete });
+            self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic });
             return Some(Message::Pull { origin, first, last });
         }
         let range = self.behind.iter().find_map(|(origin, since)| {
@@ -837,18 +859,18 @@ impl Machine {
             if is_dry || patient {
                 return None;
             }
-            let (first, last) = self.gap(*origin, has.head.highest.max(has.head.complete), pull)?;
+            let (first, last) =
+                self.gap(*origin, has.lacks, has.head.highest.max(has.head.complete), pull)?;
             Some((*origin, first, last))
         });
         let (origin, first, last) = range?;
         self.counters.pulled += 1;
-        let complete = self.complete(origin);
-        self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic, complete });
+        self.peer(to)?.pulling = Some(Pulling { origin, first, last, at: now.monotonic });
         Some(Message::Pull { origin, first, last })
     }
 
-    /// The first numbers that are missing up to `highest` and that nobody is asked for.
-    fn gap(&self, origin: Origin, highest: u64, most: u64) -> Option<(u64, u64)> {
+    /// The first numbers that are missing between these and that nobody is asked for.
+    fn gap(&self, origin: Origin, after: u64, highest: u64, most: u64) -> Option<(u64, u64)> {
         let log = &self.logs.get(&origin)?.log;
         let asked: BTreeSet<_> = self
             .peers
@@ -857,7 +879,7 @@ impl Machine {
             .filter(|pulling| pulling.origin == origin)
             .map(|pulling| (pulling.first, pulling.last))
             .collect();
-        let mut first = log.complete() + 1;
+        let mut first = log.complete().max(after) + 1;
         for _ in 0..STEPS {
             if let Some((_, last)) = asked.iter().find(|(from, to)| (*from..=*to).contains(&first)) {
                 first = last + 1;
@@ -867,7 +889,9 @@ impl Machine {
                 break;
             }
         }
-        let last = highest.min(first.saturating_add(most - 1));
+        let reach = log.complete().saturating_add(self.tuning.reach);
+        let last = highest.min(reach).min(first.saturating_add(most - 1));
+        let last = log.missing_until(first, last);
         // Not what others are asked for.
         let last =
             asked.iter().map(|(from, _)| *from).filter(|from| *from > first).fold(last, |a, b| a.min(b - 1));
@@ -918,7 +942,8 @@ impl Machine {
             let whole = logs.iter().filter(|(_, tracked)| tracked.log.has_whole());
             let begun = whole.filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
             peer.digesting = begun.collect();
-            // All is told again, in case that something was lost after all.
+            // All is told again and asked again, in case that something was lost after all.
+            peer.has.values_mut().for_each(Has::asked_anew);
             (peer.told, peer.told_at) = (0, None);
             peer.ack_due = true;
         }
@@ -1001,9 +1026,14 @@ impl Machine {
     /// waited for.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
+        let has_more = |origin: &Origin, has: &Has| {
+            let Some(Tracked { log, .. }) = self.logs.get(origin) else { return false };
+            let highest = has.head.highest.max(has.head.complete);
+            has.dry_at.is_none() && log.next_missing(log.complete().max(has.lacks) + 1) <= highest
+        };
         let owed = |origin: &Origin| {
-            let has = |linked: &Linked| linked.peer.has.get(origin).is_some_and(|has| has.dry_at.is_none());
-            self.peers.values().any(has)
+            let mut known = self.peers.values().filter_map(|linked| linked.peer.has.get(origin));
+            known.any(|has| has_more(origin, has))
         };
         self.peers.values().all(|linked| linked.peer.heard) && !self.behind.keys().any(owed)
     }

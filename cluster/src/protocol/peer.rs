@@ -68,8 +68,18 @@ pub(super) struct Peer {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Has {
     pub(super) head: LogHead,
-    /// When it did not have what was asked for.
+    /// What is missing here up to this number, it does not have either.
+    pub(super) lacks: u64,
+    /// When it was asked in vain.
     pub(super) dry_at: Option<Duration>,
+}
+
+impl Has {
+    /// It may have got what it lacked; but what it has forgotten does not come back.
+    pub(super) fn asked_anew(&mut self) {
+        self.lacks = self.lacks.min(self.head.forgotten.seq);
+        self.dry_at = None;
+    }
 }
 
 /// A pull under way.
@@ -80,8 +90,6 @@ pub(super) struct Pulling {
     pub(super) last: u64,
     /// When something of it came last.
     pub(super) at: Duration,
-    /// How far the log was when it began.
-    pub(super) complete: u64,
 }
 
 /// A pull that is being answered.
@@ -152,7 +160,7 @@ impl Peer {
             until: Timestamp::EPOCH,
             forgotten: Forgotten::default(),
         };
-        let has = self.has.entry(origin).or_insert(Has { head, dry_at: None });
+        let has = self.has.entry(origin).or_insert(Has { head, lacks: 0, dry_at: None });
         has.head.highest = has.head.highest.max(seq);
     }
 

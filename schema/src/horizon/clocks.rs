@@ -206,10 +206,14 @@ impl Clocks {
 
     /// The floor first: whoever forgets by it has told readers before.
     fn hand_out(&self, at: Timestamp, now: Timestamp) -> Horizon {
-        let behind = Duration::from_millis(self.peers_behind_ms.load(Ordering::Relaxed));
-        let at = at.min(now.minus(behind));
+        let at = at.min(self.on_all_nodes(now));
         self.high_water.raise_floor(at.minus(CLOCK_SKEW));
         Horizon(at)
+    }
+
+    /// The part of this time that has come on other nodes too.
+    fn on_all_nodes(&self, now: Timestamp) -> Timestamp {
+        now.minus(Duration::from_millis(self.peers_behind_ms.load(Ordering::Relaxed)))
     }
 
     /// Another node's clock is behind this one's by so much: nothing is forgotten that is not over there.
@@ -217,11 +221,12 @@ impl Clocks {
         self.peers_behind_ms.store(millis(by), Ordering::Relaxed);
     }
 
-    /// A time that has certainly come: at most the wall clock's. For times to live that are given away.
+    /// A time that has certainly come on all nodes: at most what the wall clock of any shows. For times to
+    /// live of shared rows.
     #[must_use]
     pub fn settled(&self) -> Timestamp {
         let (now, boot_ms) = self.look();
-        self.detector().settled(boot_ms).min(now)
+        self.detector().settled(boot_ms).min(self.on_all_nodes(now))
     }
 
     /// The wall clock without its jumps, until one has lasted: for short spans that a jump must neither cut
@@ -359,8 +364,10 @@ mod tests {
         let (_manual, clocks) = settled();
         clocks.set_peers_behind(HOUR);
         assert_eq!(clocks.horizon().time(), clocks.now().minus(HOUR));
+        assert_eq!(clocks.settled(), clocks.now().minus(HOUR));
         clocks.set_peers_behind(Duration::ZERO);
         assert_eq!(clocks.horizon().time(), clocks.now());
+        assert_eq!(clocks.settled(), clocks.now());
     }
 
     #[test]

@@ -479,7 +479,7 @@ async fn of_a_node_and_a_copy_of_its_data_directory_the_earlier_one_ends() {
     let (twin, _) = cluster.newcomer("twin").await;
     let twin = twin.data_dir(copied.path()).start().await;
     b.ended(START).await;
-    assert!(b.logs().contains("a copy of this data directory"), "it says why it ends");
+    b.logs_with("a copy of this data directory").await;
     cluster.are_together(&[a, &twin]).await;
     for (n, session) in sessions.iter().enumerate() {
         session.at([a, &twin][n % 2]).delete("auth_token").send().await.is_done();

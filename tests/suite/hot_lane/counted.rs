@@ -180,10 +180,7 @@ async fn at_info_there_is_none() {
     let batch = ann.post("auth_token/validation/batch").header("x-request-id", &quiet);
     batch.json(&json!({ "tokens": [ann.access] })).send().await.is(200);
     Way::Fresh.ask(&node, &Asked::of("/api/v1/users/me").id(&loud)).await.is(401);
-    eventually(Duration::from_secs(5), "the line about the last of them", async || {
-        node.logs().contains(&loud).then_some(())
-    })
-    .await;
-    assert!(!node.logs().contains(&quiet), "{}", node.logs());
-    assert!(!node.logs().contains(&ann.access[ann.access.len() - 40..]));
+    let logs = node.logs_with(&loud).await;
+    assert!(!logs.contains(&quiet), "{logs}");
+    assert!(!logs.contains(&ann.access[ann.access.len() - 40..]));
 }

@@ -163,10 +163,7 @@ async fn a_request_id_is_in_the_log() {
     node.post("users").header("x-request-id", &done).json(&body).send().await.is(201);
     node.post("users").header("x-request-id", &refused).json(&json!({})).send().await.is_refused(400);
     for id in [done, refused] {
-        testkit::eventually(std::time::Duration::from_secs(5), "the id in the log", async || {
-            node.logs().contains(&id).then_some(())
-        })
-        .await;
+        node.logs_with(&id).await;
     }
 }
 
