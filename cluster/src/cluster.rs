@@ -382,10 +382,17 @@ impl Cluster {
         self.shared.state().machine.clock_ahead(now)
     }
 
-    /// By how much the clock of a linked peer is behind this one's, at most.
+    /// By how much the clock of another node is behind this one's, at most.
     #[must_use]
     pub fn clock_behind(&self) -> Duration {
         self.shared.state().machine.clock_behind()
+    }
+
+    /// Whether most linked peers' clocks show what this one's shows.
+    #[must_use]
+    pub fn clock_agrees(&self) -> bool {
+        let now = self.shared.now();
+        self.shared.state().machine.clock_agrees(now)
     }
 
     /// What is not held of a log any more.

@@ -155,7 +155,7 @@ impl App {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let data_dir = DataDir::open(&settings.data_dir)?;
-        let (clock_file, saved) = ClockFile::open(&data_dir);
+        let (clock_file, saved) = ClockFile::open(&data_dir)?;
         let clocks = Clocks::new(clock.clone(), Arc::new(BootClock), &boot_id(), saved);
         let (clocks, clock_file) = (Arc::new(clocks), Arc::new(clock_file));
         let steady: Arc<dyn Clock> = Arc::new(SteadyClock(clocks.clone()));

@@ -5,10 +5,10 @@
 mod shift;
 
 use std::{
-    fs,
+    fs, io,
     path::PathBuf,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -21,6 +21,7 @@ use schema::{
     horizon::Saved,
     time::{self, millis},
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::data_dir::{DataDir, DataDirError};
 
@@ -85,21 +86,24 @@ pub struct ClockFile {
 }
 
 impl ClockFile {
-    /// Opens the file; gives what a former process left. What cannot be read is as nothing: the node then
+    /// Opens the file; gives what a former process left. One that does not parse is as none: the node then
     /// forgets nothing for a while.
-    #[must_use]
-    pub fn open(data_dir: &DataDir) -> (Self, Option<Saved>) {
+    ///
+    /// # Errors
+    /// When it is there and cannot be read: without it, tokens may be taken that were revoked and forgotten.
+    pub fn open(data_dir: &DataDir) -> Result<(Self, Option<Saved>), DataDirError> {
         let path = data_dir.path().join(FILE);
         let saved: Option<Saved> = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .inspect_err(
-                    |error| tracing::warn!(?path, %error, "the clock file does not parse and is ignored"),
+                    |error| tracing::error!(?path, %error, "the clock file does not parse and is ignored"),
                 )
                 .ok(),
-            Err(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(DataDirError::new(&path, error)),
         };
         let reserved_secs = AtomicU64::new(saved.as_ref().map_or(0, Saved::latest_expiry_secs));
-        (Self { data_dir: data_dir.clone(), reserved_secs, writing: Mutex::new(()) }, saved)
+        Ok((Self { data_dir: data_dir.clone(), reserved_secs, writing: Mutex::new(()) }, saved))
     }
 
     fn path(&self) -> PathBuf {
@@ -111,9 +115,18 @@ impl ClockFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, clocks: &Clocks, expiry: Timestamp) -> Result<(), DataDirError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.save_by(&writing, clocks, expiry)
+    }
+
+    fn save_by(
+        &self,
+        _: &MutexGuard<'_, ()>,
+        clocks: &Clocks,
+        expiry: Timestamp,
+    ) -> Result<(), DataDirError> {
         let saved = clocks.save(expiry.plus(RESERVE));
-        let bytes = serde_json::to_vec(&saved).unwrap_or_default();
+        let bytes = serde_json::to_vec(&saved).map_err(|error| DataDirError::new(&self.path(), error))?;
         self.data_dir.write(&self.path(), &bytes)?;
         self.reserved_secs.fetch_max(saved.latest_expiry_secs(), Ordering::AcqRel);
         Ok(())
@@ -126,12 +139,20 @@ impl ClockFile {
     }
 
     /// A token is about to be issued that ends then. It is covered already, unless the clock has jumped ahead
-    /// since the last save. A disk that cannot be written keeps nobody out.
+    /// since the last save. A disk that cannot be written, or that hangs while another save is under way,
+    /// keeps nobody out.
     pub fn cover(&self, clocks: &Clocks, expiry: Timestamp) {
         if self.covers(expiry) {
             return;
         }
-        if let Err(error) = self.save(clocks, expiry) {
+        let saved = match self.writing.try_lock() {
+            Ok(writing) => in_place(|| self.save_by(&writing, clocks, expiry)),
+            Err(TryLockError::Poisoned(writing)) => {
+                in_place(|| self.save_by(&writing.into_inner(), clocks, expiry))
+            }
+            Err(TryLockError::WouldBlock) => Err(DataDirError::new(&self.path(), "is being written")),
+        };
+        if let Err(error) = saved {
             tracing::warn!(%error, "the latest expiry of tokens is not on the disk");
             self.reserved_secs.fetch_max(expiry.plus(RETRY).as_secs(), Ordering::AcqRel);
         }
@@ -142,6 +163,12 @@ impl ClockFile {
     pub fn is_due(&self, expiry: Timestamp) -> bool {
         !self.covers(Timestamp::from_millis(expiry.as_millis().saturating_add(millis(RESERVE) / 2)))
     }
+}
+
+/// Waits for a disk on a thread of the runtime, whose other work goes to another one meanwhile.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// The operating system's random bytes.

@@ -91,6 +91,12 @@ pub struct DataDirError {
     why: String,
 }
 
+impl DataDirError {
+    pub(crate) fn new(path: &Path, why: impl ToString) -> Self {
+        Self { path: path.to_owned(), why: why.to_string() }
+    }
+}
+
 impl DataDir {
     /// Opens the directory, or a folder of the node's own in it; makes it when it is absent.
     ///
@@ -362,5 +368,5 @@ fn close_to_others(path: &Path) -> io::Result<()> {
 }
 
 fn wrong(path: &Path, why: &str) -> DataDirError {
-    DataDirError { path: path.to_owned(), why: why.to_owned() }
+    DataDirError::new(path, why)
 }

@@ -50,6 +50,8 @@ const LISTED: usize = 100;
 const LOOKED_AT: usize = 2_000;
 /// A place that was noted in the store less than so long ago is not noted again.
 const NOTED_AGAIN: Duration = Duration::from_secs(24 * 3600);
+/// How long a place is known without asking the store.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// What is limited, and how an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -233,12 +235,21 @@ pub struct Limits {
     /// For what is shown, and for the history of log-ins.
     wall: Arc<dyn Clock>,
     rates: Rates,
-    /// Places that were noted or found in the store, and when the owner last logged in from there.
-    known: Mutex<Bounded<Timestamp>>,
+    /// Places that were noted or found in the store within [`KNOWN_FOR`], and when the owner last logged in
+    /// from there.
+    known: Mutex<Bounded<Known>>,
     /// What this node saw limited.
     seen: Mutex<Bounded<Seen>>,
     /// What happened.
     pub counts: LimitCounts,
+}
+
+/// A place of an account.
+#[derive(Clone, Copy)]
+struct Known {
+    last: Timestamp,
+    /// When that was noted or found, by the clock that does not jump.
+    at: Timestamp,
 }
 
 #[derive(Clone)]
@@ -302,23 +313,27 @@ impl Limits {
     /// Whether the owner of the account logged in from this place lately. What cannot be read is not
     /// known.
     async fn origin(&self, account: &Account<'_>, address: IpAddr) -> Origin {
+        self.origin_since(self.last_from(account, address).await)
+    }
+
+    fn origin_since(&self, last: Option<Timestamp>) -> Origin {
+        let oldest = self.wall.now().minus(LOGIN_RETENTION);
+        if last.is_some_and(|last| last > oldest) { Origin::Known } else { Origin::Elsewhere }
+    }
+
+    /// When the owner of the account last logged in from this place.
+    async fn last_from(&self, account: &Account<'_>, address: IpAddr) -> Option<Timestamp> {
         let place = Place::of(address);
         let key = known_key(account.key, place);
-        let oldest = self.wall.now().minus(LOGIN_RETENTION);
-        if lock(&self.known).get(&key).is_some_and(|last| last > oldest) {
-            return Origin::Known;
+        if let Some(last) = self.remembered(&key) {
+            return Some(last);
         }
-        match self.logins.last_from(account.key, place).await {
-            Ok(Some(last)) if last > oldest => {
-                lock(&self.known).update(&key, |_| last);
-                Origin::Known
-            }
-            Ok(_) => Origin::Elsewhere,
-            Err(error) => {
-                tracing::debug!(%error, "the places of an account cannot be read");
-                Origin::Elsewhere
-            }
-        }
+        let found = self.logins.last_from(account.key, place).await;
+        let last =
+            found.inspect_err(|error| tracing::debug!(%error, "the places of an account cannot be read"));
+        let last = last.ok().flatten()?;
+        self.remember(&key, last);
+        Some(last)
     }
 
     /// Counts a failure; gives for how long the account is locked, when it was not before.
@@ -382,39 +397,51 @@ impl Limits {
             return;
         }
         let account = Account::of(email);
-        let from = self.origin(&account, address).await;
-        let key = account.subject(from).key();
-        tokio::join!(self.counters.forget(&key), self.note(&account, address));
+        let last = self.last_from(&account, address).await;
+        let key = account.subject(self.origin_since(last)).key();
+        tokio::join!(self.counters.forget(&key), self.note(&account, address, last));
     }
 
     /// Notes that the owner of an account is at this address.
     pub async fn owner_is_at(&self, email: &FoldedEmail, address: IpAddr) {
         if self.rates.account.is_some() {
-            self.note(&Account::of(email), address).await;
+            let account = Account::of(email);
+            let last = self.last_from(&account, address).await;
+            self.note(&account, address, last).await;
         }
     }
 
-    async fn note(&self, account: &Account<'_>, address: IpAddr) {
-        let place = Place::of(address);
-        let key = known_key(account.key, place);
-        let now = self.wall.now();
-        let last = lock(&self.known).get(&key);
+    /// Notes that the owner of an account is at this address now, and was there last then.
+    async fn note(&self, account: &Account<'_>, address: IpAddr, last: Option<Timestamp>) {
+        let (place, now) = (Place::of(address), self.wall.now());
         // Also when the clock was ahead at the last note.
         if last.is_some_and(|last| last <= now && now.since(last) < NOTED_AGAIN) {
             return;
         }
         match self.logins.note_place(account.key, place, now).await {
-            Ok(()) => {
-                lock(&self.known).update(&key, |_| now);
-            }
+            Ok(()) => self.remember(&known_key(account.key, place), now),
             Err(error) => tracing::warn!(%error, "the place of a log-in was not noted"),
         }
     }
 
-    /// Forgets the places of an account that exists no more.
+    fn remember(&self, key: &str, last: Timestamp) {
+        let at = self.steady.now();
+        lock(&self.known).update(key, |_| Known { last, at });
+    }
+
+    fn remembered(&self, key: &str) -> Option<Timestamp> {
+        let Known { last, at } = lock(&self.known).get(key)?;
+        let now = self.steady.now();
+        (at <= now && now.since(at) < KNOWN_FOR).then_some(last)
+    }
+
+    /// Forgets the places of an email that nobody has any more. Other nodes that have seen one of them lately
+    /// know it for [`KNOWN_FOR`].
     pub async fn forget_places(&self, email: &FoldedEmail) {
-        if let Err(error) = self.logins.forget_places(Account::of(email).key).await {
-            tracing::warn!(%error, "the places of a deleted account stay until they end");
+        let account = Account::of(email).key;
+        lock(&self.known).forget_all(&known_keys(account));
+        if let Err(error) = self.logins.forget_places(account).await {
+            tracing::warn!(%error, "the places of an email that nobody has stay until they end");
         }
     }
 
@@ -528,7 +555,12 @@ impl Limits {
 }
 
 fn known_key(account: AccountKey, place: Place) -> String {
-    URL_SAFE_NO_PAD.encode([&account.as_bytes()[..], place.as_bytes()].concat())
+    known_keys(account) + &URL_SAFE_NO_PAD.encode(place.as_bytes())
+}
+
+/// What the keys of all places of an account begin with.
+fn known_keys(account: AccountKey) -> String {
+    URL_SAFE_NO_PAD.encode(account.as_bytes())
 }
 
 fn label(subject: &Subject) -> String {
@@ -544,16 +576,16 @@ pub struct LocalCounters {
 
 #[async_trait]
 impl Counters for LocalCounters {
-    async fn failures(&self, key: &str, _: Timestamp) -> Option<Failures> {
-        lock(&self.failures).get(key)
+    async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures> {
+        lock(&self.failures).get(key).filter(|failures| failures.is_credible(now))
     }
 
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures {
         lock(&self.failures).update(key, |previous| Failures::after(previous, rate, now))
     }
 
-    async fn bucket(&self, key: &str, _: Rate, _: Timestamp) -> Option<Bucket> {
-        lock(&self.buckets).get(key)
+    async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket> {
+        lock(&self.buckets).get(key).filter(|bucket| bucket.is_credible(rate, now))
     }
 
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
@@ -599,6 +631,11 @@ impl<T: Clone> Bounded<T> {
 
     fn values(&self) -> impl Iterator<Item = &T> {
         self.map.values().flatten()
+    }
+
+    fn forget_all(&mut self, beginning: &str) {
+        let found = self.map.iter_mut().filter(|(key, _)| key.starts_with(beginning));
+        found.for_each(|(_, value)| *value = None);
     }
 
     fn forget(&mut self, key: &str) {

@@ -17,6 +17,7 @@ use cluster::{Cluster, Config, Hears, members, protocol::Tuning};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use schema::{
     Fact, FactKind, Horizon, StoreError, Stores,
+    horizon::MAX_AHEAD,
     ledger::{Entry, Head, Origin},
     time::CLOCK_SKEW,
 };
@@ -41,6 +42,8 @@ const ROWS: usize = 16;
 const MAX_GAP: u64 = 1 << 24;
 /// Entries that are kept for others with one write of the journal.
 const KEEP: usize = 2_048;
+/// A wall clock that differs by more from the one without jumps has jumped.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Between looks whether another node runs as this one, and between two lines about one that only says so.
 const GUARD: Duration = Duration::from_secs(1);
 const WARN: Duration = Duration::from_secs(60);
@@ -155,6 +158,8 @@ pub async fn join(app: &App, settings: &ClusterSettings) -> Result<Arc<Cluster>,
         keys_changed: app.keys_changed.clone(),
         acknowledged: app.metrics.acknowledgements.clone(),
     };
+    // Until others have told their clocks, nothing is taken to have ended on all nodes.
+    app.clocks.set_peers_behind(MAX_AHEAD);
     let joined = Cluster::start(config, Arc::new(heard), app.clocks.clone(), app.entropy.clone());
     let cluster = joined.await.map_err(failed)?;
     tracing::info!(%listen, %advertise, cluster = settings.name, seeds = ?settings.seeds, "in a cluster");
@@ -173,7 +178,14 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     loop {
         rounds.tick().await;
         app.facts.set_clock_ahead(cluster.clock_ahead());
-        app.clocks.set_peers_behind(cluster.clock_behind());
+        // Who has not heard of the others yet knows none of their clocks.
+        if app.is_informed() {
+            app.clocks.set_peers_behind(cluster.clock_behind());
+        }
+        if app.clocks.disagreement() > CLOCK_STEP && cluster.clock_agrees() {
+            tracing::info!("the wall clock jumped to what other nodes' clocks show, and is believed");
+            app.clocks.believe_wall();
+        }
         if let Some(at) = cluster.fresh_at() {
             app.knew_everything(at);
         }

@@ -358,6 +358,9 @@ impl Connections {
                 let server = if spoken || !may_be_http2(&begun) { server.http1_only() } else { server };
                 let timeouts = Timeouts::new(service.app.settings.idle_timeout);
                 let line = Line::new(stream, timeouts, !begun.is_empty());
+                if begun.starts_with(HTTP2_PREFACE) {
+                    line.activity().speaks_http2();
+                }
                 // Rare on a connection of the hot lane, and large.
                 Box::pin(by_hyper(&server, service, stop, &line, begun, peer, first)).await
             };
@@ -405,10 +408,12 @@ impl Drop for First {
     }
 }
 
-/// Whether a connection that begins so may speak HTTP/2 (RFC 9113, section 3.4).
+/// The first bytes of HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether a connection that begins so may speak HTTP/2.
 fn may_be_http2(begun: &[u8]) -> bool {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    begun.iter().zip(PREFACE).all(|(is, should)| is == should)
+    begun.iter().zip(HTTP2_PREFACE).all(|(is, should)| is == should)
 }
 
 type Broken = Box<dyn std::error::Error + Send + Sync>;

@@ -231,6 +231,14 @@ impl Tokens {
         self.freshness.may_decide().map(|()| claims)
     }
 
+    /// Waits until others had their turn: for a request that has shown many tokens that are refused unseen.
+    ///
+    /// # Errors
+    /// `Busy` when too many wait.
+    pub async fn give_way(&self, source: Source) -> Result<(), Refusal> {
+        self.signatures.turn(source).await
+    }
+
     /// As [`Self::check`], for a caller who wants something of its own to be taken away: that harms nobody,
     /// however old what this node knows is.
     ///
@@ -413,7 +421,7 @@ mod tests {
         let published = Duration::ZERO;
         let tools =
             Tools { stores: &stores, master: &master, clock, horizon, latest_expiry, entropy, published };
-        let (clock_file, saved) = ClockFile::open(&DataDir::open(&directory.join("data")).unwrap());
+        let (clock_file, saved) = ClockFile::open(&DataDir::open(&directory.join("data")).unwrap()).unwrap();
         let clocks = Clocks::new(Arc::new(SystemClock), Arc::new(BootClock), &boot_id(), saved);
         let (clocks, clock_file) = (Arc::new(clocks), Arc::new(clock_file));
         let access_ttl = Duration::from_secs(600);

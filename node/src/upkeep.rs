@@ -201,6 +201,7 @@ async fn watch_clocks(app: Arc<App>) {
     let mut rounds = interval(upkeep_interval(LOOK));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut told, mut next_save) = (Timestamp::EPOCH, Instant::now());
+    let mut is_long = false;
     loop {
         rounds.tick().await;
         app.clocks.observe();
@@ -211,8 +212,21 @@ async fn watch_clocks(app: Arc<App>) {
             );
         }
         let expiry = expiry_of_now(&app);
-        // A disk that cannot be written is tried and complained of once a minute.
-        if app.clock_file.is_due(expiry) && Instant::now() >= next_save && !save_clocks(&app).await {
+        let usual = app.clock.now().plus(app.facts.lifetimes().access_ttl);
+        let was_long = std::mem::replace(&mut is_long, expiry > usual.plus(FAR));
+        if is_long && !was_long {
+            tracing::error!(
+                by_s = expiry.since(usual).as_secs(),
+                "access tokens of this node last longer than ACCESS_TTL: its clock was ahead, and has forgotten by it"
+            );
+        }
+        // A clock that is far ahead for a moment reserves nothing, unless a token is issued by it. A disk that
+        // cannot be written is tried and complained of once a minute.
+        if app.clocks.disagreement() <= MAX_AHEAD
+            && app.clock_file.is_due(expiry)
+            && Instant::now() >= next_save
+            && !save_clocks(&app).await
+        {
             next_save = Instant::now() + FORGET;
         }
         let latest = app.clocks.high_water().latest_expiry().min(expiry.plus(MAX_AHEAD));

@@ -107,6 +107,7 @@ macro_rules! conformance_suite {
                 histories_do_not_mix
                 only_so_many_logins_are_kept
                 a_place_is_known_for_its_account_since_its_last_note
+                an_account_has_only_so_many_places
                 a_place_is_swept_after_its_last_note
             }
             permissions {

@@ -75,6 +75,9 @@ impl FoldedEmail {
     /// stored address that today's rules refuse is found by the same text.
     #[must_use]
     pub fn of(text: &str) -> Self {
+        if text.len() > MAX_TEXT_BYTES {
+            return Self::of_none(text);
+        }
         let mut before = vec![earlier(text)];
         let key = match Parts::of(text) {
             Ok(Parts { local, ascii, unicode, .. }) => {
@@ -88,6 +91,13 @@ impl FoldedEmail {
         before.dedup();
         before.retain(|earlier| *earlier != key);
         Self { key, before }
+    }
+
+    /// Of a text that is longer than any address, stored or not: folding it could cost any time.
+    fn of_none(text: &str) -> Self {
+        let begin = &text[..text.floor_char_boundary(MAX_EMAIL_BYTES)];
+        // No address has a line break.
+        Self { key: format!("{begin}\n{} bytes", text.len()), before: Vec::new() }
     }
 
     /// The folded text: the key under which it is claimed.
@@ -262,6 +272,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_text_that_is_too_long_for_any_address_is_not_folded() {
+        // One letter of three bytes, which is 18 in its compatibility form.
+        let long = "\u{fdfa}".repeat(20_000);
+        let folded = FoldedEmail::of(&long);
+        assert!(folded.as_str().len() < 400 && folded.keys().count() == 1);
+        assert_ne!(folded, FoldedEmail::of(&long[3..]), "counted apart");
+        let begins = format!("ann@example.org{}", " ".repeat(5_000));
+        assert_ne!(FoldedEmail::of(&begins), email("ann@example.org").folded());
+    }
 
     fn email(text: &str) -> Email {
         text.parse().unwrap_or_else(|error| panic!("{text:?} {error}"))

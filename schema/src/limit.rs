@@ -12,7 +12,7 @@ use std::{str::FromStr, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::time::{CLOCK_SKEW, Timestamp};
 
 /// The first lock.
 pub const FIRST_LOCK: Duration = Duration::from_secs(60);
@@ -42,11 +42,20 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Whether a node could have written it by now: none writes a time of the future, but the end of a lock.
+    /// It is not when a clock was ahead and is right again.
+    #[must_use]
+    pub fn is_credible(&self, now: Timestamp) -> bool {
+        let latest = now.plus(CLOCK_SKEW);
+        self.since <= latest && self.locked_until <= latest.plus(LONGEST_LOCK)
+    }
+
     /// After one more failure. A failure during a lock changes nothing.
     #[must_use]
     pub fn after(previous: Option<Self>, rate: Rate, now: Timestamp) -> Self {
         let fresh = Self { count: 0, since: now, locks: 0, locked_until: Timestamp::EPOCH };
-        let mut failures = previous.filter(|p| !p.is_over(rate, now)).unwrap_or(fresh);
+        let counts = |previous: &Self| previous.is_credible(now) && !previous.is_over(rate, now);
+        let mut failures = previous.filter(counts).unwrap_or(fresh);
         if failures.is_locked(now) {
             return failures;
         }
@@ -93,10 +102,17 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// Whether a node could have written it by now, as with [`Failures::is_credible`].
+    #[must_use]
+    pub fn is_credible(&self, rate: Rate, now: Timestamp) -> bool {
+        let latest = now.plus(CLOCK_SKEW);
+        self.full_at <= latest.plus(rate.window) && self.since <= latest
+    }
+
     /// Takes one; says whether it could, else when it can.
     pub fn take(previous: Option<Self>, rate: Rate, now: Timestamp) -> (Self, Result<(), Timestamp>) {
         let each = rate.window / rate.count;
-        let previous = previous.filter(|bucket| bucket.full_at > now);
+        let previous = previous.filter(|bucket| bucket.full_at > now && bucket.is_credible(rate, now));
         let Self { full_at, since } = previous.unwrap_or(Self { full_at: now, since: now });
         match Self::wait(previous, rate, now) {
             Some(wait) => (Self { full_at, since }, Err(now.plus(wait))),
@@ -223,6 +239,19 @@ mod tests {
         let later = failures.locked_until.plus(RATE.window);
         assert!(failures.is_over(RATE, later));
         assert_eq!(fail(1, Some(failures), later).locks, 0);
+    }
+
+    #[test]
+    fn what_was_counted_by_a_clock_that_was_ahead_is_void() {
+        let (now, ahead) = (Timestamp::from_secs(1_000_000), Timestamp::from_secs(1_086_400));
+        let locked = fail(10, None, ahead);
+        assert!(!locked.is_credible(now) && locked.is_credible(ahead));
+        let next = Failures::after(Some(locked), RATE, now);
+        assert_eq!((next.count, next.is_locked(now)), (1, false));
+        let (bucket, _) = Bucket::take(None, RATE, ahead);
+        assert!(!bucket.is_credible(RATE, now) && bucket.is_credible(RATE, ahead));
+        let (next, taken) = Bucket::take(Some(bucket), RATE, now);
+        assert_eq!((taken, next.since), (Ok(()), now));
     }
 
     #[test]

@@ -68,7 +68,7 @@ use std::{error::Error, fmt, sync::Arc};
 use async_trait::async_trait;
 
 #[cfg(doc)]
-use crate::login::LOGIN_RETENTION;
+use crate::login::{LOGIN_RETENTION, MAX_PLACES};
 use crate::{
     check::{Examined, Finding, Reclaimed},
     email::FoldedEmail,
@@ -299,7 +299,8 @@ pub trait Logins: Send + Sync + 'static {
     /// The entries of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
     /// Notes that the owner of an account logged in from a place at this time. One row for each
-    /// account and place, which ends [`LOGIN_RETENTION`] after the last note.
+    /// account and place, which ends [`LOGIN_RETENTION`] after the last note. Of an account that has
+    /// [`MAX_PLACES`], the one that was noted the longest ago goes.
     async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()>;
     /// When the owner of an account last logged in from a place. One look, whatever the length of
     /// the history.

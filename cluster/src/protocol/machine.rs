@@ -70,12 +70,22 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
-    /// By how much its clock was behind ours when it was told last.
-    behind: Duration,
+    /// What its clock said last.
+    clock: Option<Told>,
     /// Since when it is neither called alive nor linked.
     gone_since: Option<Duration>,
     /// When everything that it had taken away was known here last.
     fresh_at: Option<Duration>,
+}
+
+/// What another node's clock said.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Timestamp,
+    /// When that was heard.
+    heard: Duration,
+    /// By how much it was behind ours.
+    behind: Duration,
 }
 
 /// What happened so far.
@@ -253,7 +263,7 @@ impl Machine {
             incarnation,
             alive: false,
             left: false,
-            behind: Duration::ZERO,
+            clock: None,
             gone_since: None,
             fresh_at: None,
         });
@@ -469,7 +479,8 @@ impl Machine {
                 }
             }
             Message::Clock { at } => {
-                self.known(from).behind = now.wall.since(at);
+                let told = Told { at, heard: now.monotonic, behind: now.wall.since(at) };
+                self.known(from).clock = Some(told);
                 self.furthest = self.furthest.max(at.min(now.wall.plus(MAX_AHEAD)));
             }
             Message::Leaving { head } => {
@@ -1047,12 +1058,31 @@ impl Machine {
         if ahead < LATENCY { Duration::ZERO } else { ahead.min(MAX_AHEAD) }
     }
 
-    /// By how much the clock of a linked peer is behind ours, at most.
+    /// By how much the clock of another node is behind ours, at most. One that was linked counts until it is
+    /// forgotten; one that is there and has not told its clock may be behind by any time.
     #[must_use]
     pub fn clock_behind(&self) -> Duration {
-        let linked = self.members.iter().filter(|(node, _)| self.peers.contains_key(*node));
-        let behind = linked.map(|(_, known)| known.behind).max().unwrap_or_default();
+        let is_sparse = self.is_sparse();
+        let behind = self.members.iter().map(|(node, known)| match known.clock {
+            Some(told) => told.behind,
+            None if self.peers.contains_key(node) || (known.alive && !is_sparse) => MAX_AHEAD,
+            None => Duration::ZERO,
+        });
+        let behind = behind.max().unwrap_or_default();
         if behind < LATENCY { Duration::ZERO } else { behind.min(MAX_AHEAD) }
+    }
+
+    /// Whether more clocks of linked peers show what ours shows than something else.
+    #[must_use]
+    pub fn clock_agrees(&self, now: Now) -> bool {
+        let linked = self.members.iter().filter(|(node, _)| self.peers.contains_key(*node));
+        let told = linked.filter_map(|(_, known)| known.clock);
+        let (agree, all) = told.fold((0, 0), |(agree, all), Told { at, heard, .. }| {
+            let theirs = at.plus(now.monotonic.saturating_sub(heard));
+            let differs = theirs.since(now.wall).max(now.wall.since(theirs));
+            (agree + u32::from(differs < LATENCY), all + 1)
+        });
+        2 * agree > all
     }
 
     /// What is not held of a log any more.

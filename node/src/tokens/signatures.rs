@@ -49,10 +49,15 @@ const KNOWN_USERS: usize = 1 << 16;
 const SUSPECTS: usize = 1 << 12;
 
 struct Check {
+    /// `None` for a turn only.
+    signed: Option<Signed>,
+    reply: oneshot::Sender<bool>,
+}
+
+struct Signed {
     token: Box<str>,
     key: KeyId,
     algorithm: Algorithm,
-    reply: oneshot::Sender<bool>,
 }
 
 /// Who has a share of the queue.
@@ -86,7 +91,7 @@ impl Signatures {
             move |check: Check| {
                 // The caller may be gone.
                 if !check.reply.is_closed() {
-                    let good = is_good(&ring, &check);
+                    let good = check.signed.as_ref().is_none_or(|signed| is_good(&ring, signed));
                     let _ = check.reply.send(good);
                 }
             }
@@ -101,7 +106,8 @@ impl Signatures {
     pub async fn check(&self, token: &Unverified<'_>, source: Source) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         let (key, algorithm) = (token.key(), token.algorithm());
-        let check = Check { token: token.text().into(), key, algorithm, reply };
+        let signed = Some(Signed { token: token.text().into(), key, algorithm });
+        let check = Check { signed, reply };
         let known = self.known.contains(&token.user());
         let share = if known { Share::Known(token.user()) } else { Share::Stranger(source.network) };
         let suspect = self.suspects.contains(&source);
@@ -113,6 +119,18 @@ impl Signatures {
             _ => {}
         }
         if good { Ok(()) } else { Err(Refusal::SignatureFailed) }
+    }
+
+    /// Waits for a turn among the signatures of strangers, for what costs this node as much.
+    ///
+    /// # Errors
+    /// `Busy` when too many wait.
+    pub async fn turn(&self, source: Source) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let (share, suspect) = (Share::Stranger(source.network), self.suspects.contains(&source));
+        let place = (false, (share, (suspect, (source.connection, ()))));
+        self.workers.send(place, Check { signed: None, reply });
+        answer.await.map(drop).map_err(|_| Refusal::Busy)
     }
 
     /// This user has shown, or was given, a good token.
@@ -127,15 +145,15 @@ impl Signatures {
     }
 }
 
-fn is_good(ring: &KeyRing, check: &Check) -> bool {
-    let Some((message, signature)) = check.token.rsplit_once('.') else { return false };
+fn is_good(ring: &KeyRing, signed: &Signed) -> bool {
+    let Some((message, signature)) = signed.token.rsplit_once('.') else { return false };
     let verify = |key: &Verifier| {
         // The key says which algorithm is used with it, never the token.
-        key.algorithm == check.algorithm
+        key.algorithm == signed.algorithm
             && crypto::verify(signature, message.as_bytes(), &key.key, jws_algorithm(key.algorithm))
                 .unwrap_or(false)
     };
-    ring.with_verifier(check.key, verify) == Some(true)
+    ring.with_verifier(signed.key, verify) == Some(true)
 }
 
 /// A set that forgets: a new member may take the place of an older one. Reading takes no lock.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use schema::{
     Timestamp,
-    limit::{Bucket, Failures, LONGEST_LOCK, Rate},
+    limit::{Bucket, Failures, Rate},
     time::CLOCK_SKEW,
 };
 use serde::{Deserialize, Serialize};
@@ -26,9 +26,8 @@ impl Tally {
     /// Whether a node could have written it by now: none writes a time of the future, but the end
     /// of a lock.
     pub(crate) fn is_credible(&self, now: Timestamp) -> bool {
-        let latest = now.plus(CLOCK_SKEW);
-        self.forgiven_at <= latest
-            && self.failures.is_none_or(|f| f.since <= latest && f.locked_until <= latest.plus(LONGEST_LOCK))
+        let could_be = |failures: Failures| failures.is_credible(now);
+        self.forgiven_at <= now.plus(CLOCK_SKEW) && self.failures.is_none_or(could_be)
     }
 
     pub(crate) fn after_failure(self, rate: Rate, now: Timestamp) -> Self {
@@ -67,10 +66,7 @@ pub(crate) struct SharedBucket {
 impl SharedBucket {
     /// Whether a node could have written it by now.
     pub(crate) fn is_credible(&self, rate: Rate, now: Timestamp) -> bool {
-        let latest = now.plus(CLOCK_SKEW);
-        self.bucket.full_at <= latest.plus(rate.window)
-            && self.bucket.since <= latest
-            && self.forgiven_at <= latest
+        self.forgiven_at <= now.plus(CLOCK_SKEW) && self.bucket.is_credible(rate, now)
     }
 
     /// The bucket, unless it is full.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     horizon::manual::horizon_at,
-    login::{Login, MAX_LOGINS, Outcome},
+    login::{Login, MAX_LOGINS, MAX_PLACES, Outcome},
     place::{AccountKey, Place},
 };
 
@@ -97,6 +97,26 @@ pub async fn a_place_is_known_for_its_account_since_its_last_note(harness: &impl
         assert_eq!(logins.last_from(ann, work).await.unwrap(), None);
     }
     assert_eq!(logins.last_from(bob, far).await.unwrap(), Some(first), "another account");
+}
+
+pub async fn an_account_has_only_so_many_places(harness: &impl Harness) {
+    let stores = harness.open().await;
+    let (ann, bob) = (AccountKey::from_bytes([1; 32]), AccountKey::from_bytes([2; 32]));
+    let at = |n: usize| harness.now().plus(Duration::from_secs(n as u64));
+    let place = |n: usize| Place::of(format!("2001:db8:0:{n:x}::1").parse().unwrap());
+    stores.logins.note_place(bob, place(0), at(0)).await.unwrap();
+    for n in 0..MAX_PLACES {
+        stores.logins.note_place(ann, place(n), at(n)).await.unwrap();
+    }
+    // The first is noted again, so the second is the oldest.
+    stores.logins.note_place(ann, place(0), at(MAX_PLACES)).await.unwrap();
+    assert_eq!(stores.logins.last_from(ann, place(1)).await.unwrap(), Some(at(1)));
+    stores.logins.note_place(ann, place(MAX_PLACES), at(MAX_PLACES)).await.unwrap();
+    assert_eq!(stores.logins.last_from(ann, place(1)).await.unwrap(), None);
+    for n in [0, 2, MAX_PLACES] {
+        assert!(stores.logins.last_from(ann, place(n)).await.unwrap().is_some(), "{n}");
+    }
+    assert_eq!(stores.logins.last_from(bob, place(0)).await.unwrap(), Some(at(0)), "another account");
 }
 
 /// Each account and place has one row, and it goes when nobody logged in from there for long.

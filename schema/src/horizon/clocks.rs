@@ -221,6 +221,14 @@ impl Clocks {
         self.peers_behind_ms.store(millis(by), Ordering::Relaxed);
     }
 
+    /// Others say that the wall clock is right: [`Self::steady`] follows it at once, however it jumped.
+    pub fn believe_wall(&self) {
+        self.look();
+        let mut detector = self.detector();
+        detector.believe();
+        self.steady_offset_ms.store(detector.steady_offset(), Ordering::Release);
+    }
+
     /// A time that has certainly come on all nodes: at most what the wall clock of any shows. For times to
     /// live of shared rows.
     #[must_use]
@@ -368,6 +376,20 @@ mod tests {
         clocks.set_peers_behind(Duration::ZERO);
         assert_eq!(clocks.horizon().time(), clocks.now());
         assert_eq!(clocks.settled(), clocks.now());
+    }
+
+    #[test]
+    fn a_jump_that_others_confirm_is_followed_at_once() {
+        let (manual, clocks) = settled();
+        manual.jump(-HOUR_MS);
+        clocks.observe();
+        assert_eq!(clocks.disagreement(), HOUR);
+        clocks.believe_wall();
+        assert_eq!(clocks.disagreement(), Duration::ZERO);
+        assert_eq!(clocks.steady(), clocks.now());
+        manual.jump(HOUR_MS);
+        clocks.observe();
+        assert_eq!(clocks.disagreement(), HOUR, "the next one is a jump again");
     }
 
     #[test]

@@ -142,6 +142,12 @@ impl Detector {
         }
     }
 
+    /// The offset of the last look is right, jump or not.
+    pub(super) fn believe(&mut self) {
+        self.steady_ms = self.last_ms.unwrap_or(self.steady_ms);
+        self.candidate = None;
+    }
+
     fn is_old(&self, past: &Past, boot_ms: u64) -> bool {
         boot_ms.saturating_sub(past.seen_ms) > millis(self.trust.longest)
     }

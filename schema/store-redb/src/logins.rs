@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use schema::{
     Horizon, LoginId, Timestamp, UserId,
-    login::{LOGIN_RETENTION, Login, is_trimming},
+    login::{LOGIN_RETENTION, Login, MAX_PLACES, is_trimming},
     page::{Page, PageOf},
     place::{AccountKey, Place},
     store::{Logins, Result},
@@ -53,6 +53,14 @@ impl Logins for Store {
             }
             if let Some(last) = last {
                 change.remove(&LOGIN_PLACE_TIMES, &(last, account, place))?;
+            } else {
+                let mut places = change.scan(&LOGIN_PLACES, &Span::of(&account), usize::MAX)?;
+                places.sort_unstable_by_key(|(_, time)| *time);
+                let beyond = (places.len() + 1).saturating_sub(MAX_PLACES);
+                for ((_, place), time) in places.into_iter().take(beyond) {
+                    change.remove(&LOGIN_PLACES, &(account, place))?;
+                    change.remove(&LOGIN_PLACE_TIMES, &(time, account, place))?;
+                }
             }
             change.put(&LOGIN_PLACES, &(account, place), &time)?;
             change.put(&LOGIN_PLACE_TIMES, &(time, account, place), &())

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use schema::{
     LoginId, Timestamp, UserId,
-    login::{LOGIN_RETENTION, Login, Outcome, is_trimming},
+    login::{LOGIN_RETENTION, Login, MAX_PLACES, Outcome, is_trimming},
     page::{Page, PageOf},
     place::{AccountKey, Place},
     store::{Logins, Result},
@@ -39,6 +39,12 @@ struct LoginRow {
 #[derive(DeserializeRow)]
 struct OneLogin {
     id: Uuid,
+}
+
+#[derive(DeserializeRow)]
+struct KnownPlace {
+    place: Vec<u8>,
+    time: CqlTimestamp,
 }
 
 #[derive(DeserializeRow)]
@@ -99,8 +105,13 @@ impl Logins for Store {
             return Ok(());
         }
         let ttl = convert::ttl_until(end, now);
-        let values = (&account.as_bytes()[..], &place.as_bytes()[..], convert::time(time), ttl);
-        self.within(self.write(Cql::PlaceNote, values)).await
+        let key = &account.as_bytes()[..];
+        let values = (key, &place.as_bytes()[..], convert::time(time), ttl);
+        self.within(async {
+            self.make_room_for_place(account, place).await?;
+            self.write(Cql::PlaceNote, values).await
+        })
+        .await
     }
 
     async fn last_from(&self, account: AccountKey, place: Place) -> Result<Option<Timestamp>> {
@@ -115,6 +126,21 @@ impl Logins for Store {
 }
 
 impl Store {
+    /// Of those that are noted at the same time, a few more may stay.
+    async fn make_room_for_place(&self, account: AccountKey, new: Place) -> Result<()> {
+        let key = &account.as_bytes()[..];
+        let mut places = self.read::<KnownPlace>(At::Quorum, Cql::Places, (key,)).await?;
+        if places.iter().any(|known| known.place == new.as_bytes()) {
+            return Ok(());
+        }
+        places.sort_unstable_by_key(|known| known.time.0);
+        let beyond = (places.len() + 1).saturating_sub(MAX_PLACES);
+        for known in places.iter().take(beyond) {
+            self.write(Cql::PlaceForget, (key, &known.place[..])).await?;
+        }
+        Ok(())
+    }
+
     /// The months that have entries.
     fn months(&self) -> (i32, i32) {
         let now = self.now();

@@ -88,6 +88,8 @@ statements! {
 
     Write PlaceNote = "INSERT INTO login_places (account, place, time) VALUES (?, ?, ?) USING TTL ?";
     Read PlaceLast = "SELECT time FROM login_places WHERE account = ? AND place = ?";
+    Read Places = "SELECT place, time FROM login_places WHERE account = ?";
+    Write PlaceForget = "DELETE FROM login_places WHERE account = ? AND place = ?";
     Write PlacesForget = "DELETE FROM login_places WHERE account = ?";
 
     Write EntryAdd = "INSERT INTO ledger (node, incarnation, chunk, seq, fact) VALUES (?, ?, ?, ?, ?) USING TTL ?";

@@ -18,6 +18,7 @@ use crate::{
     empty::Empty,
     load::{Load, Served},
     median, pin,
+    siege::Siege,
     turns::{Side, compare, turns},
 };
 
@@ -200,6 +201,38 @@ pub async fn forged() {
     })
     .await;
     println!("  → {:.2} by rate (both loads share a core)", ratios.rate);
+}
+
+/// All attacks at once; the node has one core, load and attackers the other.
+pub async fn siege() {
+    let node = node().await;
+    let ann = node.register("ann").await;
+    let mallory = node.register("mallory").await;
+    let load = Load::new(vec![validate(&ann.access)], CONNECTIONS).sharing();
+    let (fresh, mut most) = (node.memory_bytes(), 0);
+    let mut probes = Vec::new();
+    let ratios = turns(["calm", "besieged"], async || {
+        let calm = of(&node, "calm", &load).turn().await;
+        let siege = Siege::lay(node.address(), &mallory);
+        let besieged = of(&node, "besieged", &load).turn().await;
+        most = most.max(node.memory_bytes());
+        probes.append(&mut siege.lift());
+        [calm, besieged]
+    })
+    .await;
+    probes.sort_unstable();
+    let [p50, p99] = [0.5, 0.99].map(|q| probes[((probes.len() - 1) as f64 * q) as usize]);
+    println!(
+        "  {} probes of /health/live: p50 {p50:.1?}, p99 {p99:.1?}, max {:.1?}",
+        probes.len(),
+        probes[probes.len() - 1]
+    );
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    println!("  resident {:.0} MB when fresh, {:.0} MB at most", mb(fresh), mb(most));
+    println!(
+        "  → {:.2} by rate, {:.2} by CPU time of the node, all attacks included (both loads share a core)",
+        ratios.rate, ratios.cpu
+    );
 }
 
 pub async fn million() {

@@ -21,6 +21,7 @@
 mod empty;
 mod lines;
 mod load;
+mod siege;
 mod turns;
 
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub const LOAD: usize = 1;
 
 type Line = (&'static str, &'static str, fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>);
 
-const LINES: [Line; 10] = [
+const LINES: [Line; 11] = [
     ("validation", "`/validation`, 64 connections: ≥ 1.0 of the empty handler", || {
         Box::pin(lines::validation())
     }),
@@ -51,6 +52,9 @@ const LINES: [Line; 10] = [
         Box::pin(lines::million())
     }),
     ("forged", "forged tokens beside good ones: good ones ≥ 0.7", || Box::pin(lines::forged())),
+    ("siege", "validation while strangers attack in all ways: ≥ 0.7, probes ≤ 100 ms", || {
+        Box::pin(lines::siege())
+    }),
     ("logins", "logins: ≥ 0.95 of what argon2id allows", || Box::pin(lines::logins())),
     ("idle", "1,000 idle connections: ≤ 20 KB each", || Box::pin(lines::idle())),
 ];

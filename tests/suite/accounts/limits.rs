@@ -213,6 +213,25 @@ async fn owner_who_changes_the_email_is_still_at_home() {
 }
 
 #[tokio::test]
+async fn places_of_an_email_go_with_who_had_it() {
+    let node = PROXIED.node().await;
+    let (mallory, ann) = (node.register("mallory").await, node.register("ann").await);
+    let email = format!("{}@example.org", fresh("victim"));
+    let takes = async |person: &Person, email: &str| {
+        let body = json!({"email": email, "password": person.password});
+        person.patch("users/me").header("x-forwarded-for", "203.0.113.9").json(&body).send().await
+    };
+    takes(&mallory, &email).await.is(200);
+    log_in_from(&node, "203.0.113.9", &email, &mallory.password).await.is(200);
+    takes(&mallory, &mallory.email).await.is(200);
+    let body = json!({"email": email, "password": ann.password});
+    ann.patch("users/me").header("x-forwarded-for", "192.0.2.7").json(&body).send().await.is(200);
+    lock_from(&node, "203.0.113.9", &email).await;
+    log_in_from(&node, "203.0.113.9", &email, &ann.password).await.is_refused(429);
+    log_in_from(&node, "192.0.2.7", &email, &ann.password).await.is(200);
+}
+
+#[tokio::test]
 async fn client_behind_a_proxy_is_found_in_every_form() {
     let node = Node::builder().setting("TRUSTED_PROXIES", "127.0.0.1").start().await;
     let ann = node.register("ann").await;

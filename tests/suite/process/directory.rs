@@ -136,6 +136,19 @@ async fn a_directory_that_cannot_be_written_is_a_clear_error() {
 }
 
 #[tokio::test]
+async fn a_clock_file_that_cannot_be_read_is_a_clear_error() {
+    let node = Node::start().await;
+    node.terminate().await;
+    // Not as if there were none: what it holds keeps forgotten tokens out.
+    let file = node.data_dir().join("clock.json");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let call =
+        Palisade::with(["serve"]).setting("DATA_DIR", node.data_dir()).setting("LISTEN", "127.0.0.1:0");
+    call.run().await.failed_saying(&["clock.json"]);
+}
+
+#[tokio::test]
 async fn another_master_key_cannot_open_the_keys() {
     let node = Node::start().await;
     node.register("ann").await;

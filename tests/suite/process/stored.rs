@@ -11,7 +11,7 @@ use schema::{
     user::{PasswordHash, User},
 };
 use serde_json::json;
-use testkit::{Node, Person};
+use testkit::{Node, Person, forge};
 
 /// The hash of a password with parameters that are long out of use.
 fn old_hash(password: &str) -> String {
@@ -172,6 +172,18 @@ async fn rows_that_no_rule_accepts_are_served_and_deleted() {
     found.sort_by_key(ToString::to_string);
     assert_eq!(found, ["email", "first_name", "last_name", "row"]);
 
+    // A session whose row cannot be read is ended by its id, like any other.
+    let other = user.in_another_session().await;
+    let claims = forge::parts(&other.access).claims;
+    let session = claims["sid"].as_str().unwrap();
+    let id = u128::from_str_radix(&session.replace('-', ""), 16).unwrap();
+    node.terminate().await;
+    write(&node, "sessions", &[odd.id.as_bytes(), &id.to_be_bytes()[..]].concat(), b"not json");
+    node.restart().await;
+    let ended = format!("{}/{session}", user.path("sessions"));
+    root.delete(&ended).send().await.is(204);
+    other.is_out().await;
+    user.is_in().await;
     root.sets_active(&user, false).await.is(200);
     user.is_out().await;
     node.log_in("a;b@x.org", PASSWORD).await.is_refused(401);

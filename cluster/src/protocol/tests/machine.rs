@@ -319,7 +319,8 @@ fn who_has_nothing_is_not_asked_again_soon() {
     let nothing = Message::Pulled { origin: dead, last: 7, forgotten: Forgotten::default() };
     machine.receive(peer, nothing, now(201)).unwrap();
     assert!(!said(&mut machine, peer, now(59_000)).contains(&pull));
-    assert!(said(&mut machine, peer, now(61_000)).contains(&pull), "it may have got it");
+    said(&mut machine, peer, now(61_000));
+    assert!(said(&mut machine, peer, now(61_001)).contains(&pull), "it may have got it");
 }
 
 /// A peer says what its clock says.
@@ -357,9 +358,10 @@ fn a_clock_that_was_ahead_counts_until_ours_gets_there() {
 }
 
 #[test]
-fn a_clock_that_is_behind_counts_while_its_node_is_linked() {
+fn a_clock_that_is_behind_counts_until_its_node_is_forgotten() {
     let peer = origin(2);
     let mut machine = linked(&[peer], now(0));
+    assert_eq!(machine.clock_behind(), schema::horizon::MAX_AHEAD, "it has not told its clock");
     let behind = Duration::from_secs(90);
     machine.receive(peer, Message::Clock { at: now(5).wall.minus(behind) }, now(5)).unwrap();
     assert_eq!((machine.clock_behind(), machine.clock_ahead(now(5))), (behind, Duration::ZERO));
@@ -368,7 +370,31 @@ fn a_clock_that_is_behind_counts_while_its_node_is_linked() {
     machine.receive(peer, Message::Clock { at: Timestamp::EPOCH }, now(7)).unwrap();
     assert!(machine.clock_behind() > behind);
     machine.unlinked(peer);
+    assert!(machine.clock_behind() > behind, "a link may break at any time");
+    machine.set_members([]);
+    machine.forget_gone(Duration::ZERO);
+    machine.forget_gone(Tuning::default().forget * 2);
     assert_eq!(machine.clock_behind(), Duration::ZERO);
+}
+
+#[test]
+fn clocks_agree_when_more_peers_show_the_same_time_than_another() {
+    let [first, second, third] = [origin(2), origin(3), origin(4)];
+    let mut machine = linked(&[first, second, third], now(0));
+    assert!(!machine.clock_agrees(now(1)), "nobody has told");
+    tell_time(&mut machine, first, Duration::ZERO, now(1));
+    assert!(machine.clock_agrees(now(1)));
+    tell_time(&mut machine, second, Duration::from_secs(90), now(1));
+    assert!(!machine.clock_agrees(now(1)), "one and one");
+    tell_time(&mut machine, third, Duration::from_secs(1), now(1));
+    assert!(machine.clock_agrees(now(1)));
+    // Time goes on there too; a jump here is one of ours.
+    assert!(machine.clock_agrees(now(900)));
+    let jumped = Now { monotonic: now(900).monotonic, ..now(3_600_900) };
+    assert!(!machine.clock_agrees(jumped));
+    machine.unlinked(first);
+    machine.unlinked(third);
+    assert!(!machine.clock_agrees(now(900)));
 }
 
 #[test]

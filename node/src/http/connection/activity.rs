@@ -109,6 +109,11 @@ impl Activity {
         }
     }
 
+    /// It began as HTTP/2 does: what follows is frames, not the head of a request.
+    pub const fn speaks_http2(&mut self) {
+        self.is_http2 = true;
+    }
+
     /// A request is there, by HTTP/2 or not.
     pub fn request(&mut self, http2: bool) -> Sent {
         let sent = Sent(Arc::new(AtomicUsize::new(HANDLED)));
@@ -247,6 +252,16 @@ mod tests {
         assert_eq!(activity.deadline(start + 40 * S), None, "a request is handled");
         activity.done(&sent);
         assert_eq!(activity.deadline(start + 50 * S), Some((start + 125 * S, Over::Idle)));
+    }
+
+    #[test]
+    fn connection_of_http2_without_a_request_is_idle() {
+        let (mut activity, start) = (Activity::new(Timeouts::new(75 * S), true), Instant::now());
+        activity.speaks_http2();
+        for second in [0, 20, 40] {
+            activity.heard();
+            assert_eq!(activity.deadline(start + second * S), Some((start + 75 * S, Over::Idle)));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use schema::{SessionId, session::Session};
+use schema::{SessionId, StoreError, session::Session};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -111,7 +111,12 @@ pub async fn end(
 ) -> Result<Taken<StatusCode>, Problem> {
     // The caller's own session is there; of any other only the store can say so.
     if !(on.is_own() && session == on.caller.claims.session) {
-        app.stores.sessions.get(on.user, session).await?.ok_or_else(Problem::not_found)?;
+        match app.stores.sessions.get(on.user, session).await {
+            // Whatever else its row holds.
+            Ok(Some(_)) | Err(StoreError::Inconsistent(_)) => {}
+            Ok(None) => return Err(Problem::not_found()),
+            Err(error) => return Err(error.into()),
+        }
     }
     let receipt = app.actors.sessions.end(on.user, session).await?;
     tracing::info!(user = %on.user, %session, by = %on.caller.claims.user, "a session was ended");

@@ -91,9 +91,16 @@ pub async fn update(
         receipt = Some(app.actors.users.set_active(on.user, active).await?.1);
         tracing::info!(user = %on.user, by = %on.caller.claims.user, active, "a user was enabled or disabled");
     }
-    let renamed = email.is_some() && on.is_own();
+    let (renamed, before) = match &email {
+        Some(_) => (on.is_own(), app.stores.users.get(on.user).await.ok().flatten()),
+        None => (false, None),
+    };
     let profile = ProfileChange { email, first_name, last_name };
     let user = app.actors.users.change_profile(on.user, profile).await?;
+    if let Some(before) = before.map(|before| before.email.folded()).filter(|b| *b != user.email.folded()) {
+        // Whoever has the address next is at home elsewhere.
+        app.limits.forget_places(&before).await;
+    }
     if renamed {
         // Who has shown the password here may be locked out here by nobody.
         app.limits.owner_is_at(&user.email.folded(), client.ip_address).await;
