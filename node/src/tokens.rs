@@ -18,13 +18,14 @@ use std::{
 
 use jsonwebtoken::Header;
 use schema::{
-    Clock, Clocks, Denials, Entropy, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
+    Clock, Clocks, Denials, Entropy, KeyId, Refusal, SessionId, Stores, Timestamp, TokenId, UserId, decide,
     time::millis,
     token::{AccessClaims, Claims, Expected, Unverified, access::ACCESS_TYPE},
 };
 
 pub use refresh::RefreshTokens;
 
+pub use signatures::Screened;
 use signatures::Signatures;
 
 use crate::{
@@ -100,7 +101,7 @@ impl Tokens {
     /// When the library derives no keys, or the system gives no threads.
     pub fn new(context: TokensContext) -> Result<Self, StartError> {
         let refresh = RefreshTokens::new(&context.master, context.entropy.clone())?;
-        let signatures = Signatures::start(&context.ring)?;
+        let signatures = Signatures::start(&context.ring, &context.expected, &context.clock)?;
         let TokensContext {
             expected,
             access_ttl,
@@ -215,28 +216,39 @@ impl Tokens {
         Some(verdict.map(|()| claims))
     }
 
-    /// The same for one of the tokens of a request that were not seen before; `search` is what this request has
-    /// learnt about keys.
+    /// Whether a token was seen before.
+    #[must_use]
+    pub fn has_seen(&self, token: &[u8]) -> bool {
+        self.verified.with(token, |_| ()).is_some()
+    }
+
+    /// A first look at tokens that were not seen before, which this user shows.
+    pub async fn screen(&self, tokens: Vec<Box<[u8]>>, by: UserId, source: Source) -> Vec<Screened> {
+        self.signatures.screen(tokens, by, source).await
+    }
+
+    /// As [`Self::check`], for one of the tokens of a request that were screened; `search` is what this request
+    /// has learnt about keys.
     ///
     /// # Errors
     /// As [`Self::check`].
-    pub async fn check_unseen(
+    pub async fn check_screened(
         &self,
         token: &[u8],
+        screened: Screened,
         source: Source,
         search: &mut KeySearch,
     ) -> Result<AccessClaims, Refusal> {
+        match screened {
+            Screened::Refused(refusal) => return Err(refusal),
+            Screened::OfUnknownKey { key, issued_at } => {
+                self.find_key(key, issued_at, source, search).await?;
+            }
+            Screened::Plausible => {}
+        }
         // Rare and large.
         let claims = Box::pin(self.judge(token, source, search)).await?;
         self.freshness.may_decide().map(|()| claims)
-    }
-
-    /// Waits until others had their turn: for a request that has shown many tokens that are refused unseen.
-    ///
-    /// # Errors
-    /// `Busy` when too many wait.
-    pub async fn give_way(&self, source: Source) -> Result<(), Refusal> {
-        self.signatures.turn(source).await
     }
 
     /// As [`Self::check`], for a caller who wants something of its own to be taken away: that harms nobody,
@@ -310,7 +322,7 @@ impl Tokens {
     ) -> Result<AccessClaims, Refusal> {
         let unverified = Unverified::parse(token, &self.expected, self.clock.now())?;
         if !self.ring.knows(unverified.key()) {
-            self.find_key(&unverified, source, search).await?;
+            self.find_key(unverified.key(), unverified.issued_at(), source, search).await?;
         }
         self.signatures.check(&unverified, source).await?;
         Ok(unverified.into_verified())
@@ -321,7 +333,8 @@ impl Tokens {
     /// request waits for that at most once, however many tokens it has.
     async fn find_key(
         &self,
-        token: &Unverified<'_>,
+        key: KeyId,
+        issued_at: u64,
         source: Source,
         search: &mut KeySearch,
     ) -> Result<(), Refusal> {
@@ -329,11 +342,11 @@ impl Tokens {
             Some(asked_at) => asked_at,
             None => self.look_up(source).await?,
         };
-        let is_known = || self.ring.knows(token.key());
+        let is_known = || self.ring.knows(key);
         if !search.waited
             && !is_known()
             && let Some(at) = asked_at
-            && search.may_have_missed(token.issued_at(), at)
+            && search.may_have_missed(issued_at, at)
         {
             let _place = self.searches.hold(source, 1).map_err(|_| Refusal::Busy)?;
             search.waited = true;
@@ -518,7 +531,10 @@ mod tests {
             let header = format!(r#"{{"alg":"EdDSA","kid":"01890a5d-ac96-774b-bcce-{n:012}"}}"#);
             let header = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header);
             let unknown = format!("{header}.{rest}");
-            let verdict = node.check_unseen(unknown.as_bytes(), Source::OWN, &mut search).await;
+            let tokens = vec![unknown.as_bytes().into()];
+            let first_look = node.screen(tokens, UserId::from_bytes([1; 16]), Source::OWN).await[0];
+            assert!(matches!(first_look, Screened::OfUnknownKey { .. }), "{first_look:?}");
+            let verdict = node.check_screened(unknown.as_bytes(), first_look, Source::OWN, &mut search).await;
             assert_eq!(verdict.unwrap_err(), Refusal::SignatureFailed);
         }
         assert!(node.ring.lookups() <= 2, "the store was asked {} times", node.ring.lookups());

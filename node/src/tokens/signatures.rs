@@ -28,8 +28,8 @@ use std::{
 use foldhash::quality::RandomState;
 use jsonwebtoken::crypto;
 use schema::{
-    KeyId, Refusal, UserId,
-    token::{Algorithm, Unverified},
+    Clock, KeyId, Refusal, Timestamp, UserId,
+    token::{Algorithm, Expected, Unverified},
 };
 use tokio::sync::oneshot;
 
@@ -48,16 +48,27 @@ const NICENESS: i32 = 10;
 const KNOWN_USERS: usize = 1 << 16;
 const SUSPECTS: usize = 1 << 12;
 
-struct Check {
-    /// `None` for a turn only.
-    signed: Option<Signed>,
-    reply: oneshot::Sender<bool>,
+enum Job {
+    Check(Signed, oneshot::Sender<bool>),
+    Screen(Vec<Box<[u8]>>, oneshot::Sender<Vec<Screened>>),
 }
 
 struct Signed {
     token: Box<str>,
     key: KeyId,
     algorithm: Algorithm,
+}
+
+/// What a token is without a look at its signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screened {
+    /// It need not be checked.
+    Refused(Refusal),
+    /// This node does not know the key that it names.
+    #[allow(missing_docs, reason = "each field is the thing of its name")]
+    OfUnknownKey { key: KeyId, issued_at: u64 },
+    /// Its signature tells.
+    Plausible,
 }
 
 /// Who has a share of the queue.
@@ -69,11 +80,11 @@ enum Share {
 
 /// Whether a share is that of a known user, then the share, whether the connection is a suspect, and the
 /// connection.
-type Checks = Fair<bool, Fair<Share, Fair<bool, Fair<SocketAddr, VecDeque<Check>>>>>;
+type Jobs = Fair<bool, Fair<Share, Fair<bool, Fair<SocketAddr, VecDeque<Job>>>>>;
 
 /// Checks signatures of tokens.
 pub struct Signatures {
-    workers: Workers<Checks>,
+    workers: Workers<Jobs>,
     /// Users who showed a good token.
     known: Recent,
     /// Connections that showed a forged one.
@@ -81,19 +92,21 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// With the keys of this ring.
+    /// With the keys of this ring, for tokens of this issuer and audience.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(ring: &Arc<KeyRing>) -> io::Result<Self> {
+    pub fn start(ring: &Arc<KeyRing>, expected: &Expected, clock: &Arc<dyn Clock>) -> io::Result<Self> {
         let workers = Workers::start("signature", NICENESS, QUEUE, || {
-            let ring = ring.clone();
-            move |check: Check| {
-                // The caller may be gone.
-                if !check.reply.is_closed() {
-                    let good = check.signed.as_ref().is_none_or(|signed| is_good(&ring, signed));
-                    let _ = check.reply.send(good);
+            let (ring, expected, clock) = (ring.clone(), expected.clone(), clock.clone());
+            // The caller may be gone.
+            move |job: Job| match job {
+                Job::Check(signed, reply) if !reply.is_closed() => _ = reply.send(is_good(&ring, &signed)),
+                Job::Screen(tokens, reply) if !reply.is_closed() => {
+                    let screened = tokens.iter().map(|token| screen(token, &ring, &expected, clock.now()));
+                    let _ = reply.send(screened.collect());
                 }
+                Job::Check(..) | Job::Screen(..) => {}
             }
         })?;
         Ok(Self { workers, known: Recent::new(KNOWN_USERS), suspects: Recent::new(SUSPECTS) })
@@ -106,8 +119,7 @@ impl Signatures {
     pub async fn check(&self, token: &Unverified<'_>, source: Source) -> Result<(), Refusal> {
         let (reply, answer) = oneshot::channel();
         let (key, algorithm) = (token.key(), token.algorithm());
-        let signed = Some(Signed { token: token.text().into(), key, algorithm });
-        let check = Check { signed, reply };
+        let check = Job::Check(Signed { token: token.text().into(), key, algorithm }, reply);
         let known = self.known.contains(&token.user());
         let share = if known { Share::Known(token.user()) } else { Share::Stranger(source.network) };
         let suspect = self.suspects.contains(&source);
@@ -121,16 +133,15 @@ impl Signatures {
         if good { Ok(()) } else { Err(Refusal::SignatureFailed) }
     }
 
-    /// Waits for a turn among the signatures of strangers, for what costs this node as much.
-    ///
-    /// # Errors
-    /// `Busy` when too many wait.
-    pub async fn turn(&self, source: Source) -> Result<(), Refusal> {
+    /// Looks at a few tokens that this user shows, but not at their signatures. That costs a tenth of a
+    /// signature each, so it has its turn among them.
+    pub async fn screen(&self, tokens: Vec<Box<[u8]>>, by: UserId, source: Source) -> Vec<Screened> {
         let (reply, answer) = oneshot::channel();
-        let (share, suspect) = (Share::Stranger(source.network), self.suspects.contains(&source));
-        let place = (false, (share, (suspect, (source.connection, ()))));
-        self.workers.send(place, Check { signed: None, reply });
-        answer.await.map(drop).map_err(|_| Refusal::Busy)
+        let suspect = self.suspects.contains(&source);
+        let place = (true, (Share::Known(by), (suspect, (source.connection, ()))));
+        let count = tokens.len();
+        self.workers.send(place, Job::Screen(tokens, reply));
+        answer.await.unwrap_or_else(|_| vec![Screened::Refused(Refusal::Busy); count])
     }
 
     /// This user has shown, or was given, a good token.
@@ -142,6 +153,14 @@ impl Signatures {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.workers.waiting()
+    }
+}
+
+fn screen(token: &[u8], ring: &KeyRing, expected: &Expected, now: Timestamp) -> Screened {
+    match Unverified::parse(token, expected, now) {
+        Err(refusal) => Screened::Refused(refusal),
+        Ok(token) if ring.knows(token.key()) => Screened::Plausible,
+        Ok(token) => Screened::OfUnknownKey { key: token.key(), issued_at: token.issued_at() },
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST auth_token/validation/batch`: the verdicts on many tokens, in their order.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use axum::{
     extract::State,
@@ -20,6 +20,7 @@ use crate::{
         problem::{Problem, ProblemBody},
     },
     source::Source,
+    tokens::Screened,
 };
 
 /// How many tokens a batch may have.
@@ -28,9 +29,9 @@ pub const MAX_TOKENS: usize = 1_000;
 pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// After so many tokens other requests have their turn: that is some 50 µs.
 const TURN: usize = 128;
-/// After so many that were not seen before and are refused, the batch waits for its turn among signatures: such
-/// tokens cost a hundred times as much, and anybody can make them.
-const UNSEEN_TURN: usize = 16;
+/// So many that were not seen before are looked at together, elsewhere: each costs ten times as much, and
+/// anybody can make them.
+const SCREENED: usize = 16;
 
 /// Tokens to validate.
 #[derive(Deserialize, ToSchema)]
@@ -82,7 +83,7 @@ fn refused(refusal: Refusal, out: &mut Vec<u8>) {
 pub async fn validate_batch(
     State(app): State<Arc<App>>,
     source: Source,
-    _: Caller,
+    caller: Caller,
     Text(text): Text<MAX_BATCH_BYTES>,
 ) -> Answer<impl IntoResponse> {
     // What is wrong with a body is found by reading it again, slowly. An array is no body, though it could be
@@ -96,7 +97,7 @@ pub async fn validate_batch(
     let mut verdicts = Vec::with_capacity(tokens.len() * (VALID.len() + 1) + 2);
     verdicts.push(b'[');
     let (mut good, mut now) = (0, app.clock.now());
-    let (mut search, mut refused_unseen) = (app.tokens.key_search(), 0);
+    let (mut search, mut screened) = (app.tokens.key_search(), VecDeque::new());
     for (n, Token(token)) in tokens.iter().enumerate() {
         if n > 0 {
             verdicts.push(b',');
@@ -105,12 +106,16 @@ pub async fn validate_batch(
         let verdict = match app.tokens.check_seen(token, now) {
             Some(verdict) => verdict,
             None => {
-                let mut verdict = app.tokens.check_unseen(token, source, &mut search).await;
-                refused_unseen += usize::from(verdict.is_err());
-                if refused_unseen == UNSEEN_TURN {
-                    refused_unseen = 0;
-                    verdict = app.tokens.give_way(source).await.and(verdict);
+                // What was screened may have been seen since, in this batch or another.
+                while screened.front().is_some_and(|(of, _)| *of < n) {
+                    screened.pop_front();
                 }
+                if screened.is_empty() {
+                    screened = screen(&app, &tokens, n, &caller, source).await;
+                }
+                let first_look = screened.pop_front_if(|(of, _)| *of == n);
+                let first_look = first_look.map_or(Screened::Plausible, |(_, first_look)| first_look);
+                let verdict = app.tokens.check_screened(token, first_look, source, &mut search).await;
                 now = app.clock.now();
                 verdict
             }
@@ -134,4 +139,20 @@ pub async fn validate_batch(
     app.metrics.valid(good);
     verdicts.push(b']');
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], verdicts))
+}
+
+/// A first look at the next tokens that were not seen before: the places of some, and what they are.
+async fn screen(
+    app: &App,
+    tokens: &[Token<'_>],
+    first: usize,
+    caller: &Caller,
+    source: Source,
+) -> VecDeque<(usize, Screened)> {
+    let next = tokens.iter().enumerate().skip(first);
+    let unseen = next.filter(|(_, Token(token))| !app.tokens.has_seen(token.as_bytes())).take(SCREENED);
+    let (places, unseen): (Vec<_>, Vec<_>) =
+        unseen.map(|(n, Token(token))| (n, Box::<[u8]>::from(token.as_bytes()))).unzip();
+    let screened = app.tokens.screen(unseen, caller.claims.user, source).await;
+    places.into_iter().zip(screened).collect()
 }
