@@ -100,7 +100,7 @@ impl ClockFile {
                 )
                 .ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(DataDirError::new(&path, error)),
+            Err(error) => return Err(DataDirError::new(&path, &error)),
         };
         let reserved_secs = AtomicU64::new(saved.as_ref().map_or(0, Saved::latest_expiry_secs));
         Ok((Self { data_dir: data_dir.clone(), reserved_secs, writing: Mutex::new(()) }, saved))
@@ -126,7 +126,7 @@ impl ClockFile {
         expiry: Timestamp,
     ) -> Result<(), DataDirError> {
         let saved = clocks.save(expiry.plus(RESERVE));
-        let bytes = serde_json::to_vec(&saved).map_err(|error| DataDirError::new(&self.path(), error))?;
+        let bytes = serde_json::to_vec(&saved).map_err(|error| DataDirError::new(&self.path(), &error))?;
         self.data_dir.write(&self.path(), &bytes)?;
         self.reserved_secs.fetch_max(saved.latest_expiry_secs(), Ordering::AcqRel);
         Ok(())
@@ -150,7 +150,7 @@ impl ClockFile {
             Err(TryLockError::Poisoned(writing)) => {
                 in_place(|| self.save_by(&writing.into_inner(), clocks, expiry))
             }
-            Err(TryLockError::WouldBlock) => Err(DataDirError::new(&self.path(), "is being written")),
+            Err(TryLockError::WouldBlock) => Err(DataDirError::new(&self.path(), &"it is being written")),
         };
         if let Err(error) = saved {
             tracing::warn!(%error, "the latest expiry of tokens is not on the disk");

@@ -92,7 +92,7 @@ pub struct DataDirError {
 }
 
 impl DataDirError {
-    pub(crate) fn new(path: &Path, why: impl ToString) -> Self {
+    pub(crate) fn new(path: &Path, why: &impl ToString) -> Self {
         Self { path: path.to_owned(), why: why.to_string() }
     }
 }
@@ -368,5 +368,5 @@ fn close_to_others(path: &Path) -> io::Result<()> {
 }
 
 fn wrong(path: &Path, why: &str) -> DataDirError {
-    DataDirError::new(path, why)
+    DataDirError::new(path, &why)
 }

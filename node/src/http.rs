@@ -20,6 +20,7 @@ pub mod taken;
 
 mod auth_token;
 pub mod cluster;
+mod cors;
 mod docs;
 mod gateway;
 mod operators;
@@ -28,64 +29,16 @@ mod power;
 mod roles;
 mod users;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    http::{HeaderMap, HeaderName},
-    response::Response,
-};
-use tower::{Layer as _, ServiceExt as _};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use axum::Router;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{
-    app::App,
-    settings::{CorsOrigins, PublicUrl},
-};
+use crate::{app::App, settings::PublicUrl};
 
 /// Longest body of a request, in bytes; batch validation takes more.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
-
-/// Methods that pages of other origins may use.
-const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PATCH", "DELETE"];
-/// Headers that pages of other origins may send, beside those that need no permission: what the API reads, and
-/// what tracing and HTTP libraries of browsers add by themselves.
-const ALLOWED_HEADERS: [&str; 18] = [
-    "authorization",
-    "content-type",
-    "accept",
-    "accept-language",
-    "cache-control",
-    "if-none-match",
-    "last-event-id",
-    "x-request-id",
-    "x-correlation-id",
-    "x-requested-with",
-    "x-csrf-token",
-    "x-xsrf-token",
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "sentry-trace",
-    "b3",
-    "idempotency-key",
-];
-/// Headers of answers that pages of other origins may read.
-const EXPOSED_HEADERS: [&str; 7] = [
-    "x-request-id",
-    "retry-after",
-    "www-authenticate",
-    "palisade-visible",
-    "palisade-durability",
-    "palisade-stale",
-    "etag",
-];
-/// How long a browser may remember the answer to a preflight; longer than two hours no browser but one does.
-const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Every documented endpoint, with its documentation.
 fn api() -> OpenApiRouter<Arc<App>> {
@@ -101,7 +54,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(users::password::change_password))
         .routes(routes!(users::logins::list))
         .routes(routes!(users::unlock::unlock))
-        .routes(routes!(users::sessions::list))
+        .routes(routes!(users::sessions::list, users::sessions::end_all))
         .routes(routes!(users::sessions::end))
         .routes(routes!(users::roles::list, users::roles::give))
         .routes(routes!(users::roles::take))
@@ -164,33 +117,8 @@ pub fn routers(app: &Arc<App>) -> (Router, Option<Router>) {
 fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
     let mut router =
         router.fallback(request::not_found).method_not_allowed_fallback(request::method_not_allowed);
-    if let Some(cors) = cors(&app.settings.cors_origins) {
+    if let Some(cors) = cors::layer(&app.settings.cors_origins) {
         router = router.layer(cors);
     }
     router.layer(axum::middleware::from_fn_with_state(app.clone(), request::frame)).with_state(app.clone())
-}
-
-/// What CORS adds to every answer, also to those that no browser asked for.
-async fn cors_headers(origins: &CorsOrigins) -> HeaderMap {
-    let Some(cors) = cors(origins) else { return HeaderMap::new() };
-    let nothing = tower::service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
-    let answer = cors.layer(nothing).oneshot(Request::default()).await;
-    answer.map(|response| response.headers().clone()).unwrap_or_default()
-}
-
-fn cors(origins: &CorsOrigins) -> Option<CorsLayer> {
-    if *origins == CorsOrigins::None {
-        return None;
-    }
-    let origins = origins.clone();
-    let allow =
-        AllowOrigin::predicate(move |origin, _| origin.to_str().is_ok_and(|origin| origins.allows(origin)));
-    Some(
-        CorsLayer::new()
-            .allow_origin(allow)
-            .allow_methods(METHODS.map(|method| method.parse().unwrap_or_default()))
-            .allow_headers(ALLOWED_HEADERS.map(HeaderName::from_static))
-            .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
-            .max_age(PREFLIGHT_MAX_AGE),
-    )
 }

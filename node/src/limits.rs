@@ -436,7 +436,7 @@ impl Limits {
     }
 
     /// Forgets the places of an email that nobody has any more. Other nodes that have seen one of them lately
-    /// know it for [`KNOWN_FOR`].
+    /// know it for ten minutes.
     pub async fn forget_places(&self, email: &FoldedEmail) {
         let account = Account::of(email).key;
         lock(&self.known).forget_all(&known_keys(account));
@@ -498,6 +498,11 @@ impl Limits {
             self.lift(&subject).await;
         }
         lifted
+    }
+
+    /// Whether other nodes hear of what is lifted here.
+    pub async fn are_shared(&self) -> bool {
+        self.counters.announced().await.is_some()
     }
 
     /// Every limit that holds now: of all nodes when they share counts, else of this one.

@@ -131,6 +131,8 @@ pub enum OperatorError {
     NoUser(String),
     #[error("{0:?} is neither an email nor an IP address; see `palisade limits list`")]
     NoSubject(String),
+    #[error("Redis does not answer: the limits are lifted on this node only; try again when it does")]
+    LiftedHere,
     #[error("{0} is no superuser")]
     NoSuperuser(String),
     #[error("{0} is the last superuser: give --force to have none")]
@@ -239,6 +241,9 @@ impl App {
         // Not the subject: what is typed here may be anything.
         tracing::info!(lifted = lifted.len(), "limits were lifted by an operator");
         let shared = self.cache.is_some();
+        if shared && !self.limits.are_shared().await {
+            return Err(OperatorError::LiftedHere);
+        }
         let what = if lifted.is_empty() { "was not limited; its failures are forgotten" } else { "is open" };
         let msg = format!("{subject} {what}{}", self.whose_limits(shared));
         Ok(Done { msg, result: serde_json::json!({ "shared": shared, "lifted": lifted }) })

@@ -35,7 +35,7 @@ use hyper_util::{
 };
 use rustix::process::Resource;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
@@ -74,6 +74,8 @@ const MAX_H2_HEAD_BYTES: u32 = 128 * 1024;
 const MAX_HEADERS: usize = 64;
 /// How many connections are open at a time.
 const MAX_CONNECTIONS: usize = 16_384;
+/// How many connections may wait to be accepted; the system's own bound may be lower.
+const BACKLOG: u32 = 4_096;
 /// The same of a listener for operators.
 const MAX_OPERATOR_CONNECTIONS: usize = 256;
 /// Part of them that one address may have, unless it is set.
@@ -241,8 +243,25 @@ impl HangUp {
 }
 
 async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|why| ServeError::Listen { name, address: address.to_owned(), why })
+    let bound = async {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in tokio::net::lookup_host(address).await? {
+            match listen(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    };
+    bound.await.map_err(|why| ServeError::Listen { name, address: address.to_owned(), why })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A node that starts again is not held up by connections of before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What answers requests.
@@ -264,7 +283,8 @@ impl Bounds {
     /// As many as the system's limit of open files allows beside our own files and the reserves. The limit is
     /// raised first as far as it may be.
     fn of(app: &App, operators_apart: bool) -> Self {
-        const OWN_FILES: usize = 64;
+        // With some that are still to be closed.
+        const OWN_FILES: usize = 128;
         let mut limit = rustix::process::getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
         let _ = rustix::process::setrlimit(Resource::Nofile, limit);
@@ -575,6 +595,8 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
         .http1()
         .timer(TokioTimer::new())
+        // Who has said all still reads its answers, as on the hot lane.
+        .half_close(true)
         // The line has it, and says so to the client.
         .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)

@@ -206,6 +206,8 @@ pub trait Sessions: Send + Sync + 'static {
     async fn end_older(&self, user: UserId, version: u64) -> Result<()>;
     /// The sessions of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>>;
+    /// The ids of all sessions of a user, also of those that cannot be read.
+    async fn ids(&self, user: UserId) -> Result<Vec<SessionId>>;
 }
 
 /// What came of adding a role or permission, or of giving one.

@@ -1,6 +1,6 @@
 //! Ending sessions: refused first, then durable, then gone from the store.
 
-use schema::{SessionId, Timestamp, UserId, fact::FactKind, page::MAX_LIMIT, page::PageOf};
+use schema::{SessionId, Timestamp, UserId, fact::FactKind};
 
 use crate::{
     ActorError, Context,
@@ -14,19 +14,13 @@ pub(super) fn deny(context: &Context, expiry: Timestamp, user: UserId, sessions:
     context.facts.deny_beyond(expiry, &kinds, Rows::End)
 }
 
-/// The sessions of a user but one.
+/// The sessions of a user but one, also those whose rows cannot be read.
 pub(super) async fn others(
     context: &Context,
     user: UserId,
     keep: SessionId,
 ) -> Result<Vec<SessionId>, ActorError> {
-    let (mut others, mut after) = (Vec::new(), None);
-    loop {
-        let page = context.stores.sessions.list(user, PageOf { after, limit: MAX_LIMIT }).await?;
-        others.extend(page.items.iter().map(|session| session.id).filter(|id| *id != keep));
-        after = page.next;
-        if after.is_none() {
-            return Ok(others);
-        }
-    }
+    let mut others = context.stores.sessions.ids(user).await?;
+    others.retain(|id| *id != keep);
+    Ok(others)
 }

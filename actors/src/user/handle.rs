@@ -127,6 +127,14 @@ impl UserHandle {
         self.serially(user, async move |context| revoke::set_active(&context, user, active).await).await
     }
 
+    /// Ends every session, whatever the user's row holds.
+    ///
+    /// # Errors
+    /// `NotFound`, or it was not done.
+    pub async fn end_sessions(&self, user: UserId) -> Result<Receipt, UserError> {
+        self.serially(user, async move |context| revoke::end_sessions(&context, user).await).await
+    }
+
     /// Removes the user and all it has.
     ///
     /// # Errors

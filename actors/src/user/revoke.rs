@@ -95,6 +95,17 @@ pub(super) async fn kill_tokens(
     Ok((updated?, receipt))
 }
 
+/// Ends every session of a user.
+pub(super) async fn end_sessions(context: &Context, id: UserId) -> Result<Receipt, UserError> {
+    let Some(user) = found(context, id).await? else {
+        let at_least = deny(context, id, None).await?;
+        return Ok(context.facts.take_away(&[FactKind::UserVersion { user: id, at_least }]).await?);
+    };
+    let (user, receipt) = kill_tokens(context, &user, |_| Ok(())).await?;
+    context.stores.sessions.end_older(id, ended_below(user.version)).await?;
+    Ok(receipt)
+}
+
 /// Removes the user and all it has.
 pub(super) async fn delete(context: &Context, id: UserId) -> Result<Receipt, UserError> {
     let _one_at_a_time = context.power.lock().await;

@@ -201,6 +201,7 @@ behind_faults!(sessions: Sessions {
     end(user: UserId, id: SessionId) -> bool;
     end_older(user: UserId, version: u64) -> ();
     list(user: UserId, page: PageOf<SessionId>) -> Page<Session, SessionId>;
+    ids(user: UserId) -> Vec<SessionId>;
 });
 
 behind_faults!(roles: Roles {

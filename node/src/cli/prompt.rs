@@ -41,6 +41,12 @@ pub(super) fn password(given: Option<Zeroizing<String>>, flag: &str) -> Result<Z
         typed.map_err(|error| Failure::Failed(format!("the terminal cannot be read: {error}; give {flag}")))
     };
     let first = ask("Password: ")?;
+    // What is not UTF-8 is read as this.
+    if first.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(Failure::Failed(
+            "what was typed is not UTF-8 text: look at the terminal's encoding".into(),
+        ));
+    }
     if *ask("The same again: ")? != *first {
         return Err(Failure::Failed("the two passwords differ; try again".into()));
     }

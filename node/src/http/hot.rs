@@ -68,7 +68,7 @@ impl Lane {
     pub async fn new(app: &Arc<App>) -> Self {
         let routes = Question::ROUTES.map(|route| app.metrics.route("GET", route));
         let timeouts = Timeouts::new(app.settings.idle_timeout);
-        let extra = super::cors_headers(&app.settings.cors_origins).await;
+        let extra = super::cors::headers(&app.settings.cors_origins).await;
         Self { app: app.clone(), routes, timeouts, extra }
     }
 

@@ -468,6 +468,7 @@ behind_faults!(sessions: Sessions {
     end(user: UserId, id: SessionId) of user => bool;
     end_older(user: UserId, version: u64) of user => ();
     list(user: UserId, page: PageOf<SessionId>) of user => Page<Session, SessionId>;
+    ids(user: UserId) of user => Vec<SessionId>;
 });
 
 behind_faults!(users: Users {

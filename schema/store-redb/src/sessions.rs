@@ -73,6 +73,14 @@ impl Sessions for Store {
         })
         .await
     }
+
+    async fn ids(&self, user: UserId) -> Result<Vec<SessionId>> {
+        self.read(move |rows| {
+            let found = rows.look_at(&SESSIONS, &Span::of(&user), usize::MAX)?;
+            Ok(found.into_iter().map(|((_, id), _)| id).collect())
+        })
+        .await
+    }
 }
 
 /// The oldest make room, never the new one itself. Opened again with the same id: no change.

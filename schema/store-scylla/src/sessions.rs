@@ -84,6 +84,10 @@ impl Sessions for Store {
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>> {
         self.within(self.sessions_of(user, page)).await
     }
+
+    async fn ids(&self, user: UserId) -> Result<Vec<SessionId>> {
+        self.within(self.listed(user, usize::MAX)).await
+    }
 }
 
 impl Store {

@@ -221,7 +221,7 @@ pub async fn siege() {
     })
     .await;
     probes.sort_unstable();
-    let [p50, p99] = [0.5, 0.99].map(|q| probes[((probes.len() - 1) as f64 * q) as usize]);
+    let [p50, p99] = [50, 99].map(|percent| probes[(probes.len() - 1) * percent / 100]);
     println!(
         "  {} probes of /health/live: p50 {p50:.1?}, p99 {p99:.1?}, max {:.1?}",
         probes.len(),

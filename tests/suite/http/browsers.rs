@@ -59,6 +59,20 @@ fn preflight(node: &Node, origin: &str) -> testkit::Request {
 }
 
 #[tokio::test]
+async fn options_that_are_no_preflight_are_answered_as_without_the_setting() {
+    let node = FILMS.node().await;
+    let origin = "https://films.example.org";
+    for path in ["/auth_request", "/auth_request?permissions=%22x%22", "/api/v1/users/me", "/nothing"] {
+        let refused = if path == "/nothing" { 404 } else { 405 };
+        node.request("OPTIONS", path).send().await.is_refused(refused);
+        node.request("OPTIONS", path).header("origin", origin).send().await.is_refused(refused);
+    }
+    // A gateway takes any 2xx for leave to pass, and asks with the client's own method and headers.
+    let asked = node.request("OPTIONS", "/auth_request").header("origin", origin);
+    asked.header("access-control-request-method", "GET").send().await.is_refused(405);
+}
+
+#[tokio::test]
 async fn an_origin_of_the_settings_is_allowed() {
     let node = FILMS.node().await;
     for origin in ["https://films.example.org", "http://localhost:3000"] {

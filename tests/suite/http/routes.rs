@@ -46,6 +46,7 @@ fn table() -> BTreeMap<&'static str, (For, Value)> {
         ("GET /users/{}/logins", For::Oneself, Value::Null),
         ("POST /users/{}/unlock", For::Admins, Value::Null),
         ("GET /users/{}/sessions", For::Oneself, Value::Null),
+        ("DELETE /users/{}/sessions", For::Oneself, Value::Null),
         ("DELETE /users/{}/sessions/{}", For::Oneself, Value::Null),
         ("GET /users/{}/roles", For::Oneself, Value::Null),
         ("POST /users/{}/roles", For::Admins, name()),

@@ -7,8 +7,14 @@ use serde_json::{Value, json};
 use testkit::{Node, Person};
 
 /// Every route that changes a user other than by grants, with a body that would be taken.
-const CHANGES: [(&str, &str); 5] =
-    [("PATCH", ""), ("DELETE", ""), ("POST", "password"), ("POST", "unlock"), ("DELETE", "sessions/{sid}")];
+const CHANGES: [(&str, &str); 6] = [
+    ("PATCH", ""),
+    ("DELETE", ""),
+    ("POST", "password"),
+    ("POST", "unlock"),
+    ("DELETE", "sessions/{sid}"),
+    ("DELETE", "sessions"),
+];
 /// Grants have a rule of their own: nobody gives or takes power that they lack.
 const GRANTS: [(&str, &str); 4] = [
     ("POST", "roles"),

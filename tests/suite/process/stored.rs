@@ -5,7 +5,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use redb::{Database, TableDefinition};
 use schema::{
-    Timestamp, UserId,
+    SessionId, Timestamp, UserId,
     email::{Email, FoldedEmail},
     store::Replaced,
     user::{PasswordHash, User},
@@ -137,6 +137,11 @@ fn plant(node: &Node, user: &User, key: &str) {
     write(node, "emails", key.as_bytes(), &serde_json::to_vec(&user.id).unwrap());
 }
 
+fn session_of(person: &Person) -> SessionId {
+    let claims = forge::parts(&person.access).claims;
+    serde_json::from_value(claims["sid"].clone()).unwrap()
+}
+
 #[tokio::test]
 async fn rows_that_no_rule_accepts_are_served_and_deleted() {
     let node = Node::start().await;
@@ -174,15 +179,19 @@ async fn rows_that_no_rule_accepts_are_served_and_deleted() {
 
     // A session whose row cannot be read is ended by its id, like any other.
     let other = user.in_another_session().await;
-    let claims = forge::parts(&other.access).claims;
-    let session = claims["sid"].as_str().unwrap();
-    let id = u128::from_str_radix(&session.replace('-', ""), 16).unwrap();
+    let third = user.in_another_session().await;
+    let session = session_of(&other);
     node.terminate().await;
-    write(&node, "sessions", &[odd.id.as_bytes(), &id.to_be_bytes()[..]].concat(), b"not json");
+    for session in [session, session_of(&third)] {
+        write(&node, "sessions", &[&odd.id.as_bytes()[..], session.as_bytes()].concat(), b"not json");
+    }
     node.restart().await;
     let ended = format!("{}/{session}", user.path("sessions"));
     root.delete(&ended).send().await.is(204);
     other.is_out().await;
+    user.is_in().await;
+    user.delete("auth_token/others").send().await.is(204);
+    third.is_out().await;
     user.is_in().await;
     root.sets_active(&user, false).await.is(200);
     user.is_out().await;

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use testkit::{Node, fresh};
+use testkit::{Node, Person, fresh};
 
 #[tokio::test]
 async fn a_logout_ends_this_session_and_no_other() {
@@ -174,6 +174,35 @@ async fn an_admin_ends_somebodys_session() {
     let of_admin = admin.session().await;
     root.delete(&ann.path(&format!("sessions/{of_admin}"))).send().await.is_refused(404);
     admin.is_in().await;
+}
+
+#[tokio::test]
+async fn all_sessions_of_a_user_are_ended_together() {
+    let node = Node::shared().await;
+    let root = node.root().await;
+    let (admin, ann, bob) =
+        (node.register("admin").await, node.register("ann").await, node.register("bob").await);
+    root.gives(&admin, "users_admin").await.is(200);
+    let other = ann.in_another_session().await;
+    bob.delete(&ann.path("sessions")).send().await.is_refused(403);
+    ann.is_in().await;
+    admin.delete(&ann.path("sessions")).send().await.is_done().is_visible_everywhere();
+    for session in [&ann, &other] {
+        session.is_out().await;
+    }
+    admin.is_in().await;
+    // Again, while there is none, and when there is one again.
+    admin.delete(&ann.path("sessions")).send().await.is_done();
+    let again = Person::log_in(&node, &ann.email, &ann.password).await;
+    again.is_in().await;
+    assert_eq!(again.list("sessions", "users/me/sessions").await.len(), 1);
+    again.delete("users/me/sessions").send().await.is_done();
+    again.is_out().await;
+    bob.is_in().await;
+    root.delete(&format!("users/{}/sessions", again.uuid.replace(|c: char| c.is_ascii_digit(), "0")))
+        .send()
+        .await
+        .is_refused(404);
 }
 
 #[tokio::test]

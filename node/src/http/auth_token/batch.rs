@@ -1,6 +1,6 @@
 //! `POST auth_token/validation/batch`: the verdicts on many tokens, in their order.
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, fmt, marker::PhantomData, sync::Arc};
 
 use axum::{
     extract::State,
@@ -8,7 +8,10 @@ use axum::{
     response::IntoResponse,
 };
 use schema::Refusal;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use utoipa::ToSchema;
 
 use super::Answer;
@@ -37,9 +40,32 @@ const SCREENED: usize = 16;
 #[derive(Deserialize, ToSchema)]
 pub struct Batch<'a> {
     /// At most 1,000.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "some_tokens")]
     #[schema(value_type = Vec<String>, max_items = 1000)]
     tokens: Vec<Token<'a>>,
+}
+
+/// Reads one token more than a batch may have, and skips the rest.
+fn some_tokens<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Vec<Token<'a>>, D::Error> {
+    struct Tokens<'a>(PhantomData<&'a ()>);
+    impl<'de: 'a, 'a> Visitor<'de> for Tokens<'a> {
+        type Value = Vec<Token<'a>>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+        fn visit_seq<S: SeqAccess<'de>>(self, mut from: S) -> Result<Self::Value, S::Error> {
+            let mut tokens = Vec::new();
+            while tokens.len() <= MAX_TOKENS {
+                match from.next_element()? {
+                    Some(token) => tokens.push(token),
+                    None => return Ok(tokens),
+                }
+            }
+            while from.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(tokens)
+        }
+    }
+    from.deserialize_seq(Tokens(PhantomData))
 }
 
 /// A token where it lies in the body, unless something in it is escaped.

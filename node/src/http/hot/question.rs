@@ -9,7 +9,7 @@ use crate::{
 };
 
 const VALIDATE: &str = "/api/v1/auth_token/validation";
-const ADMIT: &str = "/auth_request";
+const ADMIT: &str = crate::http::gateway::PATH;
 const USERS: &str = "/api/v1/users/";
 const CHECK: &str = "/combined_permissions/validation";
 

@@ -1,4 +1,4 @@
-//! `users/{id}/sessions`: seen, newest first, and ended one by one.
+//! `users/{id}/sessions`: seen, newest first, and ended, one by one or all.
 
 use std::sync::Arc;
 
@@ -91,6 +91,26 @@ pub async fn list(
     let current = on.caller.claims.session;
     let sessions = found.items.into_iter().map(|session| SessionView::new(session, current)).collect();
     Ok(Json(SessionPage { sessions, next_page_token }))
+}
+
+/// End all sessions
+#[utoipa::path(
+    delete, path = "/users/{id}/sessions", tag = "sessions", operation_id = "revoke_sessions",
+    security(("bearer" = [])),
+    extensions(("x-changes" = json!("always"))),
+    params(("id" = String, Path)),
+    responses(
+        (status = 204, description = "All are revoked, the caller's too when they are its own"),
+        (status = 403, description = "Another user, and the caller may not manage users", body = ProblemBody),
+    ),
+)]
+pub async fn end_all(
+    State(app): State<Arc<App>>,
+    Changing(on): Changing,
+) -> Result<Taken<StatusCode>, Problem> {
+    let receipt = app.actors.users.end_sessions(on.user).await?;
+    tracing::info!(user = %on.user, by = %on.caller.claims.user, "all sessions of a user were ended");
+    Ok(Taken(receipt, StatusCode::NO_CONTENT))
 }
 
 /// End a session
