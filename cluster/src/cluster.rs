@@ -388,7 +388,7 @@ impl Cluster {
         self.shared.state().machine.clock_behind()
     }
 
-    /// Whether most linked peers' clocks show what this one's shows.
+    /// Whether most linked peers report the same time as this node's clock.
     #[must_use]
     pub fn clock_agrees(&self) -> bool {
         let now = self.shared.now();

@@ -86,11 +86,12 @@ pub struct ClockFile {
 }
 
 impl ClockFile {
-    /// Opens the file; gives what a former process left. One that does not parse is as none: the node then
-    /// forgets nothing for a while.
+    /// Opens the file and returns what the previous process saved. A file that does not parse is ignored; the
+    /// node then forgets nothing for a while.
     ///
     /// # Errors
-    /// When it is there and cannot be read: without it, tokens may be taken that were revoked and forgotten.
+    /// If the file exists and cannot be read. Without it, revoked tokens whose denials were forgotten might be
+    /// accepted.
     pub fn open(data_dir: &DataDir) -> Result<(Self, Option<Saved>), DataDirError> {
         let path = data_dir.path().join(FILE);
         let saved: Option<Saved> = match fs::read(&path) {
@@ -139,8 +140,7 @@ impl ClockFile {
     }
 
     /// A token is about to be issued that ends then. It is covered already, unless the clock has jumped ahead
-    /// since the last save. A disk that cannot be written, or that hangs while another save is under way,
-    /// keeps nobody out.
+    /// since the last save. A disk that cannot be written, or a save that hangs, does not block log-ins.
     pub fn cover(&self, clocks: &Clocks, expiry: Timestamp) {
         if self.covers(expiry) {
             return;
@@ -165,7 +165,7 @@ impl ClockFile {
     }
 }
 
-/// Waits for a disk on a thread of the runtime, whose other work goes to another one meanwhile.
+/// Runs blocking work, moving this worker's other tasks to another thread if the runtime has several.
 fn in_place<T>(work: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) { tokio::task::block_in_place(work) } else { work() }

@@ -50,7 +50,7 @@ const LISTED: usize = 100;
 const LOOKED_AT: usize = 2_000;
 /// A place that was noted in the store less than so long ago is not noted again.
 const NOTED_AGAIN: Duration = Duration::from_secs(24 * 3600);
-/// How long a place is known without asking the store.
+/// How long a known place is cached.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 /// What is limited, and how an operator sees it.
@@ -235,8 +235,7 @@ pub struct Limits {
     /// For what is shown, and for the history of log-ins.
     wall: Arc<dyn Clock>,
     rates: Rates,
-    /// Places that were noted or found in the store within [`KNOWN_FOR`], and when the owner last logged in
-    /// from there.
+    /// A cache of known places, valid for [`KNOWN_FOR`].
     known: Mutex<Bounded<Known>>,
     /// What this node saw limited.
     seen: Mutex<Bounded<Seen>>,
@@ -244,11 +243,11 @@ pub struct Limits {
     pub counts: LimitCounts,
 }
 
-/// A place of an account.
+/// A cached place of an account.
 #[derive(Clone, Copy)]
 struct Known {
     last: Timestamp,
-    /// When that was noted or found, by the clock that does not jump.
+    /// When it was cached, by the steady clock.
     at: Timestamp,
 }
 
@@ -411,7 +410,7 @@ impl Limits {
         }
     }
 
-    /// Notes that the owner of an account is at this address now, and was there last then.
+    /// Records a log-in of the account's owner from this address; `last` is the previous one from there.
     async fn note(&self, account: &Account<'_>, address: IpAddr, last: Option<Timestamp>) {
         let (place, now) = (Place::of(address), self.wall.now());
         // Also when the clock was ahead at the last note.
@@ -435,8 +434,8 @@ impl Limits {
         (at <= now && now.since(at) < KNOWN_FOR).then_some(last)
     }
 
-    /// Forgets the places of an email that nobody has any more. Other nodes that have seen one of them lately
-    /// know it for ten minutes.
+    /// Forgets the known places of an email that no account has any more. Other nodes may have them cached for
+    /// ten minutes.
     pub async fn forget_places(&self, email: &FoldedEmail) {
         let account = Account::of(email).key;
         lock(&self.known).forget_all(&known_keys(account));
@@ -500,7 +499,7 @@ impl Limits {
         lifted
     }
 
-    /// Whether other nodes hear of what is lifted here.
+    /// Whether the counts are shared with other nodes and can be reached.
     pub async fn are_shared(&self) -> bool {
         self.counters.announced().await.is_some()
     }
@@ -563,7 +562,7 @@ fn known_key(account: AccountKey, place: Place) -> String {
     known_keys(account) + &URL_SAFE_NO_PAD.encode(place.as_bytes())
 }
 
-/// What the keys of all places of an account begin with.
+/// The common prefix of the keys of an account's places.
 fn known_keys(account: AccountKey) -> String {
     URL_SAFE_NO_PAD.encode(account.as_bytes())
 }

@@ -42,7 +42,7 @@ const ROWS: usize = 16;
 const MAX_GAP: u64 = 1 << 24;
 /// Entries that are kept for others with one write of the journal.
 const KEEP: usize = 2_048;
-/// A wall clock that differs by more from the one without jumps has jumped.
+/// A larger difference between the wall clock and the steady clock is a jump.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Between looks whether another node runs as this one, and between two lines about one that only says so.
 const GUARD: Duration = Duration::from_secs(1);
@@ -158,7 +158,7 @@ pub async fn join(app: &App, settings: &ClusterSettings) -> Result<Arc<Cluster>,
         keys_changed: app.keys_changed.clone(),
         acknowledged: app.metrics.acknowledgements.clone(),
     };
-    // Until others have told their clocks, nothing is taken to have ended on all nodes.
+    // Until other nodes have reported their clocks, assume that one may be far behind.
     app.clocks.set_peers_behind(MAX_AHEAD);
     let joined = Cluster::start(config, Arc::new(heard), app.clocks.clone(), app.entropy.clone());
     let cluster = joined.await.map_err(failed)?;
@@ -178,7 +178,7 @@ pub async fn keep_fresh(app: Arc<App>, cluster: Arc<Cluster>) {
     loop {
         rounds.tick().await;
         app.facts.set_clock_ahead(cluster.clock_ahead());
-        // Who has not heard of the others yet knows none of their clocks.
+        // Before the node has synced, the members may not be known yet.
         if app.is_informed() {
             app.clocks.set_peers_behind(cluster.clock_behind());
         }

@@ -74,7 +74,7 @@ const MAX_H2_HEAD_BYTES: u32 = 128 * 1024;
 const MAX_HEADERS: usize = 64;
 /// How many connections are open at a time.
 const MAX_CONNECTIONS: usize = 16_384;
-/// How many connections may wait to be accepted; the system's own bound may be lower.
+/// The listen backlog. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4_096;
 /// The same of a listener for operators.
 const MAX_OPERATOR_CONNECTIONS: usize = 256;
@@ -258,7 +258,7 @@ async fn bind(name: &'static str, address: &str) -> Result<TcpListener, ServeErr
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A node that starts again is not held up by connections of before.
+    // Connections of the previous process in TIME_WAIT do not prevent a restart.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -283,7 +283,7 @@ impl Bounds {
     /// As many as the system's limit of open files allows beside our own files and the reserves. The limit is
     /// raised first as far as it may be.
     fn of(app: &App, operators_apart: bool) -> Self {
-        // With some that are still to be closed.
+        // Includes connections that are about to be closed.
         const OWN_FILES: usize = 128;
         let mut limit = rustix::process::getrlimit(Resource::Nofile);
         limit.current = limit.maximum;
@@ -428,10 +428,10 @@ impl Drop for First {
     }
 }
 
-/// The first bytes of HTTP/2 (RFC 9113, section 3.4).
+/// The HTTP/2 connection preface (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Whether a connection that begins so may speak HTTP/2.
+/// Whether these first bytes may begin an HTTP/2 preface.
 fn may_be_http2(begun: &[u8]) -> bool {
     begun.iter().zip(HTTP2_PREFACE).all(|(is, should)| is == should)
 }
@@ -595,7 +595,7 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
         .http1()
         .timer(TokioTimer::new())
-        // Who has said all still reads its answers, as on the hot lane.
+        // A client that shuts down its sending side still reads responses, as on the hot lane.
         .half_close(true)
         // The line has it, and says so to the client.
         .header_read_timeout(None)

@@ -216,19 +216,19 @@ impl Tokens {
         Some(verdict.map(|()| claims))
     }
 
-    /// Whether a token was seen before.
+    /// Whether the token is in the cache of verified tokens.
     #[must_use]
     pub fn has_seen(&self, token: &[u8]) -> bool {
         self.verified.with(token, |_| ()).is_some()
     }
 
-    /// A first look at tokens that were not seen before, which this user shows.
+    /// Screens uncached tokens that this user sent, without checking signatures.
     pub async fn screen(&self, tokens: Vec<Box<[u8]>>, by: UserId, source: Source) -> Vec<Screened> {
         self.signatures.screen(tokens, by, source).await
     }
 
-    /// As [`Self::check`], for one of the tokens of a request that were screened; `search` is what this request
-    /// has learnt about keys.
+    /// Like [`Self::check`], for a token that was screened. `search` holds what this request has learnt about
+    /// unknown keys.
     ///
     /// # Errors
     /// As [`Self::check`].

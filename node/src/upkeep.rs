@@ -220,8 +220,8 @@ async fn watch_clocks(app: Arc<App>) {
                 "access tokens of this node last longer than ACCESS_TTL: its clock was ahead, and has forgotten by it"
             );
         }
-        // A clock that is far ahead for a moment reserves nothing, unless a token is issued by it. A disk that
-        // cannot be written is tried and complained of once a minute.
+        // While the clock is implausibly far off, expiries are saved only for tokens that are issued. A failed
+        // save is retried and logged once a minute.
         if app.clocks.disagreement() <= MAX_AHEAD
             && app.clock_file.is_due(expiry)
             && Instant::now() >= next_save

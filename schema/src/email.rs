@@ -93,10 +93,10 @@ impl FoldedEmail {
         Self { key, before }
     }
 
-    /// Of a text that is longer than any address, stored or not: folding it could cost any time.
+    /// A key for text longer than any address. Folding has no bound on its cost, so this does not fold.
     fn of_none(text: &str) -> Self {
         let begin = &text[..text.floor_char_boundary(MAX_EMAIL_BYTES)];
-        // No address has a line break.
+        // A line break keeps the key apart from every address.
         Self { key: format!("{begin}\n{} bytes", text.len()), before: Vec::new() }
     }
 
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_too_long_for_any_address_is_not_folded() {
-        // One letter of three bytes, which is 18 in its compatibility form.
+        // Three bytes each, 18 letters in compatibility form.
         let long = "\u{fdfa}".repeat(20_000);
         let folded = FoldedEmail::of(&long);
         assert!(folded.as_str().len() < 400 && folded.keys().count() == 1);

@@ -25,8 +25,9 @@
 //!   not as long as a token issued now.
 //!
 //! The last two alone imply that no revoked token is accepted, whatever clocks do: it is either denied or below
-//! the floor. One exception: what takes away all tokens of a user reaches those that a clock issued which was
-//! ahead by more than [`MAX_AHEAD`] only as long as that. The rest keeps sessions, rows and keys, and keeps the floor away from tokens that are good.
+//! the floor. One exception: revoking all tokens of a user covers tokens that were issued by a clock more than
+//! [`MAX_AHEAD`] ahead only until [`MAX_AHEAD`] has passed. The rest keeps sessions, rows and keys, and keeps the
+//! floor away from tokens that are good.
 //!
 //! A [`Horizon`] is made by [`Clocks`] only, and what forgets takes one, so code that forgets by the wall clock
 //! alone does not compile:

@@ -42,8 +42,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Whether a node could have written it by now: none writes a time of the future, but the end of a lock.
-    /// It is not when a clock was ahead and is right again.
+    /// Whether a correct clock could have written this by `now`. If not, a clock was ahead when it was written.
     #[must_use]
     pub fn is_credible(&self, now: Timestamp) -> bool {
         let latest = now.plus(CLOCK_SKEW);
@@ -102,7 +101,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Whether a node could have written it by now, as with [`Failures::is_credible`].
+    /// Whether a correct clock could have written this by `now`; see [`Failures::is_credible`].
     #[must_use]
     pub fn is_credible(&self, rate: Rate, now: Timestamp) -> bool {
         let latest = now.plus(CLOCK_SKEW);

@@ -22,7 +22,7 @@ pub fn is_trimming(id: LoginId, max: usize) -> bool {
     usize::from(random).is_multiple_of((max / 8).clamp(1, TRIMMED_EVERY))
 }
 
-/// How many places an account has at most.
+/// The maximum number of known places of an account.
 pub const MAX_PLACES: usize = 100;
 /// How long entries are kept.
 pub const LOGIN_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);

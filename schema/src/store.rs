@@ -206,7 +206,7 @@ pub trait Sessions: Send + Sync + 'static {
     async fn end_older(&self, user: UserId, version: u64) -> Result<()>;
     /// The sessions of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<SessionId>) -> Result<Page<Session, SessionId>>;
-    /// The ids of all sessions of a user, also of those that cannot be read.
+    /// The ids of all sessions of a user, including those whose rows cannot be read.
     async fn ids(&self, user: UserId) -> Result<Vec<SessionId>>;
 }
 
@@ -301,8 +301,8 @@ pub trait Logins: Send + Sync + 'static {
     /// The entries of a user, newest first.
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>>;
     /// Notes that the owner of an account logged in from a place at this time. One row for each
-    /// account and place, which ends [`LOGIN_RETENTION`] after the last note. Of an account that has
-    /// [`MAX_PLACES`], the one that was noted the longest ago goes.
+    /// account and place, which ends [`LOGIN_RETENTION`] after the last note. An account that has
+    /// [`MAX_PLACES`] loses the one that was noted longest ago.
     async fn note_place(&self, account: AccountKey, place: Place, time: Timestamp) -> Result<()>;
     /// When the owner of an account last logged in from a place. One look, whatever the length of
     /// the history.

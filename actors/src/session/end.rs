@@ -14,7 +14,7 @@ pub(super) fn deny(context: &Context, expiry: Timestamp, user: UserId, sessions:
     context.facts.deny_beyond(expiry, &kinds, Rows::End)
 }
 
-/// The sessions of a user but one, also those whose rows cannot be read.
+/// The ids of a user's sessions except one, including sessions whose rows cannot be read.
 pub(super) async fn others(
     context: &Context,
     user: UserId,

@@ -127,7 +127,7 @@ impl UserHandle {
         self.serially(user, async move |context| revoke::set_active(&context, user, active).await).await
     }
 
-    /// Ends every session, whatever the user's row holds.
+    /// Ends every session of a user, even if the user's row cannot be read.
     ///
     /// # Errors
     /// `NotFound`, or it was not done.

@@ -1294,8 +1294,9 @@ impl World {
         None
     }
 
-    /// With nothing to be done, there are pings, and now and then a head: for longer than between two
-    /// digests. What has ended by one clock and not yet by another is spoken of until it has by both.
+    /// Checks that idle nodes send only pings and an occasional head, over a span longer than the digest
+    /// interval. Facts that have expired by one node's clock and not yet by another's may still cause
+    /// traffic, so a few spans are tried.
     fn is_quiet(&mut self) -> Option<String> {
         let mut heard = None;
         for _ in 0..5 {
@@ -1308,7 +1309,7 @@ impl World {
         heard
     }
 
-    /// What is said in so many seconds beside that.
+    /// Runs for `seconds` and reports traffic beyond that.
     fn speaks_for(&mut self, seconds: u64) -> Option<String> {
         let before = self.traffic();
         self.run_until(self.now + seconds * SECOND);
@@ -1336,7 +1337,8 @@ impl World {
     }
 }
 
-/// A node's clocks; trusted sooner than in life, since runs are short, but not before peers have told theirs.
+/// A node's clocks. Runs are short, so a jump is trusted sooner than in production, but only after peers
+/// have had time to report their clocks.
 fn clocks(manual: &Arc<ManualClocks>, saved: Option<Saved>) -> Arc<Clocks> {
     let trust = Trust { belief: Duration::from_secs(180), longest: Duration::from_secs(600) };
     Arc::new(Clocks::trusting(trust, manual.clone(), manual.clone(), "one boot", saved))

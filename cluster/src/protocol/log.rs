@@ -32,7 +32,7 @@ pub struct Log {
     forgotten: Forgotten,
     /// What is complete only because somebody else than its origin says that it was and has ended.
     hearsay: Option<(u64, u64)>,
-    /// Up to here, what is not held was skipped.
+    /// Entries up to this number that are not held were skipped.
     skipped: u64,
     until: Timestamp,
 }
@@ -126,7 +126,7 @@ impl Log {
         self.blocks.get(&block_of(seq))?.get(place(seq))
     }
 
-    /// The last number before the next entry that is held, at most `last`.
+    /// The end of the gap that begins at `first`, at most `last`.
     #[must_use]
     pub fn missing_until(&self, first: u64, last: u64) -> u64 {
         self.next_held(first, last).map_or(last, |held| held - 1)
@@ -182,7 +182,7 @@ impl Log {
         }
     }
 
-    /// Whether all of this block was applied and some of it is missing all the same.
+    /// Whether entries of this block are missing although all of it was applied.
     #[must_use]
     pub const fn has_lost(&self, block: u64) -> bool {
         let is_expected = block * BLOCK >= self.forgotten.seq && block * BLOCK >= self.skipped;

@@ -70,7 +70,7 @@ struct Known {
     incarnation: u64,
     alive: bool,
     left: bool,
-    /// What its clock said last.
+    /// The last time that it reported.
     clock: Option<Told>,
     /// Since when it is neither called alive nor linked.
     gone_since: Option<Duration>,
@@ -78,13 +78,13 @@ struct Known {
     fresh_at: Option<Duration>,
 }
 
-/// What another node's clock said.
+/// A time that another node reported.
 #[derive(Debug, Clone, Copy)]
 struct Told {
     at: Timestamp,
-    /// When that was heard.
+    /// When the report arrived, by this node's monotonic clock.
     heard: Duration,
-    /// By how much it was behind ours.
+    /// How far the reported time was behind this node's.
     behind: Duration,
 }
 
@@ -297,7 +297,7 @@ impl Machine {
             self.bytes -= before - tracked.log.bytes();
         }
         self.make_room(self.tuning.max_bytes);
-        // Of a linked node's log, peers take only its own word that something is forgotten.
+        // Peers that are linked with this node accept only its own word on what it has forgotten.
         if self.forgotten(self.own).seq > told {
             self.changed(self.own);
         }
@@ -629,7 +629,7 @@ impl Machine {
         }
     }
 
-    /// What peers have forgotten may have ended by this node's horizon only now.
+    /// Skips entries that peers have forgotten and that have now expired by this node's horizon.
     fn skip_what_has_ended(&mut self, now: Now) {
         let behind: Vec<_> = self.behind.keys().copied().collect();
         for origin in behind {
@@ -880,7 +880,7 @@ impl Machine {
         Some(Message::Pull { origin, first, last })
     }
 
-    /// The first numbers that are missing between these and that nobody is asked for.
+    /// The first gap between `after` and `highest` that no pull under way covers.
     fn gap(&self, origin: Origin, after: u64, highest: u64, most: u64) -> Option<(u64, u64)> {
         let log = &self.logs.get(&origin)?.log;
         let asked: BTreeSet<_> = self
@@ -953,7 +953,7 @@ impl Machine {
             let whole = logs.iter().filter(|(_, tracked)| tracked.log.has_whole());
             let begun = whole.filter_map(|(origin, tracked)| Some((*origin, tracked.log.blocks()?.0)));
             peer.digesting = begun.collect();
-            // All is told again and asked again, in case that something was lost after all.
+            // Heads are sent again and gaps pulled again, in case a message was lost.
             peer.has.values_mut().for_each(Has::asked_anew);
             (peer.told, peer.told_at) = (0, None);
             peer.ack_due = true;
@@ -1058,8 +1058,8 @@ impl Machine {
         if ahead < LATENCY { Duration::ZERO } else { ahead.min(MAX_AHEAD) }
     }
 
-    /// By how much the clock of another node is behind ours, at most. One that was linked counts until it is
-    /// forgotten; one that is there and has not told its clock may be behind by any time.
+    /// How far the slowest other clock is behind ours, at most [`MAX_AHEAD`]. A member counts until it is
+    /// forgotten, linked or not. One that is alive and has not reported its clock counts as [`MAX_AHEAD`].
     #[must_use]
     pub fn clock_behind(&self) -> Duration {
         let is_sparse = self.is_sparse();
@@ -1072,7 +1072,7 @@ impl Machine {
         if behind < LATENCY { Duration::ZERO } else { behind.min(MAX_AHEAD) }
     }
 
-    /// Whether more clocks of linked peers show what ours shows than something else.
+    /// Whether most linked peers report the same time as our clock.
     #[must_use]
     pub fn clock_agrees(&self, now: Now) -> bool {
         let linked = self.members.iter().filter(|(node, _)| self.peers.contains_key(*node));

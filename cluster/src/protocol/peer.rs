@@ -68,14 +68,14 @@ pub(super) struct Peer {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Has {
     pub(super) head: LogHead,
-    /// What is missing here up to this number, it does not have either.
+    /// Entries up to this number that are missing here are missing there too.
     pub(super) lacks: u64,
-    /// When it was asked in vain.
+    /// When a pull of it last failed.
     pub(super) dry_at: Option<Duration>,
 }
 
 impl Has {
-    /// It may have got what it lacked; but what it has forgotten does not come back.
+    /// Allows another pull: the peer may have received entries since. What it has forgotten does not return.
     pub(super) fn asked_anew(&mut self) {
         self.lacks = self.lacks.min(self.head.forgotten.seq);
         self.dry_at = None;

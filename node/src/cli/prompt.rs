@@ -41,7 +41,7 @@ pub(super) fn password(given: Option<Zeroizing<String>>, flag: &str) -> Result<Z
         typed.map_err(|error| Failure::Failed(format!("the terminal cannot be read: {error}; give {flag}")))
     };
     let first = ask("Password: ")?;
-    // What is not UTF-8 is read as this.
+    // `rpassword` replaces bytes that are not UTF-8.
     if first.contains(char::REPLACEMENT_CHARACTER) {
         return Err(Failure::Failed(
             "what was typed is not UTF-8 text: look at the terminal's encoding".into(),

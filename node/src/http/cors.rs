@@ -1,7 +1,8 @@
-//! What pages of other origins may ask and read (CORS, in the Fetch standard).
+//! Cross-origin requests from browsers (CORS, in the Fetch standard).
 //!
-//! Only a preflight is answered here: an `OPTIONS` with `Origin` and `Access-Control-Request-Method`. Any other
-//! is answered as without CORS; and at `/auth_request` every one is, since a 2xx there lets somebody pass.
+//! Answers preflights only: `OPTIONS` with `Origin` and `Access-Control-Request-Method`. Any other `OPTIONS`
+//! goes to the router, as it does when CORS is off. `/auth_request` never answers a preflight, because a
+//! gateway treats every 2xx as permission.
 
 use std::{
     convert::Infallible,
@@ -21,10 +22,10 @@ use tower_http::cors::{self, AllowOrigin, CorsLayer};
 
 use crate::{http::gateway, settings::CorsOrigins};
 
-/// Methods that pages of other origins may use.
+/// Methods that other origins may use.
 const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PATCH", "DELETE"];
-/// Headers that pages of other origins may send, beside those that need no permission: what the API reads, and
-/// what tracing and HTTP libraries of browsers add by themselves.
+/// Request headers that other origins may send: those that the API reads, and those that tracing and HTTP
+/// libraries add in browsers.
 const ALLOWED_HEADERS: [&str; 18] = [
     "authorization",
     "content-type",
@@ -45,7 +46,7 @@ const ALLOWED_HEADERS: [&str; 18] = [
     "b3",
     "idempotency-key",
 ];
-/// Headers of answers that pages of other origins may read.
+/// Response headers that other origins may read.
 const EXPOSED_HEADERS: [&str; 7] = [
     "x-request-id",
     "retry-after",
@@ -55,10 +56,10 @@ const EXPOSED_HEADERS: [&str; 7] = [
     "palisade-stale",
     "etag",
 ];
-/// How long a browser may remember the answer to a preflight; longer than two hours no browser but one does.
+/// How long a browser may cache a preflight. Chromium caps it at two hours.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Answers preflights, and adds headers to what is answered.
+/// A layer that answers preflights and adds CORS headers to responses.
 #[derive(Clone)]
 pub struct Cors(CorsLayer);
 
@@ -87,7 +88,7 @@ where
     type Future = BoxFuture<'static, Result<Response, S::Error>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        // Each request has a service of its own, which gets ready then.
+        // `call` clones the service and waits until the clone is ready.
         Poll::Ready(Ok(()))
     }
 
@@ -105,7 +106,7 @@ fn is_preflight(request: &Request) -> bool {
     request.uri().path() != gateway::PATH && has(header::ORIGIN) && has(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// What CORS adds to every answer, also to those that no browser asked for.
+/// The headers that CORS adds to every response, also without an `Origin`.
 pub async fn headers(origins: &CorsOrigins) -> HeaderMap {
     let Some(Cors(cors)) = layer(origins) else { return HeaderMap::new() };
     let nothing = tower::service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
@@ -113,7 +114,7 @@ pub async fn headers(origins: &CorsOrigins) -> HeaderMap {
     answer.map(|response| response.headers().clone()).unwrap_or_default()
 }
 
-/// The layer; `None` when no other origin is allowed.
+/// The layer, or `None` if no other origin is allowed.
 pub fn layer(origins: &CorsOrigins) -> Option<Cors> {
     if *origins == CorsOrigins::None {
         return None;

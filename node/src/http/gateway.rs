@@ -30,7 +30,7 @@ const KIND: HeaderName = HeaderName::from_static("x-auth-kind");
 const OURS: &[u8] = b"x-auth-";
 /// Those that answers carry. A client may send them too: the gateway overwrites them.
 const ANSWERED: [&[u8]; 3] = [b"user", b"session", b"kind"];
-/// Where a gateway asks.
+/// The endpoint for gateways.
 pub const PATH: &str = "/auth_request";
 /// How long a verifier may keep the key set. A key is published from one rotation to the next before
 /// it signs, so who rotates less often than this needs no care.

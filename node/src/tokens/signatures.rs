@@ -59,15 +59,15 @@ struct Signed {
     algorithm: Algorithm,
 }
 
-/// What a token is without a look at its signature.
+/// The result of parsing a token without checking its signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Screened {
-    /// It need not be checked.
+    /// It is refused whatever its signature.
     Refused(Refusal),
-    /// This node does not know the key that it names.
+    /// Its `kid` is not known to this node.
     #[allow(missing_docs, reason = "each field is the thing of its name")]
     OfUnknownKey { key: KeyId, issued_at: u64 },
-    /// Its signature tells.
+    /// Its signature must be checked.
     Plausible,
 }
 
@@ -133,8 +133,7 @@ impl Signatures {
         if good { Ok(()) } else { Err(Refusal::SignatureFailed) }
     }
 
-    /// Looks at a few tokens that this user shows, but not at their signatures. That costs a tenth of a
-    /// signature each, so it has its turn among them.
+    /// Parses tokens that this user sent, on the signature threads: parsing costs a tenth of a signature check.
     pub async fn screen(&self, tokens: Vec<Box<[u8]>>, by: UserId, source: Source) -> Vec<Screened> {
         let (reply, answer) = oneshot::channel();
         let suspect = self.suspects.contains(&source);

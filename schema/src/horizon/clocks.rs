@@ -211,7 +211,7 @@ impl Clocks {
         Horizon(at)
     }
 
-    /// The part of this time that has come on other nodes too.
+    /// This time minus the lag of the slowest clock in the cluster.
     fn on_all_nodes(&self, now: Timestamp) -> Timestamp {
         now.minus(Duration::from_millis(self.peers_behind_ms.load(Ordering::Relaxed)))
     }
@@ -221,7 +221,7 @@ impl Clocks {
         self.peers_behind_ms.store(millis(by), Ordering::Relaxed);
     }
 
-    /// Others say that the wall clock is right: [`Self::steady`] follows it at once, however it jumped.
+    /// Makes [`Self::steady`] follow the wall clock at once, because other nodes confirm it.
     pub fn believe_wall(&self) {
         self.look();
         let mut detector = self.detector();
@@ -229,8 +229,7 @@ impl Clocks {
         self.steady_offset_ms.store(detector.steady_offset(), Ordering::Release);
     }
 
-    /// A time that has certainly come on all nodes: at most what the wall clock of any shows. For times to
-    /// live of shared rows.
+    /// A time that has passed on every node, for the TTLs of shared rows.
     #[must_use]
     pub fn settled(&self) -> Timestamp {
         let (now, boot_ms) = self.look();

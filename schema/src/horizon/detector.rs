@@ -142,7 +142,7 @@ impl Detector {
         }
     }
 
-    /// The offset of the last look is right, jump or not.
+    /// Adopts the offset of the last observation, even after a jump.
     pub(super) fn believe(&mut self) {
         self.steady_ms = self.last_ms.unwrap_or(self.steady_ms);
         self.candidate = None;

@@ -126,7 +126,7 @@ impl Logins for Store {
 }
 
 impl Store {
-    /// Of those that are noted at the same time, a few more may stay.
+    /// Removes the oldest places beyond [`MAX_PLACES`]. Concurrent notes may leave a few more.
     async fn make_room_for_place(&self, account: AccountKey, new: Place) -> Result<()> {
         let key = &account.as_bytes()[..];
         let mut places = self.read::<KnownPlace>(At::Quorum, Cql::Places, (key,)).await?;

@@ -203,7 +203,7 @@ pub async fn forged() {
     println!("  → {:.2} by rate (both loads share a core)", ratios.rate);
 }
 
-/// All attacks at once; the node has one core, load and attackers the other.
+/// Validation under all attacks at once. The node has one core; load and attackers share the other.
 pub async fn siege() {
     let node = node().await;
     let ann = node.register("ann").await;

@@ -1,7 +1,7 @@
-//! All that strangers can do to a node from outside, at once and for as long as a turn lasts: connections that
-//! say nothing, say half a head or never read, HTTP/2 that is idle or gives no window, bodies that stop short
-//! of their last byte, batches of tokens under unknown keys, forged tokens, and log-ins from ever new
-//! addresses. They come from 127.0.0.0/8 and share the load's core.
+//! Attacks from outside, all at once for the length of a turn: connections that are silent, send half a head
+//! or never read; idle HTTP/2 and HTTP/2 without a window; bodies that lack their last byte; batches of tokens
+//! with unknown keys; forged tokens; log-ins from ever new addresses. The attackers use addresses in
+//! 127.0.0.0/8 and share the load's core.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -33,14 +33,14 @@ const BUSY: u8 = 4;
 const FORGED_EVERY: Duration = Duration::from_millis(2);
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 
-/// A siege that goes on until it is lifted.
+/// A running attack.
 pub struct Siege {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Duration>>,
 }
 
 impl Siege {
-    /// Begins, and returns when all that is held is held.
+    /// Starts the attack, and returns once all held connections are open.
     pub fn lay(server: SocketAddr, ann: &Person) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, is_ready) = mpsc::channel();
@@ -54,7 +54,7 @@ impl Siege {
         Self { stop, thread }
     }
 
-    /// Ends; gives how long probes of `/health/live` took meanwhile.
+    /// Stops the attack, and returns the latencies of `/health/live` probes meanwhile.
     pub fn lift(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

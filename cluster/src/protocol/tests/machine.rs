@@ -388,7 +388,7 @@ fn clocks_agree_when_more_peers_show_the_same_time_than_another() {
     assert!(!machine.clock_agrees(now(1)), "one and one");
     tell_time(&mut machine, third, Duration::from_secs(1), now(1));
     assert!(machine.clock_agrees(now(1)));
-    // Time goes on there too; a jump here is one of ours.
+    // The reported time is extrapolated, so a jump of our own clock shows.
     assert!(machine.clock_agrees(now(900)));
     let jumped = Now { monotonic: now(900).monotonic, ..now(3_600_900) };
     assert!(!machine.clock_agrees(jumped));
@@ -746,7 +746,7 @@ fn a_peer_is_not_asked_again_for_what_it_does_not_have() {
     let mut machine = Machine::new(origin(1), tuning);
     machine.linked(peer, 1, now(0));
     machine.learn(dead, 250, &facts(250, 256));
-    // It has forgotten what has not ended by this node's clock, and holds what came after.
+    // The peer has forgotten entries that have not expired by this node's clock, and holds later ones.
     let forgotten = Forgotten { seq: 120, until: now(0).wall };
     let told = LogHead { forgotten, ..head(dead, 300) };
     machine.receive(peer, Message::Heads(vec![told]), now(1)).unwrap();
@@ -779,7 +779,7 @@ fn a_peer_is_not_asked_again_for_what_it_does_not_have() {
             machine.receive(peer, Message::Pong { nonce, head: 0 }, now(at)).unwrap();
         }
     }
-    // Until it ends by this node's clock too.
+    // They are skipped once they have expired by this node's clock.
     assert_eq!(machine.complete(dead), 0);
     machine.upkeep(now(60_001));
     assert_eq!(machine.complete(dead), 300);

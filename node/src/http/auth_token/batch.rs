@@ -32,8 +32,8 @@ pub const MAX_TOKENS: usize = 1_000;
 pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// After so many tokens other requests have their turn: that is some 50 µs.
 const TURN: usize = 128;
-/// So many that were not seen before are looked at together, elsewhere: each costs ten times as much, and
-/// anybody can make them.
+/// How many uncached tokens are screened in one job, off the runtime's threads: each costs ten times a cached
+/// one, and needs no valid signature to cost that.
 const SCREENED: usize = 16;
 
 /// Tokens to validate.
@@ -45,7 +45,7 @@ pub struct Batch<'a> {
     tokens: Vec<Token<'a>>,
 }
 
-/// Reads one token more than a batch may have, and skips the rest.
+/// Keeps at most one token more than a batch may have and skips the rest without allocating.
 fn some_tokens<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Vec<Token<'a>>, D::Error> {
     struct Tokens<'a>(PhantomData<&'a ()>);
     impl<'de: 'a, 'a> Visitor<'de> for Tokens<'a> {
@@ -132,7 +132,7 @@ pub async fn validate_batch(
         let verdict = match app.tokens.check_seen(token, now) {
             Some(verdict) => verdict,
             None => {
-                // What was screened may have been seen since, in this batch or another.
+                // A token that was screened may have been cached since.
                 while screened.front().is_some_and(|(of, _)| *of < n) {
                     screened.pop_front();
                 }
@@ -167,7 +167,7 @@ pub async fn validate_batch(
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], verdicts))
 }
 
-/// A first look at the next tokens that were not seen before: the places of some, and what they are.
+/// Screens the next uncached tokens, and returns their indexes with the results.
 async fn screen(
     app: &App,
     tokens: &[Token<'_>],

@@ -109,7 +109,7 @@ impl Activity {
         }
     }
 
-    /// It began as HTTP/2 does: what follows is frames, not the head of a request.
+    /// The client sent the HTTP/2 preface, so the bytes that follow are not a request's head.
     pub const fn speaks_http2(&mut self) {
         self.is_http2 = true;
     }

@@ -1,4 +1,4 @@
-//! `users/{id}/sessions`: seen, newest first, and ended, one by one or all.
+//! `users/{id}/sessions`: lists sessions, newest first, and ends one or all.
 
 use std::sync::Arc;
 
@@ -132,7 +132,7 @@ pub async fn end(
     // The caller's own session is there; of any other only the store can say so.
     if !(on.is_own() && session == on.caller.claims.session) {
         match app.stores.sessions.get(on.user, session).await {
-            // Whatever else its row holds.
+            // An unreadable session is ended by its id.
             Ok(Some(_)) | Err(StoreError::Inconsistent(_)) => {}
             Ok(None) => return Err(Problem::not_found()),
             Err(error) => return Err(error.into()),

@@ -98,7 +98,7 @@ pub async fn update(
     let profile = ProfileChange { email, first_name, last_name };
     let user = app.actors.users.change_profile(on.user, profile).await?;
     if let Some(before) = before.map(|before| before.email.folded()).filter(|b| *b != user.email.folded()) {
-        // Whoever has the address next is at home elsewhere.
+        // The next owner of this address has other known places.
         app.limits.forget_places(&before).await;
     }
     if renamed {
