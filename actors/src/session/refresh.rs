@@ -107,10 +107,14 @@ pub(super) async fn refresh(
         match presented {
             Presented::Live if session.expires_at <= wall => return Ok(Err(RefreshRefusal::Expired)),
             Presented::Live => {
+                let renewed = wall.plus(policy.ttl);
+                // A wall clock before the last use was set back: the session keeps its later end.
+                let was_set_back = wall < session.last_used_at;
+                let end = if was_set_back { renewed.max(session.expires_at) } else { renewed };
                 // Whole seconds, as the token says it.
-                let expires_at = Timestamp::from_secs(wall.plus(policy.ttl).as_secs());
+                let expires_at = Timestamp::from_secs(end.as_secs());
                 let next = session.rotated(request.successor, expires_at, now, policy.grace);
-                let next = Session { last_used_at: wall, ..next };
+                let next = Session { last_used_at: wall.max(session.last_used_at), ..next };
                 match sessions.rotate(session, &next).await {
                     Ok(Rotated::Done) => {
                         memory.know(Known { session: next, ..seen });

@@ -136,15 +136,15 @@ async fn deny(context: &Context, id: UserId, user: Option<&User>) -> Result<u64,
         let (mut version, mut after) = (0, None);
         loop {
             let page = context.stores.sessions.list(id, PageOf { after, limit: MAX_LIMIT }).await?;
-            for session in &page.items {
-                version = version.max(session.user_version);
-                kinds.push(FactKind::SessionRevoked { user: id, session: session.id });
-            }
+            let versions = page.items.iter().map(|session| session.user_version);
+            version = versions.fold(version, u64::max);
             after = page.next;
             if after.is_none() {
                 break;
             }
         }
+        let sessions = context.stores.sessions.ids(id).await?;
+        kinds.extend(sessions.into_iter().map(|session| FactKind::SessionRevoked { user: id, session }));
         next_version(version.max(context.facts.denials().user_version(id)))
     };
     kinds.push(FactKind::UserVersion { user: id, at_least });

@@ -57,6 +57,19 @@ async fn grace_ends_though_the_clock_was_set_back() {
     }
 }
 
+#[tokio::test]
+async fn refreshes_by_a_clock_that_was_set_back_do_not_shorten_the_session() {
+    let (world, session) = begun().await;
+    let back = -2 * i64::try_from(REFRESH.ttl.as_millis()).unwrap();
+    world.clock.jump(back);
+    for n in 0..2 {
+        refreshes(&world, &session, n).await.unwrap();
+        world.clock.advance(REFRESH.grace);
+    }
+    world.clock.jump(-back);
+    refreshes(&world, &session, 2).await.unwrap();
+}
+
 /// Nothing is made durable or told to others.
 struct Nowhere;
 

@@ -138,7 +138,7 @@ async fn of_the_others_those_whose_row_stays_go_later() {
 #[tokio::test]
 async fn others_who_cannot_be_read_are_an_error_and_nobody_is_refused() {
     let (world, user, sessions) = begun(2).await;
-    world.faults.fail("sessions.list", 1);
+    world.faults.fail("sessions.ids", 1);
     let ended = world.actors.sessions.end_others(user, sessions[0].id).await;
     assert_eq!(ended, Err(ActorError::Unavailable));
     assert!(!world.refuses(user, sessions[1].id, 0));

@@ -60,6 +60,9 @@ impl<const MAX: usize> FromRequest<Arc<App>> for Text<MAX> {
         };
         let length =
             request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        // The client waits to be asked for a body that is too large already.
+        let is_unasked =
+            request.headers().contains_key(header::EXPECT) && length.is_some_and(|length| length > MAX);
         let held = Held::of(&request, app).map_err(|UsedUp| no_room())?;
         let mut body = request.into_body();
         let read = tokio::time::timeout(TIMEOUT, read(&mut body, MAX, length, &held)).await;
@@ -76,7 +79,9 @@ impl<const MAX: usize> FromRequest<Arc<App>> for Text<MAX> {
             Ok(Read::TooLarge) => {
                 // A client that is still sending does not read the answer: hear it out, up to a
                 // bound, before the connection is closed on it.
-                let _ = tokio::time::timeout(TIMEOUT, discard(&mut body)).await;
+                if !is_unasked {
+                    let _ = tokio::time::timeout(TIMEOUT, discard(&mut body)).await;
+                }
                 Err(too_large())
             }
         }

@@ -101,6 +101,19 @@ async fn refusal_without_the_body_says_that_the_connection_closes() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_declared_too_large_is_not_asked_for() {
+    let node = Node::shared().await;
+    for length in [65_537, 100_000_000] {
+        let mut raw = Raw::to(&node).await;
+        let headers = format!("{JSON}Expect: 100-continue\r\n");
+        raw.send(head("POST", "/api/v1/users", &headers, length)).await.unwrap();
+        let reply = raw.reply(Duration::from_secs(5)).await;
+        assert_eq!(reply.status(), Some(413), "{length}: {reply:?}");
+        assert!(closes(&reply), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn refusal_is_read_by_a_client_that_sends_a_large_body_first() {
     let node = Node::shared().await;
     let body = "y".repeat(3 * 1024 * 1024);
