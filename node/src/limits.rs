@@ -440,7 +440,7 @@ impl Limits {
         let account = Account::of(email).key;
         lock(&self.known).forget_all(&known_keys(account));
         if let Err(error) = self.logins.forget_places(account).await {
-            tracing::warn!(%error, "the places of an email that nobody has stay until they end");
+            tracing::warn!(%error, "known places of a released email were not deleted; they expire by themselves");
         }
     }
 

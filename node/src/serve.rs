@@ -75,7 +75,7 @@ const MAX_HEADERS: usize = 64;
 /// How many connections are open at a time.
 const MAX_CONNECTIONS: usize = 16_384;
 /// The listen backlog. The kernel caps it at `net.core.somaxconn`.
-const BACKLOG: u32 = 4_096;
+const LISTEN_BACKLOG: u32 = 4_096;
 /// The same of a listener for operators.
 const MAX_OPERATOR_CONNECTIONS: usize = 256;
 /// Part of them that one address may have, unless it is set.
@@ -261,7 +261,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Connections of the previous process in TIME_WAIT do not prevent a restart.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// What answers requests.

@@ -58,7 +58,7 @@ async fn grace_ends_though_the_clock_was_set_back() {
 }
 
 #[tokio::test]
-async fn refreshes_by_a_clock_that_was_set_back_do_not_shorten_the_session() {
+async fn refresh_by_a_clock_set_back_keeps_the_session_end() {
     let (world, session) = begun().await;
     let back = -2 * i64::try_from(REFRESH.ttl.as_millis()).unwrap();
     world.clock.jump(back);

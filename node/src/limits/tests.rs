@@ -188,7 +188,7 @@ async fn unknown_email_is_counted_with_as_many_questions_as_a_known_one() {
 }
 
 #[tokio::test]
-async fn usual_log_in_asks_the_store_now_and_then_and_writes_once_a_day() {
+async fn usual_log_in_reads_places_rarely_and_writes_daily() {
     let world = World::new();
     for _ in 0..50 {
         assert!(world.may(ANN, HOME).await);

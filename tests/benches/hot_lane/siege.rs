@@ -22,13 +22,13 @@ use tokio::{
 
 use crate::{LOAD, pin};
 
-/// Of each kind that only holds a connection.
-const HELD: u8 = 100;
+/// Connections of each kind that are only held open.
+const HELD_PER_KIND: u8 = 100;
 /// Bodies of 4 MiB that are not finished.
-const BODIES: u8 = 60;
-const BODY: usize = 4 * 1024 * 1024;
-/// Who asks in loops, of each kind.
-const BUSY: u8 = 4;
+const UNFINISHED_BODIES: u8 = 60;
+const BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Clients of each kind that send requests in a loop.
+const BUSY_PER_KIND: u8 = 4;
 /// Between a forged token and the next of one connection: what a node checks, it pays for.
 const FORGED_EVERY: Duration = Duration::from_millis(2);
 const PROBE_EVERY: Duration = Duration::from_millis(20);
@@ -54,7 +54,7 @@ impl Siege {
         Self { stop, thread }
     }
 
-    /// Stops the attack, and returns the latencies of `/health/live` probes meanwhile.
+    /// Stops the attack, and returns the latencies of `/health/live` probes.
     pub fn lift(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -72,19 +72,19 @@ impl Attack {
     async fn run(self, ready: &mpsc::Sender<()>) -> Vec<Duration> {
         let mut held = Vec::new();
         for way in 0..5 {
-            for _ in 0..HELD {
+            for _ in 0..HELD_PER_KIND {
                 held.push(self.hold(way).await);
             }
         }
-        for n in 0..BODIES {
+        for n in 0..UNFINISHED_BODIES {
             held.push(self.begin_body(Ipv4Addr::new(127, 0, 2, 1 + n % 6)).await);
         }
-        for n in 0..BUSY {
+        for n in 0..BUSY_PER_KIND {
             tokio::spawn(self.clone().ask_in_batches(n));
             tokio::spawn(self.clone().forge(n));
             tokio::spawn(self.clone().log_in(n));
         }
-        ready.send(()).expect("somebody waits");
+        ready.send(()).expect("the caller waits");
         self.probe().await
     }
 
@@ -125,10 +125,10 @@ impl Attack {
 
     async fn begin_body(&self, from: Ipv4Addr) -> TcpStream {
         let mut stream = self.connect(from).await;
-        let head = self.post("/api/v1/auth_token/validation/batch", BODY);
+        let head = self.post("/api/v1/auth_token/validation/batch", BODY_BYTES);
         stream.write_all(head.as_bytes()).await.unwrap();
         // The node may have no room for it, and say so.
-        let body = [b"{\"tokens\":[\"", "a".repeat(BODY - 13).as_bytes()].concat();
+        let body = [b"{\"tokens\":[\"", "a".repeat(BODY_BYTES - 13).as_bytes()].concat();
         _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&body)).await;
         stream
     }

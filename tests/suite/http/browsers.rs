@@ -59,7 +59,7 @@ fn preflight(node: &Node, origin: &str) -> testkit::Request {
 }
 
 #[tokio::test]
-async fn options_that_are_no_preflight_are_answered_as_without_the_setting() {
+async fn plain_options_are_answered_as_without_cors() {
     let node = FILMS.node().await;
     let origin = "https://films.example.org";
     for path in ["/auth_request", "/auth_request?permissions=%22x%22", "/api/v1/users/me", "/nothing"] {

@@ -381,7 +381,7 @@ fn a_clock_that_is_behind_counts_until_its_node_is_forgotten() {
 fn clocks_agree_when_more_peers_show_the_same_time_than_another() {
     let [first, second, third] = [origin(2), origin(3), origin(4)];
     let mut machine = linked(&[first, second, third], now(0));
-    assert!(!machine.clock_agrees(now(1)), "nobody has told");
+    assert!(!machine.clock_agrees(now(1)), "no peer has reported its clock");
     tell_time(&mut machine, first, Duration::ZERO, now(1));
     assert!(machine.clock_agrees(now(1)));
     tell_time(&mut machine, second, Duration::from_secs(90), now(1));

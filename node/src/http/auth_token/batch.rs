@@ -34,7 +34,7 @@ pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 const TURN: usize = 128;
 /// How many uncached tokens are screened in one job, off the runtime's threads: each costs ten times a cached
 /// one, and needs no valid signature to cost that.
-const SCREENED: usize = 16;
+const SCREENED_AT_ONCE: usize = 16;
 
 /// Tokens to validate.
 #[derive(Deserialize, ToSchema)]
@@ -176,7 +176,8 @@ async fn screen(
     source: Source,
 ) -> VecDeque<(usize, Screened)> {
     let next = tokens.iter().enumerate().skip(first);
-    let unseen = next.filter(|(_, Token(token))| !app.tokens.has_seen(token.as_bytes())).take(SCREENED);
+    let unseen =
+        next.filter(|(_, Token(token))| !app.tokens.has_seen(token.as_bytes())).take(SCREENED_AT_ONCE);
     let (places, unseen): (Vec<_>, Vec<_>) =
         unseen.map(|(n, Token(token))| (n, Box::<[u8]>::from(token.as_bytes()))).unzip();
     let screened = app.tokens.screen(unseen, caller.claims.user, source).await;
