@@ -93,7 +93,9 @@ pub struct Tuning {
     pub heads: Duration,
     /// How long a gap is left to its origin.
     pub patience: Duration,
-    /// How long a pull may make no progress, and a peer that had nothing is not asked again.
+    /// How long a pull or a ping may go unanswered before it is given up. A log of which a pull failed is not
+    /// pulled from that peer again for as long. What a peer said that it lacks is asked for again when its head
+    /// shows more, or after the next digest.
     pub retry: Duration,
     /// Between digests.
     pub digests: Duration,

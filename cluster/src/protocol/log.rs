@@ -182,13 +182,6 @@ impl Log {
         }
     }
 
-    /// Whether entries of this block are missing although all of it was applied.
-    #[must_use]
-    pub const fn has_lost(&self, block: u64) -> bool {
-        let is_expected = block * BLOCK >= self.forgotten.seq && block * BLOCK >= self.skipped;
-        is_expected && (block + 1) * BLOCK <= self.complete
-    }
-
     /// The same, by the ledger's word, which counts more than hearsay.
     pub fn skip_proven(&mut self, seq: u64) {
         self.hearsay =
@@ -209,6 +202,13 @@ impl Log {
     pub fn skip_forgotten(&mut self, forgotten: Forgotten) {
         self.note_forgotten(forgotten);
         self.skip_to(forgotten.seq);
+    }
+
+    /// Whether entries of this block are missing although all of it was applied.
+    #[must_use]
+    pub const fn has_lost(&self, block: u64) -> bool {
+        let is_expected = block * BLOCK >= self.forgotten.seq && block * BLOCK >= self.skipped;
+        is_expected && (block + 1) * BLOCK <= self.complete
     }
 
     fn note_forgotten(&mut self, Forgotten { seq, until }: Forgotten) {

@@ -5,6 +5,8 @@
 //! time each, so a flood of forged tokens costs known good ones no more than that; and there is a bound on
 //! what may wait.
 //!
+//! Tokens of a batch that are not cached are also parsed here: a few cost as much as a signature.
+//!
 //! A good token that this node has not seen yet waits in the same queue, so the queue is fair. From the outside
 //! in, these have equal shares:
 //!
