@@ -1,18 +1,18 @@
-//! The catalogue: changes of roles and permissions that change what people may do.
+//! The catalogue: changes of roles and permissions that change what users may do.
 //!
-//! They need no actor: each is one atomic change in the store. What they need is that a change is
-//! known everywhere before it is answered, and that the last superuser stays.
+//! Promises: every node that acknowledges has invalidated its cache before the caller gets the
+//! answer, and the last superuser stays. Never: an actor; each change is one atomic change in the
+//! store.
 
 use schema::{
     Subject,
     fact::FactKind,
     permission::{ALL_ALL, Permission, Role},
-    power::Loss,
 };
 
 use crate::{
     ActorError, Context, Receipt, shard,
-    superusers::{self, Refusal},
+    superusers::{self, Removal, RemovalError},
 };
 
 /// Why a change of the catalogue did not happen.
@@ -21,25 +21,25 @@ pub enum CatalogueError {
     /// There is no such role or permission.
     #[error("no such role or permission")]
     NotFound,
-    /// Nobody active would have `all_all` any more.
+    /// The change would leave no active user with `all_all`.
     #[error("the last superuser stays")]
     LastSuperuser,
-    /// The role has as many permissions as may be.
-    #[error("no more permissions in one role")]
+    /// The role has the maximum number of permissions.
+    #[error("the role has the maximum number of permissions")]
     Full,
-    /// It was not done.
+    /// An actor or the store did not carry out the change, or it is not known whether it happened.
     #[error(transparent)]
     Actor(#[from] ActorError),
 }
 
-impl Refusal for CatalogueError {
-    fn is_certain(&self) -> bool {
+impl RemovalError for CatalogueError {
+    fn is_definite(&self) -> bool {
         !matches!(self, Self::Actor(_))
     }
 }
 
-impl From<schema::StoreError> for CatalogueError {
-    fn from(error: schema::StoreError) -> Self {
+impl From<store::StoreError> for CatalogueError {
+    fn from(error: store::StoreError) -> Self {
         Self::Actor(error.into())
     }
 }
@@ -55,44 +55,48 @@ impl Catalogue {
         Self { context }
     }
 
-    /// Puts a permission in a role. In it already is no error.
+    /// Adds a permission to a role. A permission that the role already has is no error.
     ///
     /// # Errors
-    /// `NotFound`, `Full`, or it was not done.
+    /// `NotFound`, `Full`, or `Actor`.
     pub async fn add(&self, role: &Role, permission: &Permission) -> Result<(Role, Receipt), CatalogueError> {
-        let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
+        let this = self.clone();
+        let role = role.clone();
+        let permission = permission.clone();
         isolated(async move {
             let stores = &this.context.stores;
-            let _one_at_a_time = this.context.power.lock().await;
+            let _serialized = this.context.privileges.lock().await;
             let added = stores.roles.add(&role.name, &permission).await;
             let receipt = this.changed(Subject::Role(role.id)).await?;
             let role = added?.ok_or(CatalogueError::NotFound)?;
             if !role.permissions.contains(&permission.id) {
-                // Full, or the permission was deleted meanwhile.
-                let there = stores.permissions.get(&permission.name).await?;
-                let there = there.is_some_and(|there| there.id == permission.id);
-                return Err(if there { CatalogueError::Full } else { CatalogueError::NotFound });
+                // The role is full, or another call has deleted the permission.
+                let current = stores.permissions.get(&permission.name).await?;
+                let exists = current.is_some_and(|current| current.id == permission.id);
+                return Err(if exists { CatalogueError::Full } else { CatalogueError::NotFound });
             }
             if permission.name.as_str() == ALL_ALL {
-                superusers::count_holders(stores, &role).await?;
+                superusers::add_holders(&this.context, &role).await?;
             }
             Ok((role, receipt))
         })
         .await
     }
 
-    /// Takes a permission out of a role. Not in it is no error.
+    /// Removes a permission from a role. A permission that the role does not have is no error.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
     pub async fn remove(
         &self,
         role: &Role,
         permission: &Permission,
     ) -> Result<(Role, Receipt), CatalogueError> {
-        let (this, role, permission) = (self.clone(), role.clone(), permission.clone());
+        let this = self.clone();
+        let role = role.clone();
+        let permission = permission.clone();
         isolated(async move {
-            let _one_at_a_time = this.context.power.lock().await;
+            let _serialized = this.context.privileges.lock().await;
             let remove = async {
                 let removed = this.context.stores.roles.remove(&role.name, &permission).await;
                 let receipt = this.changed(Subject::Role(role.id)).await?;
@@ -101,38 +105,43 @@ impl Catalogue {
             if permission.name.as_str() != ALL_ALL {
                 return remove.await;
             }
-            let removed = superusers::lose(&this.context, Loss::OfRole(role.id), remove).await?;
+            let removal = Removal::OfRole(role.id);
+            let removed = superusers::with_reservation(&this.context, removal, remove).await?;
             removed.ok_or(CatalogueError::LastSuperuser)
         })
         .await
     }
 
-    /// Deletes a role, from all who have it too.
+    /// Deletes a role and takes it from all users that have it.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
     pub async fn delete_role(&self, role: &Role) -> Result<Receipt, CatalogueError> {
-        let (this, role) = (self.clone(), role.clone());
+        let this = self.clone();
+        let role = role.clone();
         isolated(async move {
-            let _one_at_a_time = this.context.power.lock().await;
+            let _serialized = this.context.privileges.lock().await;
             let delete = async {
                 let deleted = this.context.stores.roles.delete(&role.name).await;
                 let receipt = this.changed(Subject::Role(role.id)).await?;
                 deleted?.ok_or(CatalogueError::NotFound)?;
                 Ok::<_, CatalogueError>(receipt)
             };
-            let deleted = superusers::lose(&this.context, Loss::OfRole(role.id), delete).await?;
+            let removal = Removal::OfRole(role.id);
+            let deleted = superusers::with_reservation(&this.context, removal, delete).await?;
             deleted.ok_or(CatalogueError::LastSuperuser)
         })
         .await
     }
 
-    /// Deletes a permission, from all who have it too. Built-in ones are the caller's to refuse.
+    /// Deletes a permission and takes it from all users and roles that have it. The caller refuses to
+    /// delete built-in permissions.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
+    /// `NotFound`, or `Actor`.
     pub async fn delete_permission(&self, permission: &Permission) -> Result<Receipt, CatalogueError> {
-        let (this, permission) = (self.clone(), permission.clone());
+        let this = self.clone();
+        let permission = permission.clone();
         isolated(async move {
             let deleted = this.context.stores.permissions.delete(&permission.name).await;
             let receipt = this.changed(Subject::Permission(permission.id)).await?;
@@ -142,13 +151,15 @@ impl Catalogue {
         .await
     }
 
-    /// To be called whatever came of the change: when the store did not answer it may have happened.
+    /// Publishes a change of the subject. The caller does this whatever the outcome of the change: when the
+    /// store did not answer, the change may have happened.
     async fn changed(&self, subject: Subject) -> Result<Receipt, ActorError> {
-        self.context.facts.take_away(&[FactKind::PermissionsChanged { subject }]).await
+        self.context.facts.apply_and_publish(&[FactKind::PermissionsChanged { subject }]).await
     }
 }
 
-/// Goes on when the caller is gone: a change is never left unknown because a connection closed.
+/// Runs the change on a task of its own, which continues when the caller goes away: a closed connection
+/// never leaves a change unpublished.
 async fn isolated<T: Send + 'static>(
     work: impl Future<Output = Result<T, CatalogueError>> + Send + 'static,
 ) -> Result<T, CatalogueError> {

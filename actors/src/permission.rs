@@ -1,4 +1,4 @@
-//! What users may do: loaded once for all who ask, published to readers without a lock.
+//! Permissions of users: loaded once for all callers that wait, published to readers without a lock.
 
 mod actor;
 mod compiled;

@@ -1,8 +1,8 @@
-//! Sessions: begun at a log-in, kept alive by refreshing, ended by revoking.
+//! Sessions: opened at a log-in, kept alive by refreshing, ended by revoking.
 //!
-//! The session actor opens sessions and spends refresh tokens. Callers who show the same token at
-//! the same time meet there and share one rotation; callers on other nodes meet in the store's
-//! compare-and-set. Ending a session needs no actor: denying never waits in a mailbox.
+//! The session actor opens sessions and spends refresh tokens. Promises: callers that present the same
+//! token at the same time share one rotation on this node; across nodes the store's compare-and-set
+//! gives them the same successor. Never: an actor between a call that ends a session and its denial.
 
 mod actor;
 mod end;
@@ -12,5 +12,5 @@ mod recent;
 mod refresh;
 
 pub use handle::SessionHandle;
-pub use memory::OWED;
+pub use memory::GRACE_EXTENSION;
 pub use refresh::{RefreshPolicy, RefreshRefusal, RefreshRequest, Refreshed};

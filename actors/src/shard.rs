@@ -1,25 +1,27 @@
 //! Shards: a fixed number of actors of one kind, chosen by id, supervised, with bounded admission.
 //!
-//! Promises: requests for one id go to one actor; at most [`ADMITTED`] requests a shard wait or
-//! run, the next is answered [`ActorError::Busy`] at once; an actor that crashes is started anew,
-//! and who waited for it is answered [`ActorError::Unavailable`].
+//! Promises: requests for one id go to one actor; at most [`SHARD_REQUESTS_MAX`] requests of a shard
+//! wait or run, and the next gets [`ActorError::Busy`] at once; an actor that crashes is restarted, and
+//! the callers that waited for it get [`ActorError::Unavailable`]. Never: a retry of a request.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, Message, SpawnErr, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::Instrument as _;
 
 use crate::ActorError;
 
-/// How many shards each kind has. More than the cores of a usual machine, few enough to watch.
-pub const SHARDS: usize = 8;
-/// How many requests a shard admits at a time. At half a millisecond a commit shared by all of
-/// them this is less than a second of waiting.
-pub const ADMITTED: usize = 1_024;
+/// The number of shards of each kind of actor: more than the cores of a usual machine, few enough to watch.
+pub const SHARD_COUNT: usize = 8;
+/// How many requests a shard admits at a time. At half a millisecond for a commit that all of them
+/// share, the last one waits less than a second.
+pub const SHARD_REQUESTS_MAX: usize = 1_024;
+/// The delay before the next attempt to start an actor that did not start.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 
-/// Where the answer to a request goes. While it lives, the request counts as admitted.
+/// The reply port of a request. While it lives, the request counts as admitted.
 #[derive(Debug)]
 pub struct Reply<T> {
     port: oneshot::Sender<Result<T, ActorError>>,
@@ -27,25 +29,26 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// Answers. The asker may be gone; that is no error.
+    /// Sends the answer. A caller that has gone away is no error.
     pub fn send(self, answer: Result<T, ActorError>) {
         let _ = self.port.send(answer);
     }
 }
 
-struct Seat<M> {
+struct Shard<M> {
     actor: ArcSwapOption<ActorRef<M>>,
     admission: Arc<Semaphore>,
 }
 
 /// The actors of one kind.
 pub struct Shards<M> {
-    seats: Arc<[Seat<M>]>,
+    kind: &'static str,
+    by_index: Arc<[Shard<M>]>,
 }
 
 impl<M> Clone for Shards<M> {
     fn clone(&self) -> Self {
-        Self { seats: self.seats.clone() }
+        Self { kind: self.kind, by_index: self.by_index.clone() }
     }
 }
 
@@ -58,45 +61,48 @@ impl<M: Message> Shards<M> {
     where
         A: Actor<Msg = M, Arguments = ()> + Clone,
     {
-        let seat = |_| Seat { actor: ArcSwapOption::empty(), admission: Arc::new(Semaphore::new(ADMITTED)) };
-        let shards = Self { seats: (0..SHARDS).map(seat).collect() };
-        Actor::spawn(None, Supervisor { kind, actor, shards: shards.clone() }, ()).await?;
+        let shard = |_| Shard {
+            actor: ArcSwapOption::empty(),
+            admission: Arc::new(Semaphore::new(SHARD_REQUESTS_MAX)),
+        };
+        let shards = Self { kind, by_index: (0..SHARD_COUNT).map(shard).collect() };
+        Actor::spawn(None, Supervisor { actor, shards: shards.clone() }, ()).await?;
         Ok(shards)
     }
 
-    /// Asks the actor of this id and waits for its answer.
+    /// Sends a request to the actor of this id and waits for its answer.
     ///
     /// # Errors
-    /// `Busy` when the shard is full, `Unavailable` when the actor crashed meanwhile, or the
-    /// answer's own.
+    /// `Busy` when the shard is full, `Unavailable` when the actor crashed before it answered, or the
+    /// error in the answer.
     pub async fn ask<T>(&self, id: &[u8; 16], message: impl FnOnce(Reply<T>) -> M) -> Result<T, ActorError> {
-        let seat = &self.seats[shard_of(id)];
-        let admitted = seat.admission.clone().try_acquire_owned().map_err(|_| ActorError::Busy)?;
+        let shard = &self.by_index[shard_of(id)];
+        let admitted = shard.admission.clone().try_acquire_owned().map_err(|_| ActorError::Busy)?;
         let (port, answer) = oneshot::channel();
-        let actor = seat.actor.load_full().ok_or(ActorError::Unavailable)?;
-        actor
-            .send_message(message(Reply { port, _admitted: admitted }))
-            .map_err(|_| ActorError::Unavailable)?;
-        answer.await.map_err(|_| ActorError::Unavailable)?
+        let actor = shard.actor.load_full().ok_or(ActorError::Unavailable)?;
+        let span = tracing::info_span!("actor", otel.name = format_args!("actor {}", self.kind));
+        // The message carries this span to the actor.
+        let sent = span.in_scope(|| actor.send_message(message(Reply { port, _admitted: admitted })));
+        sent.map_err(|_| ActorError::Unavailable)?;
+        answer.instrument(span).await.map_err(|_| ActorError::Unavailable)?
     }
 }
 
-/// The random end of a UUIDv7 spreads evenly.
+/// The shard of an id. The random end of a UUIDv7 spreads ids evenly.
 const fn shard_of(id: &[u8; 16]) -> usize {
-    id[15] as usize % SHARDS
+    id[15] as usize % SHARD_COUNT
 }
 
 struct Supervisor<A: Actor> {
-    kind: &'static str,
     actor: A,
     shards: Shards<A::Msg>,
 }
 
-/// Start the actor of this shard.
+/// The message that starts the actor of this shard.
 struct Start(usize);
 
 impl<A: Actor<Arguments = ()> + Clone> Supervisor<A> {
-    async fn seat(
+    async fn spawn(
         &self,
         shard: usize,
         myself: &ActorRef<Start>,
@@ -104,20 +110,20 @@ impl<A: Actor<Arguments = ()> + Clone> Supervisor<A> {
     ) -> Result<(), SpawnErr> {
         let (actor, _) = Actor::spawn_linked(None, self.actor.clone(), (), myself.get_cell()).await?;
         ids[shard] = Some(actor.get_id());
-        self.shards.seats[shard].actor.store(Some(Arc::new(actor)));
+        self.shards.by_index[shard].actor.store(Some(Arc::new(actor)));
         Ok(())
     }
 }
 
 impl<A: Actor<Arguments = ()> + Clone> Actor for Supervisor<A> {
     type Msg = Start;
-    type State = [Option<ActorId>; SHARDS];
+    type State = [Option<ActorId>; SHARD_COUNT];
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Start>, (): ()) -> Result<Self::State, ActorProcessingErr> {
-        let mut ids = [None; SHARDS];
-        for shard in 0..SHARDS {
-            self.seat(shard, &myself, &mut ids).await?;
+        let mut ids = [None; SHARD_COUNT];
+        for shard in 0..SHARD_COUNT {
+            self.spawn(shard, &myself, &mut ids).await?;
         }
         Ok(ids)
     }
@@ -128,8 +134,8 @@ impl<A: Actor<Arguments = ()> + Clone> Actor for Supervisor<A> {
         Start(shard): Start,
         ids: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        if let Err(error) = self.seat(shard, &myself, ids).await {
-            tracing::error!(kind = self.kind, shard, %error, "an actor does not start; trying again");
+        if let Err(error) = self.spawn(shard, &myself, ids).await {
+            tracing::error!(kind = self.shards.kind, shard, %error, "actor failed to start; retrying");
             myself.send_after(RESTART_DELAY, move || Start(shard));
         }
         Ok(())
@@ -141,25 +147,25 @@ impl<A: Actor<Arguments = ()> + Clone> Actor for Supervisor<A> {
         event: SupervisionEvent,
         ids: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let (actor, why) = match event {
+        let (actor, reason) = match event {
             SupervisionEvent::ActorFailed(actor, error) => (actor, error.to_string()),
-            SupervisionEvent::ActorTerminated(actor, _, why) => (actor, why.unwrap_or_default()),
+            SupervisionEvent::ActorTerminated(actor, _, reason) => (actor, reason.unwrap_or_default()),
             _ => return Ok(()),
         };
         if let Some(shard) = ids.iter().position(|id| *id == Some(actor.get_id())) {
-            tracing::error!(kind = self.kind, shard, why, "an actor ended; starting it anew");
+            tracing::error!(kind = self.shards.kind, shard, reason, "actor ended; restarting it");
             myself.send_message(Start(shard))?;
         }
         Ok(())
     }
 }
 
-/// Runs work on a task of its own. A panic in it is an `Unavailable`, not a lost answer.
+/// Runs work on a task of its own. A panic in the work becomes `Unavailable`, not a lost answer.
 pub(crate) async fn isolated<T: Send + 'static>(
     work: impl Future<Output = Result<T, ActorError>> + Send + 'static,
 ) -> Result<T, ActorError> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "work of an actor did not end well");
+    tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a task of an actor ended without a result");
         Err(ActorError::Unavailable)
     })
 }
@@ -211,13 +217,13 @@ mod tests {
     const ID: [u8; 16] = [3; 16];
 
     #[tokio::test]
-    async fn a_crashed_actor_is_started_anew_and_its_askers_are_told() {
+    async fn crashed_actor_restarts_and_its_callers_get_an_error() {
         let shards = Shards::start("echo", Echo).await.unwrap();
         let held = {
             let shards = shards.clone();
             tokio::spawn(async move { shards.ask(&ID, EchoMessage::Hold).await })
         };
-        while shards.seats[3].admission.available_permits() == ADMITTED {
+        while shards.by_index[3].admission.available_permits() == SHARD_REQUESTS_MAX {
             tokio::task::yield_now().await;
         }
         assert_eq!(shards.ask(&ID, EchoMessage::Crash).await, Err(ActorError::Unavailable));
@@ -225,19 +231,23 @@ mod tests {
         while shards.ask(&ID, |reply| EchoMessage::Say(7, reply)).await != Ok(7) {
             tokio::task::yield_now().await;
         }
-        assert_eq!(shards.seats[3].admission.available_permits(), ADMITTED, "admission came back");
+        assert_eq!(
+            shards.by_index[3].admission.available_permits(),
+            SHARD_REQUESTS_MAX,
+            "admission came back"
+        );
     }
 
     #[tokio::test]
-    async fn beyond_admission_is_busy_at_once() {
+    async fn request_beyond_the_limit_is_busy_at_once() {
         let shards = Shards::start("echo", Echo).await.unwrap();
-        let waiting: Vec<_> = (0..ADMITTED)
+        let waiting: Vec<_> = (0..SHARD_REQUESTS_MAX)
             .map(|_| {
                 let shards = shards.clone();
                 tokio::spawn(async move { shards.ask(&ID, EchoMessage::Hold).await })
             })
             .collect();
-        while shards.seats[3].admission.available_permits() > 0 {
+        while shards.by_index[3].admission.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(shards.ask(&ID, EchoMessage::Hold).await, Err(ActorError::Busy));

@@ -1,21 +1,30 @@
-//! The last superuser stays.
+//! The last superuser stays: no removal of privileges leaves the cluster without an active user that
+//! has `all_all`.
 //!
-//! The store keeps one small document, changed by compare-and-set ([`schema::power`]): the users who
-//! count as superusers, and the losses that are under way. Who is to lose power leaves the count
-//! *before* losing it, who gains power enters *after* gaining it, and a loss that was granted counts
-//! as made by everybody who asks for another one. So everybody in the count has `all_all`, two
-//! parallel removals meet in the compare-and-set, on whatever nodes, and whatever is interrupted
-//! half-way errs to the safe side: somebody has power and does not count, never the reverse. Giving
-//! again counts again.
+//! The store keeps one small document, changed by compare-and-set ([`schema::superusers`]): the set of
+//! superusers and the removals that are pending. Three rules hold:
+//! - A removal reserves its place in the document *before* it happens, and its user leaves the set
+//!   with the reservation.
+//! - A user enters the set *after* it has gained `all_all`.
+//! - Every node counts a pending removal as done when it decides about another one.
+//!
+//! Promises: every user in the set has `all_all`; two parallel removals meet in the compare-and-set,
+//! on whatever nodes; an interruption at any step errs to the safe side: a user may have `all_all`
+//! and be missing from the set, never the reverse. Giving `all_all` again adds the user again.
+//! Never: changing grants, roles or users; the caller does that, within `with_reservation`.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use schema::{
-    PermissionId, RoleId, StoreError, Stores, UserId,
+    PermissionId, RoleId, UserId,
     page::{MAX_LIMIT, PageOf},
     permission::{ALL_ALL, Effective, Grant, Role},
-    power::{LEAVE, Leaving, Loss, MAX_LEAVING, Power},
+    superusers::{PENDING_REMOVALS_MAX, PendingRemoval, RESERVATION_TTL, SuperuserSet},
     time::CLOCK_SKEW,
+};
+use store::{
+    StoreError, Stores,
+    cas::{self, Attempt, Pacing},
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -24,116 +33,130 @@ use tokio::{
 
 use crate::{ActorError, Context};
 
-/// How often a compare-and-set is tried before the caller is told to come again.
-const ATTEMPTS: usize = 64;
-/// How long a loss may take to be made; the rest of its time is for clocks that differ.
-const MAKING: Duration = Duration::from_secs(LEAVE.as_secs() / 4 * 3);
+pub(crate) use schema::superusers::Removal;
 
-/// One change of power at a time on this node, so that its own do not fight over the document.
+/// How long a node may take to make a removal that it has reserved. The rest of the reservation's time
+/// covers clocks that differ.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(RESERVATION_TTL.as_secs() / 4 * 3);
+
+/// Serializes the changes of privileges on this node, so that they do not compete for the document.
 #[derive(Debug, Clone, Default)]
-pub struct PowerLock(Arc<Mutex<()>>);
+pub struct PrivilegeLock(Arc<Mutex<()>>);
 
-impl PowerLock {
-    /// Waits for the change under way.
+impl PrivilegeLock {
+    /// Waits until the change under way has ended.
     pub(crate) async fn lock(&self) -> MutexGuard<'_, ()> {
         self.0.lock().await
     }
 }
 
-/// Makes a loss when it may be made; `None` when it would leave no active superuser.
+/// An error of a removal.
+pub(crate) trait RemovalError: From<ActorError> {
+    /// Whether the removal certainly did not happen.
+    fn is_definite(&self) -> bool;
+}
+
+/// Reserves the removal, runs `remove`, and releases the reservation. `None` if the removal would leave
+/// no active superuser; `remove` does not run then.
 ///
 /// # Errors
-/// As [`leave`], or what making it came to.
-pub(crate) async fn lose<T, E: Refusal>(
+/// As [`reserve_removal`], the error of `remove`, or `Unavailable` after [`REMOVAL_TIMEOUT`].
+pub(crate) async fn with_reservation<T, E: RemovalError>(
     context: &Context,
-    loss: Loss,
-    make: impl Future<Output = Result<T, E>> + Send,
+    removal: Removal,
+    remove: impl Future<Output = Result<T, E>> + Send,
 ) -> Result<Option<T>, E> {
-    let Some(granted) = leave(context, loss).await? else { return Ok(None) };
-    let made = timeout(MAKING, Box::pin(make)).await.unwrap_or_else(|_| Err(ActorError::Unavailable.into()));
-    // Without an answer it may come yet: it counts as made until its time is over.
-    if made.as_ref().err().is_none_or(Refusal::is_certain) {
-        ended(context, granted).await;
+    let Some(pending) = reserve_removal(context, removal).await? else { return Ok(None) };
+    let removed = timeout(REMOVAL_TIMEOUT, Box::pin(remove)).await;
+    let removed = removed.unwrap_or_else(|_| Err(ActorError::Unavailable.into()));
+    // Without an answer from the store the removal may still happen: it stays pending until it expires.
+    if removed.as_ref().err().is_none_or(RemovalError::is_definite) {
+        release(context, pending).await;
     }
-    made.map(Some)
+    removed.map(Some)
 }
 
-/// Why a loss was not made.
-pub(crate) trait Refusal: From<ActorError> {
-    /// Whether it is known not to have been made.
-    fn is_certain(&self) -> bool;
-}
-
-/// Asks leave for a loss; `None` when it would leave no active superuser. Once granted, who loses
-/// power counts no more, and the loss is to be made at once.
+/// Adds the removal to the pending ones and takes the users that it affects out of the set; `None` if it
+/// would leave no active superuser. The caller makes the removal at once.
 ///
 /// # Errors
-/// When the store does not answer, or too many change power at the same time.
-async fn leave(context: &Context, loss: Loss) -> Result<Option<Leaving>, ActorError> {
+/// `Busy` when too many removals are pending or too many nodes change the document at the same time;
+/// otherwise when the store does not answer.
+async fn reserve_removal(context: &Context, removal: Removal) -> Result<Option<PendingRemoval>, ActorError> {
     let stores = &context.stores;
-    for _ in 0..ATTEMPTS {
+    cas::retry(Pacing::Jittered(&*context.entropy), (), |()| async move {
         let stored = stores.superusers.load().await?;
-        // A jump of the clock ends no leave: two nodes would each grant the last one.
+        // The steady clock, because a jump must not expire a reservation: two nodes would each remove the
+        // last superuser.
         let now = context.clock.steady();
-        let mut leaving = stored.value.leaving;
-        // Nor one whose end no clock that is right has written.
-        leaving.retain(|leaving| now < leaving.until && leaving.until <= now.plus(LEAVE + CLOCK_SKEW));
-        let before: Vec<_> = leaving.iter().map(|leaving| leaving.loss).collect();
-        let after: Vec<_> = before.iter().copied().chain([loss]).collect();
-        // Who is leaving otherwise has left the count already, or was given power anew.
-        let counted = with_power(stores, &stored.value.counted, &[loss]).await?;
-        let left = with_power(stores, &counted, &after).await?;
-        if left.is_empty() && takes_power(stores, loss, &stored.value.counted, &before).await? {
-            return Ok(None);
+        let mut pending = stored.value.pending;
+        // An expiry beyond this one was written by a wrong clock.
+        let latest_expiry = now.plus(RESERVATION_TTL + CLOCK_SKEW);
+        pending.retain(|pending| now < pending.until && pending.until <= latest_expiry);
+        let before: Vec<_> = pending.iter().map(|pending| pending.removal).collect();
+        let after: Vec<_> = before.iter().copied().chain([removal]).collect();
+        // The other pending removals have taken their users out of the set already, unless a user was
+        // given `all_all` again since.
+        let counted = superusers_among(stores, &stored.value.counted, &[removal]).await?;
+        let remaining = superusers_among(stores, &counted, &after).await?;
+        if remaining.is_empty() && ends_a_superuser(stores, removal, &stored.value.counted, &before).await? {
+            return Ok(Attempt::Done(None));
         }
-        if leaving.len() >= MAX_LEAVING {
-            break;
+        if pending.len() >= PENDING_REMOVALS_MAX {
+            return Err(ActorError::Busy);
         }
-        let granted = Leaving { loss, until: now.plus(LEAVE) };
-        leaving.push(granted);
-        if stores.superusers.swap(stored.revision, &Power { counted, leaving }).await? {
-            return Ok(Some(granted));
-        }
-    }
-    Err(ActorError::Busy)
+        let reserved = PendingRemoval { removal, until: now.plus(RESERVATION_TTL) };
+        pending.push(reserved);
+        let next = SuperuserSet { counted, pending };
+        let is_swapped = stores.superusers.swap(stored.revision, &next).await?;
+        Ok(if is_swapped { Attempt::Done(Some(reserved)) } else { Attempt::Lost(()) })
+    })
+    .await
 }
 
-/// The loss was made. When the store cannot be told, it ends by itself.
-async fn ended(context: &Context, granted: Leaving) {
+/// Drops a reservation whose removal has happened or failed for certain. If the store cannot be
+/// written, the reservation expires by itself.
+async fn release(context: &Context, reserved: PendingRemoval) {
     let superusers = &context.stores.superusers;
-    for _ in 0..ATTEMPTS {
-        let Ok(mut stored) = superusers.load().await else { return };
-        let Some(place) = stored.value.leaving.iter().position(|leaving| *leaving == granted) else { return };
-        stored.value.leaving.remove(place);
-        match superusers.swap(stored.revision, &stored.value).await {
-            Ok(false) => {}
-            Ok(true) | Err(_) => return,
-        }
-    }
+    let released: Result<(), StoreError> =
+        cas::retry(Pacing::Jittered(&*context.entropy), (), |()| async move {
+            let mut stored = superusers.load().await?;
+            let pending = &mut stored.value.pending;
+            let Some(index) = pending.iter().position(|pending| *pending == reserved) else {
+                return Ok(Attempt::Done(()));
+            };
+            pending.remove(index);
+            let is_swapped = superusers.swap(stored.revision, &stored.value).await?;
+            Ok(if is_swapped { Attempt::Done(()) } else { Attempt::Lost(()) })
+        })
+        .await;
+    drop(released);
 }
 
-/// Counts the users who have gained power, to be called after the gain.
+/// Adds those of the users that are superusers to the set. The caller calls this after the users have
+/// gained `all_all`.
 ///
 /// # Errors
-/// When the store does not answer, or too many change power at the same time.
-pub async fn count(stores: &Stores, users: &[UserId]) -> Result<(), ActorError> {
-    let gained = with_power(stores, users, &[]).await?;
+/// When the store does not answer, or too many nodes change the document at the same time.
+pub(crate) async fn add(context: &Context, users: &[UserId]) -> Result<(), ActorError> {
+    let gained = superusers_among(&context.stores, users, &[]).await?;
     if gained.is_empty() {
         return Ok(());
     }
-    counting(stores, gained).await
+    update_set(context, &gained).await
 }
 
-/// Counts everybody who has the role, to be called after it has gained `all_all`.
+/// Adds every user that has the role to the set. The caller calls this after the role has gained
+/// `all_all`.
 ///
 /// # Errors
-/// As [`count`].
-pub async fn count_holders(stores: &Stores, role: &Role) -> Result<(), ActorError> {
+/// As [`add`].
+pub(crate) async fn add_holders(context: &Context, role: &Role) -> Result<(), ActorError> {
     let mut after = None;
     loop {
         let page = PageOf { after, limit: MAX_LIMIT };
-        let holders = stores.grants.holders(Grant::Role(role.id), page).await?;
-        count(stores, &holders.items).await?;
+        let holders = context.stores.grants.holders(Grant::Role(role.id), page).await?;
+        add(context, &holders.items).await?;
         after = holders.next;
         if after.is_none() {
             return Ok(());
@@ -141,87 +164,90 @@ pub async fn count_holders(stores: &Stores, role: &Role) -> Result<(), ActorErro
     }
 }
 
-/// Drops who has no power any more from the count, also when nobody is left.
+/// Removes users that no longer hold `all_all` from the set, even if this empties it.
 ///
 /// # Errors
-/// As [`count`].
-pub async fn recount(stores: &Stores) -> Result<(), ActorError> {
-    counting(stores, BTreeSet::new()).await
+/// As [`add`].
+pub(crate) async fn prune(context: &Context) -> Result<(), ActorError> {
+    update_set(context, &BTreeSet::new()).await
 }
 
-/// Those who count and have power still, and these. Who is leaving stays as it is.
-async fn counting(stores: &Stores, gained: BTreeSet<UserId>) -> Result<(), ActorError> {
-    for _ in 0..ATTEMPTS {
+/// Keeps the users of the set that are still superusers and adds these. Pending removals stay as they are.
+async fn update_set(context: &Context, gained: &BTreeSet<UserId>) -> Result<(), ActorError> {
+    let stores = &context.stores;
+    cas::retry(Pacing::Jittered(&*context.entropy), (), |()| async move {
         let stored = stores.superusers.load().await?;
-        let mut counted = with_power(stores, &stored.value.counted, &[]).await?;
-        counted.extend(&gained);
-        let next = Power { counted, leaving: stored.value.leaving.clone() };
-        if next == stored.value || stores.superusers.swap(stored.revision, &next).await? {
-            return Ok(());
-        }
-    }
-    Err(ActorError::Busy)
+        let mut counted = superusers_among(stores, &stored.value.counted, &[]).await?;
+        counted.extend(gained);
+        let next = SuperuserSet { counted, pending: stored.value.pending.clone() };
+        let is_stored = next == stored.value || stores.superusers.swap(stored.revision, &next).await?;
+        Ok(if is_stored { Attempt::Done(()) } else { Attempt::Lost(()) })
+    })
+    .await
 }
 
-/// Whether the loss takes power from somebody who has it still. Somebody of the count, or who does
-/// not count although it should.
-async fn takes_power(
+/// Whether the removal takes `all_all` from a user that still has it. The user may be in the set, or be
+/// missing from it after an interruption.
+async fn ends_a_superuser(
     stores: &Stores,
-    loss: Loss,
+    removal: Removal,
     counted: &BTreeSet<UserId>,
-    before: &[Loss],
+    before: &[Removal],
 ) -> Result<bool, ActorError> {
-    match loss {
-        Loss::User(user) | Loss::Permission(user, _) | Loss::Role(user, _) => {
-            let after: Vec<_> = before.iter().copied().chain([loss]).collect();
-            Ok(has_power(stores, user, before).await? && !has_power(stores, user, &after).await?)
+    match removal {
+        Removal::User(user) | Removal::Permission(user, _) | Removal::Role(user, _) => {
+            let after: Vec<_> = before.iter().copied().chain([removal]).collect();
+            Ok(is_superuser(stores, user, before).await? && !is_superuser(stores, user, &after).await?)
         }
-        Loss::OfRole(_) => Ok(!counted.is_empty()),
+        Removal::OfRole(_) => Ok(!counted.is_empty()),
     }
 }
 
-async fn with_power(
+/// Those of the users that are superusers after these removals.
+async fn superusers_among(
     stores: &Stores,
     users: impl IntoIterator<Item = &UserId>,
-    losses: &[Loss],
+    removals: &[Removal],
 ) -> Result<BTreeSet<UserId>, ActorError> {
-    let mut powerful = BTreeSet::new();
+    let mut superusers = BTreeSet::new();
     for user in users {
-        if has_power(stores, *user, losses).await? {
-            powerful.insert(*user);
+        if is_superuser(stores, *user, removals).await? {
+            superusers.insert(*user);
         }
     }
-    Ok(powerful)
+    Ok(superusers)
 }
 
-/// Whether the user is active and has `all_all` after these losses.
-async fn has_power(stores: &Stores, user: UserId, losses: &[Loss]) -> Result<bool, ActorError> {
-    if losses.contains(&Loss::User(user)) {
+/// Whether the user is active and has `all_all` after these removals.
+async fn is_superuser(stores: &Stores, user: UserId, removals: &[Removal]) -> Result<bool, ActorError> {
+    if removals.contains(&Removal::User(user)) {
         return Ok(false);
     }
     match stores.users.get(user).await {
         Ok(Some(user)) if user.active => {}
         Ok(_) => return Ok(false),
-        // Nobody logs in as a user whose row cannot be read, and it must not stop changes of others.
+        // A user whose row is unreadable cannot log in, and must not block changes of other users.
         Err(StoreError::Inconsistent(what)) => {
-            tracing::error!(%user, what, "a user cannot be read, and has no power");
+            tracing::error!(%user, what, "user record unreadable; not counted as a superuser");
             return Ok(false);
         }
         Err(error) => return Err(error.into()),
     }
     let effective = stores.grants.effective(user).await?;
-    Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, losses)))
+    Ok(all_all(&effective).is_some_and(|id| keeps(&effective, user, id, removals)))
 }
 
-/// The permission `all_all`, when it is among these.
+/// The id of the permission `all_all`, if it is among these.
 pub(crate) fn all_all(effective: &Effective) -> Option<PermissionId> {
-    effective.combined.iter().find(|p| p.name.as_str() == ALL_ALL).map(|p| p.id)
+    effective.combined.iter().find(|permission| permission.name.as_str() == ALL_ALL).map(|all_all| all_all.id)
 }
 
-fn keeps(effective: &Effective, user: UserId, all_all: PermissionId, losses: &[Loss]) -> bool {
-    let loses_role =
-        |role: RoleId| losses.contains(&Loss::Role(user, role)) || losses.contains(&Loss::OfRole(role));
-    let direct = !losses.contains(&Loss::Permission(user, all_all))
+/// Whether the user keeps `all_all`, directly or by a role, after these removals.
+fn keeps(effective: &Effective, user: UserId, all_all: PermissionId, removals: &[Removal]) -> bool {
+    let loses_role = |role: RoleId| {
+        removals.contains(&Removal::Role(user, role)) || removals.contains(&Removal::OfRole(role))
+    };
+    let direct = !removals.contains(&Removal::Permission(user, all_all))
         && effective.direct.iter().any(|permission| permission.id == all_all);
     direct || effective.roles.iter().any(|role| role.permissions.contains(&all_all) && !loses_role(role.id))
 }

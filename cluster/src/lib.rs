@@ -1,26 +1,30 @@
-//! Peers: who is alive, and what was taken away anywhere, known everywhere within a millisecond.
+//! The cluster: which nodes are alive, and how a fact of one reaches all others within a millisecond.
 //!
-//! Promises: what this node takes away is on its way to every linked peer when [`Cluster::publish`]
-//! returns, and [`Cluster::visible`] says who has it; what others take away is applied the moment its
-//! frame is read, before it is acknowledged; whatever was lost on the way, or happened while this node
-//! was away, is found by numbers and asked for; and the node knows since when it may have missed
-//! something ([`Cluster::fresh_at`]).
+//! Promises: when [`Cluster::publish`] returns, this node's facts are on their way to every linked peer, and
+//! [`Cluster::visible`] counts the peers that have applied them. Facts of peers are applied as soon as their
+//! frame is read, before they are acknowledged. Facts that were lost on the way, or published while this node
+//! was away, show as gaps in a numbered log and are pulled. The node knows since when it may have missed
+//! facts ([`Cluster::fresh_at`]).
 //!
-//! Never: it decides nothing about tokens, stores nothing, and reads no ledger; who joins it to these is
-//! `node`. A peer that does not know the secret is told nothing.
+//! Never: this crate decides nothing about tokens, stores nothing and reads no ledger; `node` joins it to
+//! these. A peer that does not know the secret learns nothing.
 //!
 //! | to find | look in |
 //! |---|---|
-//! | which keys come from `CLUSTER_SECRET` | [`secret`] |
-//! | who is alive: chitchat, its datagrams sealed, seeds looked up again and again | [`members`] |
+//! | which keys are derived from `CLUSTER_SECRET` | [`secret`] |
+//! | which nodes are alive: chitchat with sealed datagrams, seeds that are looked up again and again | [`members`] |
 //! | one encrypted connection to a peer | [`link`] |
-//! | who is dialed, what is read and written, who waits for whom | [`cluster`] |
-//! | what is said over a link, and why nothing is missed: a state machine without I/O or clock | [`protocol`] |
+//! | which peers are dialed, what is read and written, which calls wait | [`runtime`] |
+//! | the messages on a link, and why none is missed: a state machine without I/O or clock | [`protocol`] |
 
-pub mod cluster;
 pub mod link;
 pub mod members;
 pub mod protocol;
+pub mod runtime;
 pub mod secret;
+mod timer;
 
-pub use cluster::{Cluster, Config, Hears, MemberStatus, Status, boottime};
+pub use runtime::{
+    Cluster, Config, FactHandler,
+    status::{MemberStatus, Status},
+};

@@ -1,26 +1,25 @@
-//! Who is alive.
+//! Which nodes are alive.
 //!
-//! chitchat gossips over a UDP socket of our own whose datagrams are sealed; it carries four short keys
-//! of each node and nothing else.
+//! chitchat gossips over a UDP socket of this crate, which seals its datagrams. It carries four short keys of
+//! each node and nothing else.
 //!
-//! Promises: a killed member is known to be dead 3.5 to 5 s later, and one that pauses for a second is
-//! not; all addresses of all seeds are looked up again as long as the node runs; whoever does not know
-//! the secret learns nothing, changes nothing, and is counted and named in the log.
+//! Promises: a member that is killed counts as dead 3.5 to 5 s later, and one that pauses for a second does
+//! not. All addresses of all seeds are looked up again for as long as the node runs. A sender that does not
+//! know the secret learns nothing and changes nothing; it is counted and logged.
 //!
-//! Bound: the list of all nodes has to fit into one datagram, some 30 bytes a node: 1,800 nodes.
+//! The list of all nodes must fit into one datagram, at some 30 bytes a node: 1,800 nodes. What members send
+//! is bounded too: a datagram is decompressed to at most 4 MiB (`wire`), and when all that is known takes
+//! more than `STATE_BYTES_MAX`, gossip is restarted empty.
 //!
-//! What members say is bounded too: a datagram becomes at most 4 MiB when it is decompressed (`wire`), and
-//! when all that is known takes more than `MAX_STATE`, gossip begins anew.
-//!
-//! Never: it carries no facts, and no promise about tokens rests on it. What a member says of itself is
-//! never trusted further than a member may be: it cannot end this node.
+//! Never: gossip carries no facts, and no promise about tokens rests on it. A member is not believed beyond
+//! what any member may claim: it cannot stop this node.
 //!
 //! | to find | look in |
 //! |---|---|
 //! | the form of a datagram, what is refused and what bounds it | `seal`, [`Refusal`] |
-//! | how chitchat's messages come into it | `wire` |
+//! | how chitchat's messages get into it | `wire` |
 //! | the keys, and what is believed of them | `roster` |
-//! | seeds, and which address others use | `seeds`, [`advertised`] |
+//! | seeds, and the address at which other nodes reach this one | `seeds`, [`advertised`] |
 
 mod refusal;
 mod roster;
@@ -50,7 +49,7 @@ use tokio::{
     select,
     sync::watch,
     task::AbortHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{error, info};
 
@@ -59,45 +58,46 @@ use self::{
     roster::Reader,
     wire::{Sealed, Wire},
 };
-use crate::secret::Secret;
+use crate::{secret::Secret, timer};
 
-/// How often a node gossips, with three others.
+/// How often a node gossips, each time with three others.
 pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
-/// How long the dead are remembered. After half of it they are no longer told of.
-pub const FORGET: Duration = Duration::from_secs(3_600);
-/// How many bytes a node's name may have.
-pub const MAX_NAME: usize = 128;
-/// The memory for all that members say, in bytes: some ten times as much as 1,800 nodes need.
+/// How long dead members are remembered. After half of it they are no longer gossiped.
+pub const DEAD_MEMBER_EXPIRY: Duration = Duration::from_secs(3_600);
+/// The maximum length of a node's name, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// The maximum memory for all that members send, in bytes: some ten times what 1,800 nodes need.
 #[cfg(not(test))]
-const MAX_STATE: usize = 8 * 1024 * 1024;
+const STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 #[cfg(test)]
-const MAX_STATE: usize = 512 * 1024;
-/// How many peers are told at once that this node leaves. They tell the others.
-const FAREWELLS: usize = 8;
-/// How long leaving may take: to tell the peers, and to stop.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// No node changes its keys so often.
-const MAX_VERSION: u64 = 1 << 62;
-/// Until gossip that ended is started again.
-const RESTART: Duration = Duration::from_secs(1);
-/// How long after that the members from before are believed to be as they were.
-const HELD: Duration = Duration::from_secs(5);
+const STATE_BYTES_MAX: usize = 512 * 1024;
+/// The maximum number of peers to which this node announces directly that it leaves. They pass it on.
+const FAREWELLS_MAX: usize = 8;
+/// How long each part of leaving may take: to announce it to peers, and to stop gossip.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// The highest chitchat version of a node's keys that this node follows. No honest node changes its keys this
+/// often.
+const VERSION_MAX: u64 = 1 << 62;
+/// The pause before gossip that ended is started again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+/// How long after a restart of gossip the members known before count as unchanged.
+const HOLD_DURATION: Duration = Duration::from_secs(5);
 
-/// How a node takes part.
+/// How a node takes part in gossip.
 pub struct Config {
-    /// This node, and which start of it.
+    /// This node, and which life of it.
     pub origin: Origin,
-    /// What people call it: at most [`MAX_NAME`] bytes.
+    /// The node's name, for people: at most [`NAME_BYTES_MAX`] bytes.
     pub name: String,
     /// The cluster's name.
     pub cluster: String,
-    /// What its members know.
+    /// The secret that all members share.
     pub secret: Secret,
-    /// Where datagrams come in.
+    /// The UDP address at which this node receives datagrams.
     pub listen: SocketAddr,
-    /// How others reach this node, by UDP and TCP: see [`advertised`].
+    /// The address at which other nodes reach this one, by UDP and TCP: see [`advertised`].
     pub advertise: SocketAddr,
-    /// `host:port` of nodes that may be there already. Its own is no harm.
+    /// `host:port` of nodes that may run already. The node's own address does no harm.
     pub seeds: Vec<String>,
     /// The versions of the link protocol that this node speaks.
     pub versions: RangeInclusive<u8>,
@@ -106,63 +106,64 @@ pub struct Config {
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The node, and which start of it: the newest that was heard of.
+    /// The node, and which life of it: the newest that gossip knows.
     pub origin: Origin,
-    /// What people call it: at most [`MAX_NAME`] bytes, no control characters.
+    /// The node's name, for people: at most [`NAME_BYTES_MAX`] bytes, no control characters.
     pub name: String,
-    /// Where it is reached, by UDP for gossip and by TCP for links.
+    /// The address at which the node is reached, by UDP for gossip and by TCP for links.
     pub address: SocketAddr,
-    /// Whether it was heard of within the last seconds.
+    /// Whether the failure detector had a sign of the node within the last seconds.
     pub alive: bool,
-    /// Whether it says that it has the facts.
+    /// Whether the node says that it has caught up and takes requests.
     pub ready: bool,
-    /// Whether it said that it leaves.
+    /// Whether the node said that it leaves.
     pub leaving: bool,
-    /// How long it says its log is: at most 2^48, 0 when it said nothing credible.
+    /// The length of the node's log by its own word, at most 2^48; 0 if it said nothing credible.
     pub head: u64,
-    /// The versions of the link protocol that it speaks; empty when it said nothing credible.
+    /// The versions of the link protocol that the node speaks; empty if it said nothing credible.
     pub versions: RangeInclusive<u8>,
 }
 
-/// What a node says of itself.
+/// What a node says of itself in gossip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Announcement {
-    /// It has the facts.
+    /// The node has caught up and takes requests.
     pub ready: bool,
-    /// It leaves.
+    /// The node leaves.
     pub leaving: bool,
-    /// How long its log is.
+    /// The length of the node's log.
     pub head: u64,
 }
 
-/// What went over the wire since the start.
+/// The gossip traffic since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GossipCounters {
-    /// Datagrams and their bytes.
+    /// Datagrams sent, and their bytes.
     pub sent: (u64, u64),
-    /// Datagrams that opened, and their bytes.
+    /// Datagrams received and decrypted, and their bytes.
     pub received: (u64, u64),
     /// Messages that could not be sent.
     pub unsent: u64,
-    /// Datagrams refused, by reason; of too long ones also those of our own that were not sent.
+    /// Datagrams refused, by reason. Too long ones include this node's own that were not sent.
     pub refused: [(Refusal, u64); Refusal::ALL.len()],
 }
 
 impl GossipCounters {
-    /// How many were refused for this reason.
+    /// The number of datagrams refused for this reason.
     #[must_use]
     pub fn refused(&self, reason: Refusal) -> u64 {
         self.refused.iter().find(|(refusal, _)| *refusal == reason).map_or(0, |(_, count)| *count)
     }
 }
 
-/// Who is alive. Dropped, it falls silent, as if the node had been killed.
+/// The live and dead members of the cluster. When this is dropped, the node falls silent as if it had been
+/// killed.
 pub struct Members {
     shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
 }
 
-/// What the tasks share.
+/// What the tasks of [`Members`] share.
 struct Shared {
     config: Config,
     wire: Arc<Wire>,
@@ -170,20 +171,20 @@ struct Shared {
     members: watch::Sender<Arc<[Member]>>,
     gossip: Mutex<Arc<ChitchatHandle>>,
     leaving: AtomicBool,
-    /// Nothing that this node says is taken by others any more.
+    /// Whether it was logged that other nodes no longer accept what this node says.
     mute: AtomicBool,
-    /// A member says that a later life of this node is alive.
+    /// Whether a member says that a later life of this node is alive.
     superseded: AtomicBool,
 }
 
 impl Members {
-    /// Opens the socket and begins to look for others.
+    /// Opens the socket and starts to look for other nodes.
     ///
     /// # Errors
-    /// When the socket cannot be opened, the name is too long, or no key comes from the secret.
+    /// When the socket cannot be opened, the name is too long, or no key can be derived from the secret.
     pub async fn join(config: Config, entropy: Arc<dyn Entropy>) -> io::Result<Self> {
-        if config.name.len() > MAX_NAME {
-            let problem = format!("a node's name has at most {MAX_NAME} bytes");
+        if config.name.len() > NAME_BYTES_MAX {
+            let problem = format!("a node's name has at most {NAME_BYTES_MAX} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         let wire = Arc::new(Wire::new(&config.secret, &*entropy).map_err(io::Error::other)?);
@@ -204,26 +205,26 @@ impl Members {
         Ok(Self { shared, tasks })
     }
 
-    /// Whether a member says that a later life of this node is alive elsewhere. When that is true, others
-    /// take that one for it, and this one for gone; but any member can say so.
+    /// Whether a member says that a later life of this node is alive elsewhere. If so, other nodes take that
+    /// process for this node and count this one as gone. Any member can claim it.
     #[must_use]
     pub fn is_superseded(&self) -> bool {
         self.shared.superseded.load(Ordering::Relaxed)
     }
 
-    /// All other members, in order of their origins: those alive, and the dead until they are forgotten
-    /// ([`FORGET`]). At most 10,000.
+    /// All other members in the order of their origins: live ones, and dead ones until
+    /// [`DEAD_MEMBER_EXPIRY`]. At most 10,000.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<[Member]>> {
         self.shared.members.subscribe()
     }
 
-    /// Says something of this node. Told to others with the next gossip.
+    /// Sets what this node says of itself. Other nodes learn it with the next gossip.
     pub fn announce(&self, announcement: Announcement) {
         self.shared.announcement.send_replace(announcement);
     }
 
-    /// What went over the wire.
+    /// The gossip traffic since the start.
     #[must_use]
     pub fn counters(&self) -> GossipCounters {
         let wire = &self.shared.wire;
@@ -235,7 +236,7 @@ impl Members {
         }
     }
 
-    /// Tells some peers that this node leaves, and stops. Who watches hears no more.
+    /// Announces the departure to a few peers and stops gossiping. Watchers receive no further updates.
     pub async fn leave(&self) {
         if self.shared.leaving.swap(true, Ordering::AcqRel) {
             return;
@@ -247,17 +248,23 @@ impl Members {
         let gossip = Arc::clone(&shared.gossip());
         let last = Announcement { leaving: true, ..*shared.announcement.borrow() };
         gossip.with_chitchat(|chitchat| set(chitchat, roster::changing(last))).await;
-        let peers: Vec<_> =
-            shared.members.borrow().iter().filter(|m| m.alive).map(|m| m.address).take(FAREWELLS).collect();
+        let peers: Vec<_> = shared
+            .members
+            .borrow()
+            .iter()
+            .filter(|m| m.alive)
+            .map(|m| m.address)
+            .take(FAREWELLS_MAX)
+            .collect();
         let mut exchanges = shared.wire.exchanges.subscribe();
         let all = exchanges.borrow_and_update().saturating_add(peers.len() as u64);
         for peer in peers {
             shared.gossip_with(peer);
         }
-        // Who does not answer is not waited for.
-        let _ = timeout(FAREWELL, exchanges.wait_for(|n| *n >= all)).await;
+        // A peer that does not answer delays this by at most the time-out.
+        let _ = timeout(LEAVE_TIMEOUT, exchanges.wait_for(|n| *n >= all)).await;
         if gossip.initiate_shutdown().is_ok() {
-            let _ = timeout(FAREWELL, gossip.termination_watcher()).await;
+            let _ = timeout(LEAVE_TIMEOUT, gossip.termination_watcher()).await;
         }
         gossip.abort();
     }
@@ -278,7 +285,7 @@ impl Shared {
     }
 
     fn gossip_with(&self, peer: SocketAddr) {
-        // It fails while gossip is being started again, which the seeds get over.
+        // This fails while gossip restarts; the next look-up of the seeds tries again.
         let _ = self.gossip().gossip(peer);
     }
 
@@ -286,7 +293,7 @@ impl Shared {
         !self.members.borrow().iter().any(|member| member.alive)
     }
 
-    /// Gossips with who may be at this address, unless that is us or somebody we know.
+    /// Gossips with the node at this address, unless it is this node or a known live member.
     fn meet(&self, address: SocketAddr) {
         let own = [self.config.listen, self.config.advertise];
         let known = |member: &Member| member.alive && member.address == address;
@@ -295,19 +302,19 @@ impl Shared {
         }
     }
 
-    /// Says what was announced, and shows who is there; gives how much memory all that is known takes, in
-    /// bytes.
+    /// Passes the announcement to chitchat and publishes the current members. Returns the memory that all
+    /// that is known takes, in bytes.
     async fn round(&self, reader: &mut Reader, held: &[Member]) -> usize {
         let announcement = *self.announcement.borrow();
         let gossip = Arc::clone(&self.gossip());
-        let (mut members, told) = gossip
+        let (mut members, is_accepted) = gossip
             .with_chitchat(|chitchat| {
-                let told = set(chitchat, roster::changing(announcement));
-                (reader.members(self.config.origin, chitchat), told)
+                let is_accepted = set(chitchat, roster::changing(announcement));
+                (reader.members(self.config.origin, chitchat), is_accepted)
             })
             .await;
-        if !told && !self.mute.swap(true, Ordering::Relaxed) {
-            error!("a member spoilt what this node says of itself; a restart mends it");
+        if !is_accepted && !self.mute.swap(true, Ordering::Relaxed) {
+            error!("gossip state of this node exhausted by a member; restart this node to repair it");
         }
         self.superseded.store(reader.superseded, Ordering::Relaxed);
         hold(&mut members, held);
@@ -322,7 +329,7 @@ impl Shared {
     }
 }
 
-/// What is not known again since gossip was started anew is as it was.
+/// Keeps members as they were before a restart of gossip, as long as gossip does not know them again.
 fn hold(members: &mut Vec<Member>, held: &[Member]) {
     for before in held {
         match members.iter_mut().find(|member| member.origin.node == before.origin.node) {
@@ -334,23 +341,25 @@ fn hold(members: &mut Vec<Member>, held: &[Member]) {
     members.sort_by_key(|member| member.origin);
 }
 
-/// Sets keys of our own, unless a member gave our state a number that nothing can follow.
+/// Sets keys of this node. Returns false if a member has given this node's state a version that cannot be
+/// exceeded.
 fn set(chitchat: &mut Chitchat, values: impl IntoIterator<Item = (&'static str, String)>) -> bool {
     let own = chitchat.self_node_state();
     for (key, value) in values {
-        if own.max_version() >= MAX_VERSION {
+        if own.max_version() >= VERSION_MAX {
             return false;
         }
-        // Does nothing when it is the same.
+        // Does nothing if the value is unchanged.
         own.set(key, value);
     }
     true
 }
 
-/// Shows who is there, as often as we gossip, and starts gossip again when it ends.
+/// Publishes the members after every round of gossip, and restarts gossip when it ends.
 async fn run(shared: Arc<Shared>) {
     let mut reader = Reader::default();
-    let mut held = (Arc::<[Member]>::default(), Instant::now());
+    let mut held = Arc::<[Member]>::default();
+    let mut held_until = timer::now();
     loop {
         let gossip = Arc::clone(&shared.gossip());
         let mut tick = interval(GOSSIP_INTERVAL);
@@ -359,29 +368,29 @@ async fn run(shared: Arc<Shared>) {
         let reason = loop {
             select! {
                 end = &mut ended => {
-                    break end.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned());
+                    break end.map_or_else(|error| error.to_string(), |()| "gossip stopped".to_owned());
                 }
                 _ = tick.tick() => {
-                    let (members, until) = &held;
-                    let held = if Instant::now() < *until { &**members } else { &[] };
-                    if shared.round(&mut reader, held).await > MAX_STATE {
+                    let held = if timer::now() < held_until { &*held } else { &[] };
+                    if shared.round(&mut reader, held).await > STATE_BYTES_MAX {
                         gossip.abort();
-                        break "members say more than there is room for".to_owned();
+                        break "members sent more than the memory limit".to_owned();
                     }
                 }
             }
         };
-        error!(reason, "gossip ended; it is started again");
+        error!(reason, "gossip ended; restarting it");
         restart(&shared, &gossip).await;
-        held = (shared.members.borrow().clone(), Instant::now() + HELD);
-        for member in held.0.iter() {
+        held = shared.members.borrow().clone();
+        held_until = timer::now() + HOLD_DURATION;
+        for member in held.iter() {
             shared.gossip_with(member.address);
         }
-        info!("gossip runs again");
+        info!("gossip restarted");
     }
 }
 
-/// Starts gossip with the same identity, where the other one was: peers take no number that goes back.
+/// Restarts gossip with the same identity, heartbeat and version: peers accept no number that goes back.
 async fn restart(shared: &Shared, before: &ChitchatHandle) {
     let (heartbeat, version) = before
         .with_chitchat(|chitchat| {
@@ -390,10 +399,10 @@ async fn restart(shared: &Shared, before: &ChitchatHandle) {
         })
         .await;
     let gossip = loop {
-        sleep(RESTART).await;
+        sleep(RESTART_DELAY).await;
         match spawn(&shared.config, &shared.wire).await {
             Ok(gossip) => break gossip,
-            Err(error) => error!(%error, "gossip could not be started again"),
+            Err(error) => error!(%error, "gossip restart failed; retrying"),
         }
     };
     let announcement = *shared.announcement.borrow();
@@ -417,10 +426,10 @@ async fn spawn(config: &Config, wire: &Arc<Wire>) -> io::Result<Arc<ChitchatHand
         listen_addr: config.listen,
         seed_nodes: Vec::new(),
         failure_detector_config: failure_detector(),
-        marked_for_deletion_grace_period: FORGET,
+        marked_for_deletion_grace_period: DEAD_MEMBER_EXPIRY,
         catchup_callback: None,
         extra_liveness_predicate: None,
-        // Lists of nodes are compressed.
+        // This version compresses lists of nodes.
         protocol_version: ProtocolVersion::V1,
     };
     let keys = roster::fixed(&config.name, &config.versions);
@@ -429,18 +438,18 @@ async fn spawn(config: &Config, wire: &Arc<Wire>) -> io::Result<Arc<ChitchatHand
     Ok(Arc::new(spawned.map_err(|error| error.downcast::<io::Error>().unwrap_or_else(io::Error::other))?))
 }
 
-/// chitchat calls a member dead when `silence / mean interval > threshold`. The interval at which one
-/// hears of a member depends on how many others talk, some 30 to 300 ms, so a mean of many would be
-/// dead within a second here and a minute there. With a window of one sample the weight is on the
-/// initial interval: `mean = (5 × 600 ms + last) / 6`, and a member is dead after 3.5 s of silence plus
-/// 1.2 times the last interval.
+/// The settings of the failure detector. chitchat calls a member dead when `silence / mean interval >
+/// threshold`. The interval between signs of a member depends on the number of other members, some 30 to 300
+/// ms. With a mean of many samples, a member would count as dead within a second in one cluster and after a
+/// minute in another. With a window of one sample the weight is on the initial interval: `mean = (5 × 600 ms
+/// + last) / 6`, so a member is dead after 3.5 s of silence plus 1.2 times the last interval.
 fn failure_detector() -> FailureDetectorConfig {
     FailureDetectorConfig {
         phi_threshold: 7.0,
         sampling_window_size: 1,
-        // A longer one is no sample: who comes back is alive at the second sign after it.
+        // A longer interval is no sample, so a member that comes back is alive at its second sign.
         max_interval: Duration::from_secs(2),
         initial_interval: Duration::from_millis(600),
-        dead_node_grace_period: FORGET,
+        dead_node_grace_period: DEAD_MEMBER_EXPIRY,
     }
 }

@@ -1,23 +1,41 @@
-//! Answers of HTTP/1.1, as they come from a socket: split, several at once, with a length or in chunks.
+//! Parses answers of HTTP/1.1 as they come from a socket: in parts, several at once, with a length or in
+//! chunks.
 //!
-//! Promises: what is not whole yet is told apart from what is no answer; nothing is allocated for a body
-//! with a length. Never follows a redirect, never decompresses (nobody asks for it).
+//! Promises: an incomplete answer is told apart from a malformed one. A body with a length needs no allocation.
+//! Never follows a redirect, never decompresses (no request asks for compression).
 
 use std::mem::MaybeUninit;
 
-/// More headers than any node or proxy sends.
-const HEADERS: usize = 64;
-/// Larger than the answer to a full batch.
-const LARGEST: usize = 4 << 20;
+/// Headers of an answer at most: more than any node or proxy sends.
+const HEADERS_MAX: usize = 64;
+/// The largest head and the largest body, bytes: more than the answer to a full batch.
+const BYTES_MAX: usize = 4 << 20;
+
+/// `Palisade-Visible: k/n`: how many other nodes have acknowledged a revocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visible {
+    /// k: the nodes that have acknowledged.
+    pub acknowledged: u32,
+    /// n: the other live nodes.
+    pub nodes: u32,
+}
+
+impl Visible {
+    /// Whether all other live nodes have acknowledged.
+    #[must_use]
+    pub const fn is_everywhere(self) -> bool {
+        self.acknowledged == self.nodes
+    }
+}
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer<'a> {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Lines of the head; empty when a driver has no need of text.
+    /// The headers, as text or as hyper has parsed them.
     head: Head<'a>,
-    /// Its body.
+    /// The body.
     pub body: &'a [u8],
 }
 
@@ -28,13 +46,13 @@ enum Head<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// One that another library has read.
+    /// An answer that hyper has parsed.
     #[must_use]
     pub const fn of(status: u16, headers: &'a hyper::HeaderMap, body: &'a [u8]) -> Self {
         Self { status, head: Head::Map(headers), body }
     }
 
-    /// A header's value. Searches: not for every answer.
+    /// The value of a header. It searches the head, so not for the hot path.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let text = match self.head {
@@ -47,59 +65,60 @@ impl<'a> Answer<'a> {
         })
     }
 
-    /// What a revoking call says: of the n other live nodes, k know.
+    /// `Palisade-Visible` of a revoking call.
     #[must_use]
-    pub fn visible(&self) -> Option<(u32, u32)> {
-        let (k, n) = self.header("palisade-visible")?.split_once('/')?;
-        Some((k.trim().parse().ok()?, n.trim().parse().ok()?))
+    pub fn visible(&self) -> Option<Visible> {
+        let (acknowledged, nodes) = self.header("palisade-visible")?.split_once('/')?;
+        Some(Visible { acknowledged: acknowledged.trim().parse().ok()?, nodes: nodes.trim().parse().ok()? })
     }
 
-    /// Whether it says that it may not know everything.
+    /// Whether the node reports by `Palisade-Stale` that it may lack revocations.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.header("palisade-stale").is_some()
     }
 
-    /// A text field of a JSON object. Not for the hot path.
+    /// The body as JSON; `None` if it is not JSON. Not for the hot path.
     #[must_use]
     pub fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(self.body).ok()
     }
 }
 
-/// What lies at the beginning of a buffer.
+/// The beginning of a buffer, parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed<'a> {
-    /// An answer of so many bytes; `close`: the last on this connection.
+    /// A whole answer.
     Whole {
-        /// It.
+        /// The answer.
         answer: Answer<'a>,
-        /// Its bytes.
+        /// Its length, bytes.
         length: usize,
-        /// Nothing comes after it.
+        /// Whether it is the last on this connection.
         close: bool,
     },
-    /// Not yet.
+    /// The answer is incomplete.
     Partial,
-    /// No answer.
+    /// The bytes are not an HTTP/1.1 answer.
     Malformed,
 }
 
-/// Reads the first answer. `scratch` takes the body when it comes in chunks.
+/// Parses the first answer. `scratch` holds the body if it comes in chunks.
 pub fn parse<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Parsed<'a> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let head = match config.parse_response_with_uninit_headers(&mut response, bytes, &mut headers) {
         Ok(httparse::Status::Complete(head)) => head,
-        Ok(httparse::Status::Partial) if bytes.len() < LARGEST => return Parsed::Partial,
+        Ok(httparse::Status::Partial) if bytes.len() < BYTES_MAX => return Parsed::Partial,
         _ => return Parsed::Malformed,
     };
     let Some(status) = response.code else { return Parsed::Malformed };
-    let (mut length, mut chunked) = (None, false);
+    let mut length = None;
+    let mut chunked = false;
     let mut close = response.version == Some(0);
     for header in response.headers.iter() {
-        // By the length first: most headers are none of these.
+        // The length of the name first: most headers are none of these.
         match header.name.len() {
             14 if header.name.eq_ignore_ascii_case("content-length") => match number(header.value) {
                 Some(value) => length = Some(value),
@@ -118,7 +137,7 @@ pub fn parse<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Parsed<'a> {
         }
     }
     if (100..200).contains(&status) {
-        // An interim answer says nothing: the next one is it.
+        // An interim answer (1xx): the next answer is the final one.
         return match parse(&bytes[head..], scratch) {
             Parsed::Whole { answer, length, close } => Parsed::Whole { answer, length: length + head, close },
             other => other,
@@ -132,17 +151,17 @@ pub fn parse<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> Parsed<'a> {
                 length: head + taken,
                 close,
             },
-            Some(None) if bytes.len() < LARGEST => Parsed::Partial,
+            Some(None) if bytes.len() < BYTES_MAX => Parsed::Partial,
             _ => Parsed::Malformed,
         };
     }
     let length = match length {
         Some(length) => length,
         None if matches!(status, 204 | 304) => 0,
-        // Until the connection ends: HTTP/1.0, which no node speaks.
+        // A body until the end of the connection: HTTP/1.0, which no node speaks.
         None => return Parsed::Malformed,
     };
-    if length > LARGEST {
+    if length > BYTES_MAX {
         return Parsed::Malformed;
     }
     match bytes.get(head..head + length) {
@@ -162,7 +181,8 @@ fn number(digits: &[u8]) -> Option<usize> {
         .try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + usize::from(digit - b'0')))
 }
 
-/// How many bytes the chunks take: `Some(None)` when they are not whole yet, `None` when they are none.
+/// Joins the chunks in `body`. Returns their length in bytes; `Some(None)` if they are incomplete, `None` if
+/// malformed.
 fn unchunk(bytes: &[u8], body: &mut Vec<u8>) -> Option<Option<usize>> {
     body.clear();
     let mut at = 0;
@@ -172,7 +192,7 @@ fn unchunk(bytes: &[u8], body: &mut Vec<u8>) -> Option<Option<usize>> {
             Ok(httparse::Status::Partial) => return Some(None),
             Err(_) => return None,
         };
-        if size > LARGEST {
+        if size > BYTES_MAX {
             return None;
         }
         if size == 0 {
@@ -219,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_follow_each_other() {
+    fn successive_answers_are_parsed() {
         let bytes = [OK, CHUNKS, b"HTTP/1.1 100 Continue\r\n\r\n".as_slice(), OK, GONE].concat();
         let valid = (200, b"{\"msg\":\"Token is valid\"}".to_vec(), false);
         assert_eq!(
@@ -229,17 +249,20 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_ours_are_read() {
+    fn palisade_headers_are_read() {
         let mut scratch = Vec::new();
         let Parsed::Whole { answer, .. } = parse(OK, &mut scratch) else { panic!() };
-        assert_eq!((answer.visible(), answer.is_stale()), (Some((2, 3)), false));
+        assert_eq!(
+            (answer.visible(), answer.is_stale()),
+            (Some(Visible { acknowledged: 2, nodes: 3 }), false)
+        );
         let mut scratch = Vec::new();
         let Parsed::Whole { answer, .. } = parse(GONE, &mut scratch) else { panic!() };
         assert_eq!((answer.visible(), answer.is_stale()), (None, true));
     }
 
     #[test]
-    fn what_is_no_answer_is_malformed() {
+    fn other_bytes_are_malformed() {
         for bytes in [
             b"GET / HTTP/1.1\r\n\r\n".as_slice(),
             b"HTTP/1.1 200 OK\r\n\r\n",
@@ -259,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_is_never_taken_for_the_whole(which in 0_usize..3, cut in 0_usize..1000) {
+        fn part_of_an_answer_is_partial(which in 0_usize..3, cut in 0_usize..1000) {
             let whole = [OK, GONE, CHUNKS][which];
             let part = &whole[..cut % whole.len()];
             let mut scratch = Vec::new();
@@ -267,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes, &mut Vec::new());
             let _ = parse(&[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", bytes.as_slice()].concat(), &mut Vec::new());
         }

@@ -1,14 +1,14 @@
-//! How much of a core a driving thread takes: what it used of the CPU, over the time in which it used it.
+//! The share of a core that a thread uses: its CPU time over the time of the phase.
 //!
-//! Promises: what comes before a phase (connecting) and after it (waiting for late answers) is left out, so that
-//! a thread that had to do all it can is seen as such. Two system calls a phase. Never looks at a clock itself.
+//! Promises: the time before a phase (connecting) and after it (waiting for late answers) does not count, so
+//! that a thread at its limit is seen as such. Two system calls a phase. Never looks at a clock itself.
 
 use crate::clock::{Nanos, seconds};
 
-/// From this share of a core on, the tool itself may be what is slow.
-pub const BUSY: f64 = 0.9;
+/// From this share of a core on, the tool itself may be the bottleneck.
+pub const BUSY_SHARE: f64 = 0.9;
 
-/// A thread in one phase.
+/// The CPU time of a thread in one phase.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Busy {
     from: Option<Moment>,
@@ -22,9 +22,9 @@ struct Moment {
 }
 
 impl Busy {
-    /// To be called now and then from the begin of the phase on. `used`: the CPU time of this thread until now,
-    /// which is asked for twice: at first, and when the phase is over.
-    pub fn look(&mut self, at: Nanos, is_over: bool, used: impl FnOnce() -> Nanos) {
+    /// Call this now and then from the begin of the phase on. `used` returns the CPU time of this thread; it is
+    /// called twice: first, and when the phase has ended.
+    pub fn sample(&mut self, at: Nanos, is_over: bool, used: impl FnOnce() -> Nanos) {
         if self.from.is_none() {
             self.from = Some(Moment { at, used: used() });
         } else if is_over && self.to.is_none() {
@@ -32,7 +32,7 @@ impl Busy {
         }
     }
 
-    /// The share of a core, to a thousandth; 0 when the phase had no length.
+    /// The share of a core, rounded to a thousandth; 0 if the phase had no length.
     #[must_use]
     pub fn share(self) -> f64 {
         let (Some(from), Some(to)) = (self.from, self.to) else { return 0.0 };
@@ -50,33 +50,33 @@ mod tests {
     use crate::clock::{Clock, MILLI, SECOND, thread_cpu};
 
     #[test]
-    fn what_was_used_before_and_after_does_not_count() {
+    fn time_before_and_after_does_not_count() {
         let mut busy = Busy::default();
-        busy.look(SECOND, false, || 700 * MILLI);
-        busy.look(2 * SECOND, false, || unreachable!("it is asked for twice only"));
-        busy.look(3 * SECOND, true, || 2_500 * MILLI);
-        busy.look(8 * SECOND, true, || unreachable!("it is over already"));
-        assert!((busy.share() - 0.9).abs() < 1e-9 && busy.share() >= BUSY);
+        busy.sample(SECOND, false, || 700 * MILLI);
+        busy.sample(2 * SECOND, false, || unreachable!("it is called only twice"));
+        busy.sample(3 * SECOND, true, || 2_500 * MILLI);
+        busy.sample(8 * SECOND, true, || unreachable!("the phase has ended already"));
+        assert!((busy.share() - 0.9).abs() < 1e-9 && busy.share() >= BUSY_SHARE);
     }
 
     #[test]
-    fn a_phase_without_length_has_no_share() {
+    fn phase_without_length_has_no_share() {
         let mut busy = Busy::default();
         assert!(busy.share().abs() < 1e-9);
-        busy.look(SECOND, true, || MILLI);
+        busy.sample(SECOND, true, || MILLI);
         assert!(busy.share().abs() < 1e-9, "its end was not seen");
-        busy.look(SECOND, true, || MILLI);
+        busy.sample(SECOND, true, || MILLI);
         assert!(busy.share().abs() < 1e-9, "it had no length");
     }
 
     #[test]
-    fn a_thread_that_waits_takes_little_of_a_core_and_one_that_works_never_more_than_one() {
+    fn waiting_threads_use_less_than_working_ones() {
         let clock = Clock::start();
         let share_of = |work: &dyn Fn()| {
             let mut busy = Busy::default();
-            busy.look(clock.now(), false, thread_cpu);
+            busy.sample(clock.now(), false, thread_cpu);
             work();
-            busy.look(clock.now(), true, thread_cpu);
+            busy.sample(clock.now(), true, thread_cpu);
             busy.share()
         };
         let (_kept, nothing) = std::sync::mpsc::channel::<()>();

@@ -1,8 +1,9 @@
-//! How much the tool itself can drive: against a server of its own that does nothing, and beside wrk.
+//! Measures the limit of the tool itself, against a server that does no work, and that of wrk for comparison.
 //!
-//! Promises: tool and wrk drive the same server, with the same request, from the same core, in turn; the
-//! server is another process on another core. Both figures are told: requests a second, and requests a second
-//! of the driver's own CPU time, which is what counts when the server is the slower one. Listens on loopback.
+//! Promises: tool and wrk load the same server, with the same request, from the same core, in turn. The server
+//! is another process on another core. There are two figures: requests a second, and requests per second of the
+//! driver's own CPU time, which is the one that counts if the server is the slower part. The server listens on
+//! loopback only.
 
 mod server;
 
@@ -20,20 +21,21 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::{
     answer::Answer,
     clock::{Clock, MILLI, Nanos, SECOND, seconds, thread_cpu},
-    record::Kind,
-    run::threads::pin,
-    scenario::{Note, Scenario, Spot, Verdict},
+    random::Part,
+    record::RequestKind,
+    scenario::{InFlight, Judgement, Route, Scenario},
     target::{self, Target},
+    threads::pin,
     wire::{self, http1},
-    worker::{Phase, Said, Shared, Worker},
+    worker::{Phase, Shared, Worker, WorkerEvent},
 };
 
-/// The hidden command that serves.
+/// The hidden command that runs the server.
 pub const SERVE: &str = "ceiling-server";
-/// About as long as a real one.
-const TOKEN: usize = 420;
+/// The length of the token, bytes: about that of a real one.
+const TOKEN_BYTES: usize = 420;
 
-/// What is measured.
+/// The settings of a measurement.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "see the flags")]
 pub struct Settings {
@@ -46,7 +48,7 @@ pub struct Settings {
     pub wrk: bool,
 }
 
-/// One turn.
+/// The figures of one turn.
 #[derive(Debug, Clone, Copy, Default)]
 struct Turn {
     per_second: f64,
@@ -71,7 +73,7 @@ impl Drop for Server {
     }
 }
 
-/// Measures; the figures as text.
+/// Runs the measurement. Returns the figures as text.
 pub fn measure(settings: &Settings) -> io::Result<String> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([SERVE, "--cpu", &settings.server_cpu.to_string()]);
@@ -81,7 +83,8 @@ pub fn measure(settings: &Settings) -> io::Result<String> {
     BufReader::new(output).read_line(&mut address)?;
     let address: SocketAddr = address.trim().parse().map_err(io::Error::other)?;
     let target = target::parse(&format!("http://{address}"), false).map_err(io::Error::other)?;
-    let (mut ours, mut wrk) = (Turn::default(), Turn::default());
+    let mut ours = Turn::default();
+    let mut wrk = Turn::default();
     let mut lines = vec![format!(
         "{} connections, {} s a turn, server on core {}, driver on core {}",
         settings.connections, settings.seconds, settings.server_cpu, settings.cpu
@@ -108,8 +111,8 @@ pub fn measure(settings: &Settings) -> io::Result<String> {
     Ok(lines.join("\n"))
 }
 
-fn line(who: &str, turn: Turn) -> String {
-    format!("{who:<28} {:>10.0} requests/s {:>10.0} a CPU second", turn.per_second, turn.per_cpu_second)
+fn line(driver: &str, turn: Turn) -> String {
+    format!("{driver:<28} {:>10.0} requests/s {:>10.0} a CPU second", turn.per_second, turn.per_cpu_second)
 }
 
 fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
@@ -117,12 +120,19 @@ fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
     let target = target.clone();
     let work = move || -> io::Result<Turn> {
         pin(settings.cpu)?;
-        let (said, mut heard) = unbounded_channel();
+        let (events, mut received) = unbounded_channel();
         let fixed = Box::new(Fixed(request(&target)));
-        let mut worker = Worker::new(settings.clock, fixed, Arc::new(Shared::default()), said, 1, (0, 1));
+        let mut worker = Worker::new(
+            settings.clock,
+            fixed,
+            Arc::new(Shared::default()),
+            events,
+            1,
+            Part { index: 0, count: 1 },
+        );
         let mut wire = http1::Wire::new(wire::Settings {
             targets: vec![target],
-            connections: vec![Spot { lane: 0, target: 0 }; settings.connections],
+            connections: vec![Route { lane: 0, target: 0 }; settings.connections],
             depth: 1,
             timeout: Duration::from_secs(5),
         })?;
@@ -133,9 +143,10 @@ fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
         wire.drive(&mut worker)?;
         let used = seconds(thread_cpu() - before);
         drop(worker);
-        let (mut requests, mut failed) = (0, 0);
-        while let Some(said) = heard.blocking_recv() {
-            if let Said::Second(second) = said {
+        let mut requests = 0;
+        let mut failed = 0;
+        while let Some(event) = received.blocking_recv() {
+            if let WorkerEvent::SecondEnded(second) = event {
                 let all = second.grid.all();
                 requests += all.requests;
                 failed += all.failed();
@@ -148,11 +159,11 @@ fn drive(settings: &Settings, target: &Target) -> io::Result<Turn> {
         Ok(Turn { per_second: requests / settings.seconds as f64, per_cpu_second: requests / used })
     };
     let thread = std::thread::Builder::new().name("ceiling".into()).spawn(work)?;
-    thread.join().map_err(|_| io::Error::other("the driver failed"))?
+    thread.join().map_err(|_| io::Error::other("the driver panicked"))?
 }
 
 fn token() -> String {
-    "x".repeat(TOKEN)
+    "x".repeat(TOKEN_BYTES)
 }
 
 fn request(target: &Target) -> Vec<u8> {
@@ -172,14 +183,14 @@ fn run_wrk(settings: &Settings, target: &Target) -> io::Result<Turn> {
     command.arg(format!("{}/api/v1/auth_token/validation", target.url));
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|error| {
-            io::Error::other(format!("taskset and wrk are needed (or --no-wrk): {error}"))
+            io::Error::other(format!("cannot run taskset and wrk (try --no-wrk): {error}"))
         })?;
     let mut text = String::new();
     if let Some(output) = &mut child.stdout {
         output.read_to_string(&mut text)?;
     }
-    // It has ended, and is not waited for yet: the kernel still tells what it used.
-    let used = used_by(child.id());
+    // The process has ended but is not waited for yet, so the kernel still reports its CPU time.
+    let used = cpu_seconds(child.id());
     let status = child.wait()?;
     let per_second =
         text.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
@@ -188,12 +199,12 @@ fn run_wrk(settings: &Settings, target: &Target) -> io::Result<Turn> {
             let requests = per_second * settings.seconds as f64;
             Ok(Turn { per_second, per_cpu_second: used.map_or(per_second, |used| requests / used) })
         }
-        _ => Err(io::Error::other("wrk gave no figure: is it installed? (or --no-wrk)")),
+        _ => Err(io::Error::other("wrk printed no figure: is it installed? (try --no-wrk)")),
     }
 }
 
-/// CPU seconds of a process: fields 14 and 15 of its `stat`, in hundredths.
-fn used_by(pid: u32) -> Option<f64> {
+/// The CPU seconds of a process: fields 14 and 15 of its `stat`, in hundredths.
+fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -201,18 +212,18 @@ fn used_by(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
-/// Always the same request.
+/// A scenario that always sends the same request.
 struct Fixed(Vec<u8>);
 
 impl Scenario for Fixed {
-    fn ask(&mut self, spot: Spot, _: Nanos, out: &mut Vec<u8>) -> Option<Note> {
+    fn write_request(&mut self, route: Route, _: Nanos, out: &mut Vec<u8>) -> Option<InFlight> {
         out.extend_from_slice(&self.0);
-        Some(Note { kind: Kind::Fixed, spot, subject: 0, epoch: 0, extra: 0, due: 0, sent: 0 })
+        Some(InFlight { kind: RequestKind::Fixed, route, subject: 0, epoch: 0, extra: 0, due: 0, sent: 0 })
     }
 
-    fn answered(&mut self, _: &Note, answer: &Answer<'_>, _: Nanos) -> Verdict {
-        if answer.status == 200 { Verdict::Right } else { Verdict::Wrong(answer.status.to_string()) }
+    fn judge(&mut self, _: &InFlight, answer: &Answer<'_>, _: Nanos) -> Judgement {
+        if answer.status == 200 { Judgement::Correct } else { Judgement::Wrong(answer.status.to_string()) }
     }
 
-    fn lost(&mut self, _: &Note, _: Nanos) {}
+    fn on_lost(&mut self, _: &InFlight, _: Nanos) {}
 }

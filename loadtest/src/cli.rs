@@ -1,13 +1,13 @@
 //! The command line.
 //!
-//! Exit status: 0 done and all objectives held; 1 an objective did not hold, an answer was wrong, no request was
-//! served, a revocation was given up, users are left, or it could not be done; 2 wrong usage.
+//! Exit status: 0 success, and all objectives held; 1 an objective did not hold, an answer was wrong, no
+//! request was served, a node never refused a revoked token, users are left, or the command failed; 2 wrong
+//! usage.
 
 mod args;
 mod read;
 
 use std::{
-    io::Write as _,
     process::ExitCode,
     sync::{
         Arc,
@@ -15,11 +15,9 @@ use std::{
     },
 };
 
-pub use read::rate;
+use crate::{ceiling, compare, job::Job, print, report, result, result::RunResult, run};
 
-use crate::{ceiling, compare, job::Job, report, result, result::RunResult, run};
-
-/// Runs what the process was started for.
+/// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = match args::command().try_get_matches() {
@@ -29,22 +27,24 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let done = match matches.subcommand() {
-        Some(("compare", matches)) => comparison(matches),
-        Some(("report", matches)) => again(matches),
+    let result = match matches.subcommand() {
+        Some(("compare", matches)) => compare_files(matches),
+        Some(("report", matches)) => write_report(matches),
         Some(("ceiling", matches)) => read::ceiling(matches).map_err(Failure::Usage).and_then(|settings| {
             let text = ceiling::measure(&settings).map_err(|error| Failure::Failed(error.to_string()))?;
-            say(&text);
+            print::result(&text);
             Ok(ExitCode::SUCCESS)
         }),
-        Some((ceiling::SERVE, matches)) => read::served(matches).map_err(Failure::Usage).and_then(|cpu| {
-            ceiling::serve(cpu).map_err(|error| Failure::Failed(error.to_string()))?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        Some((ceiling::SERVE, matches)) => {
+            read::ceiling_server(matches).map_err(Failure::Usage).and_then(|cpu| {
+                ceiling::serve(cpu).map_err(|error| Failure::Failed(error.to_string()))?;
+                Ok(ExitCode::SUCCESS)
+            })
+        }
         Some((scenario, matches)) => read::job(scenario, matches).map_err(Failure::Usage).and_then(drive),
         None => Ok(ExitCode::from(2)),
     };
-    match done {
+    match result {
         Ok(status) => status,
         Err(Failure::Usage(why)) => fail(2, &why),
         Err(Failure::Failed(why)) => fail(1, &why),
@@ -57,36 +57,33 @@ enum Failure {
 }
 
 fn fail(status: u8, why: &str) -> ExitCode {
-    run::say(why);
+    print::status(why);
     ExitCode::from(status)
-}
-
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn drive(job: Job) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(error.to_string());
-    // Before an hour of load, not after it.
+    // Checked before an hour of load, not after it.
     for file in job.out.iter().chain(&job.report) {
         let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
         if directory.is_some_and(|directory| !directory.is_dir()) {
-            return Err(Failure::Usage(format!("{}: there is no such directory", file.display())));
+            return Err(Failure::Usage(format!("{}: no such directory", file.display())));
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (out, report_file) = (job.out.clone(), job.report.clone());
+    let out = job.out.clone();
+    let report_file = job.report.clone();
     let outcome = runtime.block_on(async move {
         let interrupted = Arc::new(AtomicBool::new(false));
-        tokio::spawn(listen(Arc::clone(&interrupted)));
+        tokio::spawn(await_signals(Arc::clone(&interrupted)));
         Box::pin(run::run(job, interrupted)).await
     });
     runtime.shutdown_background();
     let outcome = outcome.map_err(|error| Failure::Failed(error.to_string()))?;
     let result = &outcome.result;
-    say(&crate::summary::text(result, &outcome.notes));
-    if let Some(left) = &outcome.left {
-        say(&format!("NOT CLEANED UP: {left}"));
+    print::result(&crate::summary::format(result, &outcome.notes));
+    if let Some(leftovers) = &outcome.leftovers {
+        print::result(&format!("NOT CLEANED UP: {leftovers}"));
     }
     if let Some(file) = out {
         result::write(&file, result)
@@ -97,11 +94,10 @@ fn drive(job: Job) -> Result<ExitCode, Failure> {
         result::write_text(&file, &html)
             .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     }
-    Ok(if outcome.left.is_some() { ExitCode::FAILURE } else { status(result) })
+    Ok(if outcome.leftovers.is_some() { ExitCode::FAILURE } else { status(result) })
 }
 
-/// 1 when something did not hold: an objective, an answer, or the run itself, which was ended before its time
-/// or served nobody.
+/// 1 if an objective did not hold, an answer was wrong, or the run ended before its time or served no request.
 fn status(result: &RunResult) -> ExitCode {
     let held = result.total.errors < result.total.requests
         && result.objectives.iter().all(|objective| objective.held)
@@ -112,11 +108,12 @@ fn status(result: &RunResult) -> ExitCode {
     ExitCode::from(u8::from(!held))
 }
 
-/// The first Ctrl-C, SIGTERM or SIGHUP ends the run and cleans up, the second one ends at once.
-async fn listen(interrupted: Arc<AtomicBool>) {
+/// The first Ctrl-C, SIGTERM or SIGHUP ends the run, which then cleans up. The second one ends the process at
+/// once.
+async fn await_signals(interrupted: Arc<AtomicBool>) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
-    // Who is started by nohup outlives the terminal.
+    // A process that nohup started outlives the terminal.
     let mut hung_up = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
     loop {
         let hangup = async {
@@ -132,10 +129,12 @@ async fn listen(interrupted: Arc<AtomicBool>) {
         }
         if interrupted.swap(true, Relaxed) {
             crate::faults::abandon();
-            run::say("ended at once: users that were made are left");
+            print::status("ended at once: the users of this run are left");
             std::process::exit(130);
         }
-        run::say("ending: users are deleted (once more ends at once and leaves them)");
+        print::status(
+            "ending: deleting the users of this run (interrupt again to end at once and leave them)",
+        );
     }
 }
 
@@ -145,21 +144,23 @@ fn ignores_hangup() -> bool {
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-fn comparison(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
+fn compare_files(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
     let read = |name: &str| {
         let path = matches.get_one::<String>(name).cloned().unwrap_or_default();
         result::read(path.as_ref()).map_err(|error| Failure::Failed(error.to_string()))
     };
     let comparison = compare::compare(&read("a")?, &read("b")?);
     if matches.get_flag("json") {
-        say(&serde_json::to_string_pretty(&comparison).map_err(|error| Failure::Failed(error.to_string()))?);
+        print::result(
+            &serde_json::to_string_pretty(&comparison).map_err(|error| Failure::Failed(error.to_string()))?,
+        );
     } else {
-        say(&comparison.to_string());
+        print::result(&comparison.to_string());
     }
     Ok(ExitCode::from(u8::from(comparison.is_worse())))
 }
 
-fn again(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
+fn write_report(matches: &clap::ArgMatches) -> Result<ExitCode, Failure> {
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let run = result::read(text("run").as_ref()).map_err(|error| Failure::Failed(error.to_string()))?;
     let file = text("html");
@@ -174,14 +175,14 @@ mod tests {
     use crate::result::{Pair, Summary, sample};
 
     #[test]
-    fn what_was_wrong_or_given_up_is_status_1() {
+    fn wrong_answer_or_lost_revocation_is_status_1() {
         let is_good = |change: &dyn Fn(&mut RunResult)| {
             let mut run = sample::run(1, 10, 2, 1.0);
             change(&mut run);
             format!("{:?}", status(&run)) == format!("{:?}", ExitCode::SUCCESS)
         };
         assert!(is_good(&|_| {}));
-        // Of the wrong answers only the first ones are told.
+        // Only the first wrong answers are listed; this one is only counted.
         assert!(!is_good(&|run| *run.total.errors_by_kind.entry("wrong".into()).or_default() += 1));
         let pair = |errors| Pair { from: 0, to: 1, refused: Summary { errors, ..Summary::default() } };
         assert!(is_good(&|run| run.pairs = vec![pair(0)]));

@@ -1,58 +1,59 @@
-//! One call at a time, for what is done before and after the load: users, tokens, permissions, metrics.
+//! A blocking HTTP client for the calls before and after the load: users, tokens, permissions, metrics.
 //!
-//! Promises: every call ends within its time. Patient with a node that is busy (503 with `Retry-After`);
-//! never with 429, which waiting for would take minutes. No token in an error.
+//! Promises: every call has a time-out. Calls of the API are retried while a node is busy (503), but not after
+//! 429, whose wait would take minutes. Errors never hold a token.
 
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    answer::{Parsed, parse},
+    answer::{Parsed, Visible, parse},
+    clock::Clock,
     target::Target,
 };
 
-/// How long a call may take.
-const CALL: Duration = Duration::from_secs(15);
-/// How long one is patient with a busy node, in all.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
-/// No answer is larger.
-const LARGEST: usize = 16 << 20;
+/// How long connecting, a read or a write may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a call is retried at a busy node, in all.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The largest answer, bytes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Why a call did not do what it should.
+/// Why a call failed.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum CallError {
     #[error("{url} does not answer: {why}")]
     Io { url: String, why: String },
     #[error(
-        "{what}: 429, too many. The deployment limits this: for a load test set PALISADE_REGISTRATION_RATE, \
-         PALISADE_LOGIN_ACCOUNT_FAILURES and PALISADE_LOGIN_ADDRESS_FAILURES to `off` on its nodes, or ask for \
-         fewer --users"
+        "{what}: 429, too many. The deployment limits these calls: for a load test set PALISADE_REGISTRATION_RATE, \
+         PALISADE_LOGIN_ACCOUNT_FAILURES and PALISADE_LOGIN_ADDRESS_FAILURES to `off` on its nodes, or use fewer \
+         --users"
     )]
     TooMany { what: String },
-    #[error("{what}: {said}")]
-    Refused { what: String, status: u16, said: String },
+    #[error("{what}: {answer}")]
+    Refused { what: String, status: u16, answer: String },
 }
 
-/// What came back.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Its body, null when it is no JSON.
+    /// The body; null if it is not JSON.
     pub body: Value,
-    /// The body as it came.
+    /// The body as text.
     pub text: String,
     /// `Palisade-Visible`.
-    pub visible: Option<(u32, u32)>,
+    pub visible: Option<Visible>,
 }
 
 /// A connection to one target.
@@ -62,13 +63,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// To this target; connects when it is needed.
+    /// A client of this target. It connects on the first call.
     #[must_use]
     pub const fn new(target: Target) -> Self {
         Self { target, stream: None }
     }
 
-    /// A call under `/api/v1`, patient with a busy node. The reply has one of the statuses that are expected.
+    /// Calls the API below `/api/v1`, and retries while the node is busy. The reply has one of the `expected`
+    /// statuses.
     pub fn api(
         &mut self,
         (method, path): (&str, &str),
@@ -76,25 +78,25 @@ impl Client {
         body: Option<&Value>,
         expected: &[u16],
     ) -> Result<Reply, CallError> {
-        let began = Instant::now();
+        let began = Clock::start();
         loop {
             let reply = self.call(method, &format!("/api/v1/{path}"), bearer, body);
             let what = format!("{method} {path} at {}", self.target.url);
             match reply {
                 Ok(reply) if expected.contains(&reply.status) => return Ok(reply),
                 Ok(reply) if reply.status == 429 => return Err(CallError::TooMany { what }),
-                Ok(reply) if reply.status == 503 && began.elapsed() < PATIENCE => pause(),
+                Ok(reply) if reply.status == 503 && began.elapsed() < BUSY_TIMEOUT => pause(),
                 Ok(reply) => {
-                    let said = reply.body.get("msg").and_then(Value::as_str).unwrap_or_default();
-                    let said = crate::crowd::said_of(reply.status, said);
-                    return Err(CallError::Refused { what, status: reply.status, said });
+                    let msg = reply.body.get("msg").and_then(Value::as_str).unwrap_or_default();
+                    let answer = crate::session_pool::describe_status(reply.status, msg);
+                    return Err(CallError::Refused { what, status: reply.status, answer });
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// One call, whatever it answers.
+    /// Makes one call and returns its answer, whatever the status.
     pub fn call(
         &mut self,
         method: &str,
@@ -104,7 +106,7 @@ impl Client {
     ) -> Result<Reply, CallError> {
         let had = self.stream.is_some();
         let result = self.once(method, path, bearer, body).or_else(|error| {
-            // A connection that the server closed meanwhile.
+            // The server may have closed the connection since the last call.
             if had { self.once(method, path, bearer, body) } else { Err(error) }
         });
         result.map_err(|error| CallError::Io { url: self.target.url.clone(), why: error.to_string() })
@@ -128,15 +130,17 @@ impl Client {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => {
-                let stream = TcpStream::connect_timeout(&self.target.address, CALL)?;
+                let stream = TcpStream::connect_timeout(&self.target.address, CALL_TIMEOUT)?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(CALL))?;
-                stream.set_write_timeout(Some(CALL))?;
+                stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+                stream.set_write_timeout(Some(CALL_TIMEOUT))?;
                 stream
             }
         };
         stream.write_all(request.as_bytes())?;
-        let (mut bytes, mut scratch, mut part) = (Vec::new(), Vec::new(), vec![0; 16 << 10]);
+        let mut bytes = Vec::new();
+        let mut scratch = Vec::new();
+        let mut part = vec![0; 16 << 10];
         loop {
             let more = stream.read(&mut part)?;
             bytes.extend_from_slice(&part[..more]);
@@ -153,15 +157,16 @@ impl Client {
                     }
                     return Ok(reply);
                 }
-                Parsed::Partial if more > 0 && bytes.len() < LARGEST => {}
+                Parsed::Partial if more > 0 && bytes.len() < ANSWER_BYTES_MAX => {}
                 Parsed::Partial => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Parsed::Malformed => return Err(std::io::Error::other("that is no HTTP/1.1")),
+                Parsed::Malformed => return Err(std::io::Error::other("the answer is not HTTP/1.1")),
             }
         }
     }
 }
 
+/// Sleeps until the next attempt.
 #[allow(clippy::disallowed_methods, reason = "nothing tells when a node is less busy")]
 pub fn pause() {
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(RETRY_PAUSE);
 }

@@ -1,39 +1,45 @@
-//! The one clock of a run: nanoseconds since the tool started, monotonic.
+//! The clock of a run: monotonic nanoseconds since the tool started. Also the CPU time of a thread.
 //!
-//! Promises: threads that share a [`Clock`] agree on the time. Never the wall clock. Beside it, the CPU time of a
-//! thread.
+//! Promises: threads that share a [`Clock`] agree on the time. Never the wall clock.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds since the clock was made: 584 years fit.
+/// Nanoseconds since the clock started, or a span of them: up to 584 years.
 pub type Nanos = u64;
 
-/// A second.
+/// One second in nanoseconds.
 pub const SECOND: Nanos = 1_000_000_000;
-/// A millisecond.
+/// One millisecond in nanoseconds.
 pub const MILLI: Nanos = 1_000_000;
 
-/// Counts from one moment.
+/// A clock that counts from its start.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Instant);
 
 impl Clock {
-    /// Counts from now.
+    /// A clock that starts now.
     #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "the clock that all other code is given")]
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// How long since.
+    /// The time since the start, in nanoseconds.
     #[must_use]
     pub fn now(self) -> Nanos {
-        nanos(self.0.elapsed())
+        nanos(self.elapsed())
+    }
+
+    /// The time since the start, as a duration.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
     }
 }
 
-/// What the calling thread has used of the CPU until now.
+/// The CPU time that the calling thread has used so far.
 #[must_use]
 pub fn thread_cpu() -> Nanos {
     let used = clock_gettime(ClockId::ThreadCPUTime);
@@ -41,13 +47,13 @@ pub fn thread_cpu() -> Nanos {
     part(used.tv_sec) * SECOND + part(used.tv_nsec)
 }
 
-/// A span as nanoseconds.
+/// A duration in nanoseconds.
 #[must_use]
 pub fn nanos(span: Duration) -> Nanos {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds as seconds.
+/// Nanoseconds in seconds.
 #[must_use]
 pub fn seconds(nanos: Nanos) -> f64 {
     nanos as f64 / 1e9

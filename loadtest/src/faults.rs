@@ -1,9 +1,9 @@
-//! A schedule of faults: read and checked before the run, done while it goes on.
+//! A schedule of faults: parsed and checked before the run, carried out during it.
 //!
-//! Promises: a schedule is wrong before the first user is made, or not at all. Signals go only to processes
-//! that the user named: by `pid`, by `pid_file`, or started from `start`. After the run what was paused is
-//! resumed, what was cut is healed, and what was started is ended. Never touches a network by itself: `cut`
-//! and `heal` are hooks, commands that the user gives.
+//! Promises: errors in a schedule are found before the first user is created. Signals go only to processes that
+//! the user named: by `pid`, by `pid_file`, or as started from `start`. After the run, paused nodes are
+//! resumed, cut nodes are healed, and started nodes are ended. Never touches a network itself: `cut` and `heal`
+//! are hooks, commands of the user.
 
 mod control;
 
@@ -14,35 +14,35 @@ use serde::Deserialize;
 use thiserror::Error;
 use toml::Spanned;
 
-/// What `--faults` takes, for people.
-pub const HELP: &str = r#"A TOML file that says which nodes there are and what happens to them, and when:
+/// The help of `--faults`. The text below the first empty line is a valid schedule.
+pub const HELP: &str = r#"A TOML file that lists the nodes, and what happens to them and when:
 
   [nodes.a]                      # a process of this machine, named by one of
   pid_file = "/run/a.pid"        #   its pid file (or pid = 1234), or by the
   [nodes.b]                      #   command that starts it, run by the tool
   start = "palisade serve --listen 127.0.0.1:8082"
   env = { PALISADE_DATA_DIR = "/tmp/b" }   # secrets stay in the environment
-  log = "/tmp/b.log"                       # its output; otherwise nowhere
+  log = "/tmp/b.log"                       # its output; default: none
   [nodes.c]                      # anything else, by hooks alone
 
-  [hooks]                        # {node} is the node's name; they win over signals
+  [hooks]                        # {node} is the node's name; used instead of signals
   cut = "docker network disconnect net {node}"
   heal = "docker network connect net {node}"
 
   [[at]]
   s = 10                         # seconds of the measured part
   action = "kill"                # kill pause resume restart (SIGKILL SIGSTOP
-  node = "a"                     # SIGCONT, and `start` anew), cut, heal
+  node = "a"                     # SIGCONT, and `start` again), cut, heal
   [[at]]
   s = 20
   action = "run"
   name = "no store"              # in the result; else the command's first word
   command = "systemctl stop scylla""#;
 
-/// Hours of a day are enough.
-const LONGEST_S: f64 = 30.0 * 86_400.0;
+/// The latest time of a fault, seconds: 30 days.
+const TIME_MAX_S: f64 = 30.0 * 86_400.0;
 
-/// Something that can be done.
+/// What is done to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
@@ -57,7 +57,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// As it is written.
+    /// The name in a schedule and in the result.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl Action {
     }
 }
 
-/// What is known of a node.
+/// How a node is started or found.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "see HELP")]
@@ -91,7 +91,7 @@ impl Node {
     }
 }
 
-/// Nodes and hooks.
+/// The nodes and the hooks of a schedule.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs, reason = "see HELP")]
 pub struct Nodes {
@@ -99,7 +99,7 @@ pub struct Nodes {
     pub hooks: BTreeMap<Action, String>,
 }
 
-/// Something that happens.
+/// A fault at its time.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "see HELP")]
 pub struct Event {
@@ -107,20 +107,20 @@ pub struct Event {
     pub action: Action,
     /// The node, or the command of `run`.
     pub on: String,
-    /// What is said of that: a command may hold what nobody is to see.
+    /// The name in the result: a command may hold secrets.
     pub name: String,
 }
 
-/// All of it.
+/// A schedule.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs, reason = "see HELP")]
 pub struct Schedule {
     pub nodes: Nodes,
-    /// In time.
+    /// In order of time.
     pub events: Vec<Event>,
 }
 
-/// Why a file is no schedule.
+/// Why a file is not a valid schedule.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ScheduleError {
@@ -154,7 +154,7 @@ struct At {
 }
 
 impl Schedule {
-    /// Reads a schedule for a run of this length.
+    /// Parses a schedule for a run of this length.
     pub fn parse(text: &str, duration: Duration) -> Result<Self, ScheduleError> {
         let file: File = toml::from_str(text).map_err(|error| ScheduleError::Toml(error.to_string()))?;
         let nodes = Nodes { nodes: file.nodes, hooks: file.hooks };
@@ -167,9 +167,10 @@ impl Schedule {
         for at in &file.at {
             let at_line = |span, why: String| ScheduleError::At { line: line(span), why };
             let wrong = |span, why| Err(at_line(span, why));
-            let (span, at) = (at.span(), at.get_ref());
+            let span = at.span();
+            let at = at.get_ref();
             let s = *at.s.get_ref();
-            if !(0.0..=LONGEST_S).contains(&s) {
+            if !(0.0..=TIME_MAX_S).contains(&s) {
                 return wrong(at.s.span(), format!("s = {s}: seconds from 0"));
             }
             if s >= duration.as_secs_f64() {
@@ -181,7 +182,7 @@ impl Schedule {
                 (Action::Run, None, Some(command)) => command.get_ref().clone(),
                 (Action::Run, ..) => return wrong(span, "run takes `command`, and no `node`".into()),
                 (_, Some(node), None) => {
-                    nodes.can(action, node.get_ref()).map_err(|why| at_line(node.span(), why))?;
+                    nodes.check_action(action, node.get_ref()).map_err(|why| at_line(node.span(), why))?;
                     node.get_ref().clone()
                 }
                 (_, Some(_), Some(command)) => return wrong(command.span(), "`command` is for run".into()),
@@ -203,35 +204,36 @@ impl Schedule {
     }
 }
 
-/// Of a command, what is run: neither its arguments nor the environment that it is given.
+/// The program of a command, without its arguments and environment variables.
 fn first_word(command: &str) -> &str {
     command.split_whitespace().find(|word| !word.contains('=')).unwrap_or("a command")
 }
 
 fn check_node(name: &str, node: &Node) -> Result<(), ScheduleError> {
     let wrong = |why: &str| Err(ScheduleError::Node { node: name.to_owned(), why: why.to_owned() });
-    // It is put into commands.
+    // The name becomes part of commands.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
-        return wrong("a name has letters, digits, `-`, `_` and `.`, and begins with none of the first");
+        return wrong("a name has letters, digits, `-`, `_` and `.`, and does not begin with `-`");
     }
     let ways = usize::from(node.pid.is_some())
         + usize::from(node.pid_file.is_some())
         + usize::from(node.start.is_some());
     if ways > 1 {
-        return wrong("one of `pid`, `pid_file` and `start`");
+        return wrong("only one of `pid`, `pid_file` and `start`");
     }
     if node.pid.is_some_and(|pid| pid <= 1) {
-        return wrong("`pid` is above 1");
+        return wrong("`pid` must be above 1");
     }
     if node.start.is_none() && (!node.env.is_empty() || node.log.is_some()) {
-        return wrong("`env` and `log` go with `start`");
+        return wrong("`env` and `log` need `start`");
     }
     Ok(())
 }
 
 impl Nodes {
-    fn can(&self, action: Action, name: &str) -> Result<(), String> {
+    /// Checks that an action on a node is possible.
+    fn check_action(&self, action: Action, name: &str) -> Result<(), String> {
         let Some(node) = self.nodes.get(name) else {
             let known: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
             return Err(format!("there is no node `{name}`; there are: {}", known.join(", ")));
@@ -245,7 +247,7 @@ impl Nodes {
         };
         let needs = match action {
             Action::Restart => "`start`, or a hook",
-            Action::Cut | Action::Heal => "a hook: the tool does not touch networks",
+            Action::Cut | Action::Heal => "a hook: the tool does not change networks",
             _ => "`pid`, `pid_file` or `start`, or a hook",
         };
         if possible {
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_is_read_and_put_in_order() {
+    fn events_are_in_order_of_time() {
         let text = r#"
             [nodes.a]
             pid_file = "/tmp/a.pid"
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_called_by_its_name_or_its_first_word() {
+    fn command_is_named_by_name_or_first_word() {
         let named = |more: &str| {
             let text = format!("[[at]]\ns = 1\naction = \"run\"\n{more}");
             let event = Schedule::parse(&text, RUN).unwrap().events.remove(0);
@@ -308,13 +310,13 @@ mod tests {
     }
 
     #[test]
-    fn the_example_in_the_help_is_a_schedule() {
+    fn example_of_the_help_is_valid() {
         let example = HELP.split_once("\n\n").unwrap().1;
         Schedule::parse(example, RUN).unwrap();
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn errors_name_their_line() {
         let at = |rest: &str| format!("[nodes.a]\npid = 7\n[nodes.b]\n[[at]]\n{rest}");
         assert_eq!(
             why(&at("s = 1\naction = \"kill\"\nnode = \"c\"")),
@@ -333,7 +335,7 @@ mod tests {
         assert!(why(&at("s = 1\naction = \"run\"\nnode = \"a\"")).contains("run takes `command`"));
         assert!(why(&at("s = 1\naction = \"explode\"\nnode = \"a\"")).contains("line 6"));
         assert!(why("[nodes.a]\npids = 7").contains("pids"));
-        assert!(why("[nodes.a]\npid = 1").contains("[nodes.a]: `pid` is above 1"));
+        assert!(why("[nodes.a]\npid = 1").contains("[nodes.a]: `pid` must be above 1"));
         assert!(why("[nodes.\"a b\"]\npid = 7").contains("a name has"));
         assert!(why("[nodes.a]\npid = 7\nstart = \"x\"").contains("one of"));
         assert!(why("[nodes.a]\npid = 7").contains("nothing would happen"));

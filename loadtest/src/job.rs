@@ -1,15 +1,16 @@
-//! What a run is told to do, once the command line is understood.
+//! The job of a run: what the command line asks for.
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
     faults::Schedule,
     objective::Goal,
-    scenario::shapes::{Bad, Shape},
+    scenario::specs::{BadTokens, ScenarioSpec},
     target::Target,
+    test_accounts::{AccountCounts, Admin},
 };
 
-/// A protocol.
+/// The protocol of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Protocol {
@@ -18,7 +19,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it is called.
+    /// The name on the command line and in the result.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,77 +29,77 @@ impl Protocol {
     }
 }
 
-/// A run.
+/// The job of a run.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What is asked.
-    pub shape: &'static Shape,
-    /// The scenario as it is named in the result: `validate`, or `faults: validate`.
+    /// The scenario's constants.
+    pub spec: &'static ScenarioSpec,
+    /// The scenario's name in the result: `validate`, or `faults: validate`.
     pub scenario: String,
-    /// Arguments, for the result.
+    /// The arguments of the process, for the result.
     pub command: Vec<String>,
-    /// Where to.
+    /// The targets of requests.
     pub targets: Vec<Target>,
-    /// How.
+    /// The protocol of requests.
     pub protocol: Protocol,
-    /// Of the first lane, over all threads and targets.
+    /// Connections of the first lane, over all threads and targets.
     pub connections: usize,
-    /// Of the second lane.
+    /// Connections of the second lane, over all threads and targets.
     pub write_connections: usize,
     /// Requests at a time on a connection.
     pub depth: usize,
-    /// Threads.
+    /// Threads that send requests.
     pub threads: usize,
-    /// Cores that the threads are pinned to, in turn.
+    /// The cores to which the threads are pinned, in turn; none: they are not pinned.
     pub cpus: Vec<usize>,
-    /// Requests a second; `None`: closed.
+    /// Requests a second; `None`: the closed model.
     pub rate: Option<f64>,
-    /// Of the second lane: part of the rate, or a rate of its own, or closed.
+    /// The rate of the second lane.
     pub writes: Writes,
-    /// Measured.
+    /// The length of the measured part.
     pub duration: Duration,
-    /// Not measured.
+    /// The length of the warm-up, which is not measured.
     pub warm_up: Duration,
-    /// From a tenth to the full rate.
+    /// How long the rate rises from a tenth to its full value.
     pub ramp: Duration,
-    /// Users, log-ins of each, tokens of each log-in.
-    pub people: (usize, usize, usize),
-    /// Percentages.
-    pub bad: Bad,
-    /// Tokens in one batch.
+    /// The accounts to create.
+    pub accounts: AccountCounts,
+    /// The share of validations with tokens that must be refused.
+    pub bad_tokens: BadTokens,
+    /// Tokens in one batch; `None`: no batches.
     pub batch: Option<usize>,
-    /// Exponent.
+    /// Zipf's exponent in the choice of sessions.
     pub zipf: f64,
-    /// Of the random choices.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// An answer that takes longer is none.
+    /// How long an answer may take.
     pub timeout: Duration,
-    /// Who makes permissions.
-    pub admin: Option<(String, String)>,
-    /// What has to hold.
+    /// The administrator who creates permissions.
+    pub admin: Option<Admin>,
+    /// The objectives of the whole run.
     pub objectives: Vec<Goal>,
-    /// What ends the run when it does not hold for three seconds in a row.
+    /// Goals that end the run if they do not hold for some seconds.
     pub limits: Vec<Goal>,
-    /// Whether the first wrong answer ends it.
+    /// Whether the first wrong answer ends the run.
     pub ends_when_wrong: bool,
-    /// Steps of a search, each so long.
+    /// The length of a step of a search; `None`: no search.
     pub find_max: Option<Duration>,
-    /// How much memory and p99 may grow, in a soak: 1.5 is by a half.
+    /// How much memory and p99 may grow in a soak, as a factor: 1.5 is by a half.
     pub max_drift: Option<f64>,
-    /// Faults.
+    /// The schedule of faults.
     pub faults: Option<Schedule>,
     /// The result file.
     pub out: Option<PathBuf>,
-    /// The report.
+    /// The report file.
     pub report: Option<PathBuf>,
 }
 
-/// How fast the second lane is.
+/// The rate of the second lane.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Writes {
-    /// A part of the whole rate.
+    /// A part of the whole rate, from 0 to 1.
     Part(f64),
-    /// So many a second.
+    /// Requests a second.
     Rate(f64),
     /// As fast as answers come.
     Closed,

@@ -1,31 +1,31 @@
-//! What is known while a run goes on: one snapshot a second, from the run to the screen.
+//! Snapshots of a run in progress: one a second, from the run to the screen.
 //!
-//! Promises: a snapshot is whole and costs little to make (no histogram in it). Never holds a secret.
+//! Promises: a snapshot is complete and cheap (it holds no histogram). Never holds a secret.
 
 use std::time::Duration;
 
 use crate::result::Second;
 
-/// A snapshot, once a second: of the warm-up too (`measured` is false then).
+/// A snapshot, once a second, also during the warm-up (`measured` is false then).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
-    /// Since this phase began: the warm-up, or the measured part.
+    /// The time since this phase (the warm-up or the measured part) began.
     pub elapsed: Duration,
-    /// How long this phase is meant to be.
+    /// The planned length of this phase.
     pub planned: Duration,
-    /// False while it warms up, and between the steps of a search.
+    /// False during the warm-up and between the steps of a search.
     pub measured: bool,
     /// The second that has just ended.
     pub second: Second,
-    /// Everything of this phase until now.
+    /// The figures of this phase so far.
     pub total: Total,
-    /// Wrong answers until now. Any is a defect of what is tested.
+    /// Wrong answers so far. Any of them is a defect of the deployment.
     pub wrong: u64,
-    /// What there is to be said about this second: `node a: kill`, `warming up`, `search: 4000/s`.
+    /// A remark about this second: `node a: kill`, `warming up`, `search: 4000/s`.
     pub note: Option<String>,
 }
 
-/// A small summary.
+/// The figures of a phase so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Total {
@@ -38,6 +38,6 @@ pub struct Total {
     pub p99_us: u64,
     pub p999_us: u64,
     pub max_us: u64,
-    /// By kind of error: `timeout`, `status 503`, …
+    /// Errors by kind: `timeout`, `status 503`, …
     pub by_error: Vec<(String, u64)>,
 }

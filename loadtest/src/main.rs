@@ -1,23 +1,24 @@
-//! `palisade-loadtest`: a load tester that tells the truth about a cluster.
+//! `palisade-loadtest`: a load tester for any deployment of Palisade.
 //!
-//! It speaks HTTP only and depends on no other crate of the workspace, so it measures any deployment.
+//! It speaks HTTP only and depends on no other crate of the workspace. It counts wrong answers apart from
+//! errors, and reports how busy its own threads were.
 //!
-//! | where | what |
+//! | module | content |
 //! |---|---|
-//! | `cli` | flags, what they mean, exit status |
-//! | `job`, `run` | what a run is told; people, phases, threads, the result |
-//! | `scenario`, `scenario/shapes` | what each scenario asks; `propagation` is one of its own |
-//! | `crowd` | users, sessions, tokens: what is asked about them, and which answers are wrong |
-//! | `people`, `client` | making users before a run and deleting them after it |
-//! | `worker`, `pace`, `record`, `busy` | due times, judging, counting: the same over any wire |
-//! | `wire/http1`, `wire/h2c`, `answer` | sockets |
-//! | `objective`, `search` | what must hold, and the highest rate at which it does |
+//! | `cli`, `units` | flags, their values, the exit status |
+//! | `job`, `run` | the job of a run; accounts, phases, the result |
+//! | `threads`, `worker`, `pace`, `record`, `busy` | threads, due times, judging, counting: the same over any wire |
+//! | `scenario`, `scenario/specs` | what each scenario requests; `propagation` is one of its own |
+//! | `session_pool` | users, sessions, tokens: which requests they allow, and which answers are wrong |
+//! | `test_accounts`, `client` | creates users before a run and deletes them after it |
+//! | `wire/http1`, `wire/h2c`, `answer` | connections |
+//! | `objective`, `search` | objectives, and the highest rate that meets them |
 //! | `faults` | schedules of faults |
-//! | `ceiling` | what the tool itself can drive |
-//! | `result`, `report`, `compare`, `screen`, `live`, `summary` | what is shown |
+//! | `ceiling` | the limit of the tool itself |
+//! | `result`, `report`, `compare`, `screen`, `live`, `summary`, `format`, `print` | output |
 //!
-//! To add a scenario: an entry in `scenario/shapes.rs`. To add a kind of request: a [`record::Kind`], a
-//! [`crowd::Deed`] and a file in `crowd/`.
+//! To add a scenario, add an entry to `scenario/specs.rs`. To add a kind of request, add a
+//! [`record::RequestKind`] and a file in `session_pool/`.
 
 mod answer;
 mod busy;
@@ -26,13 +27,13 @@ mod cli;
 mod client;
 mod clock;
 mod compare;
-mod crowd;
 mod faults;
+mod format;
 mod job;
 mod live;
 mod objective;
 mod pace;
-mod people;
+mod print;
 mod random;
 mod record;
 mod report;
@@ -41,8 +42,12 @@ mod run;
 mod scenario;
 mod screen;
 mod search;
+mod session_pool;
 mod summary;
 mod target;
+mod test_accounts;
+mod threads;
+mod units;
 mod wire;
 mod worker;
 

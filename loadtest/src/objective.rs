@@ -1,24 +1,24 @@
-//! What must hold: `p99<5ms`, `errors<0.1%`, `check:p999<=20ms`, `rate>50000`.
+//! Objectives: `p99<5ms`, `errors<0.1%`, `check:p999<=20ms`, `rate>50000`.
 //!
-//! A percentile is two digits and then decimals (`p50`, `p999` is 99.9), or with a point what it says (`p99.9`,
+//! A percentile is two digits followed by decimals (`p50`, `p999` is 99.9), or has a decimal point (`p99.9`,
 //! `p5.0`); `p100` is the maximum.
 //!
-//! Promises: an objective without a sample does not hold. Percentiles are of all answers, time-outs among
-//! them as "at least so long". Never rounds in favour of what is tested.
+//! Promises: an objective without a sample does not hold. Percentiles are over all answers; a time-out counts
+//! as a latency of at least its length. Never rounds in favour of the deployment.
 
 use thiserror::Error;
 
 use crate::{
-    record::{Cell, Grid, Kind},
+    record::{Cell, Grid, RequestKind},
     result::Objective,
 };
 
-/// Something that must hold.
+/// An objective or a limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
-    /// As given.
+    /// The text as given.
     pub text: String,
-    kind: Option<Kind>,
+    kind: Option<RequestKind>,
     metric: Metric,
     comparison: Comparison,
     /// Microseconds, a share, or requests a second.
@@ -28,7 +28,7 @@ pub struct Goal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Metric {
     Mean,
-    /// Of ten thousand.
+    /// In ten thousandths: 9900 is p99.
     Quantile(u32),
     Max,
     Errors,
@@ -43,25 +43,25 @@ enum Comparison {
     AtLeast,
 }
 
-/// Why a text is no objective.
+/// The text is not an objective.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is no objective. Write METRIC, one of < <= > >=, and a value: p99<5ms, errors<0.1%, rate>50000. \
-     Metrics: mean p50 p90 p99 p999 p9999 max (with us, ms or s), errors (with %), rate (a second); before \
-     it perhaps a kind of request: check:p99<5ms"
+    "`{0}` is not an objective. Write METRIC, one of < <= > >=, and a value: p99<5ms, errors<0.1%, rate>50000. \
+     Metrics: mean p50 p90 p99 p999 p9999 max (with us, ms or s), errors (with %), rate (a second). A kind of \
+     request may come first: check:p99<5ms"
 )]
 pub struct GoalError(String);
 
-/// Reads an objective.
+/// Parses an objective.
 pub fn parse(text: &str) -> Result<Goal, GoalError> {
-    read(text).ok_or_else(|| GoalError(text.to_owned()))
+    goal(text).ok_or_else(|| GoalError(text.to_owned()))
 }
 
-fn read(text: &str) -> Option<Goal> {
+fn goal(text: &str) -> Option<Goal> {
     let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     let (kind, rest) = match compact.split_once(':') {
         None => (None, compact.as_str()),
-        Some((name, rest)) => (Some(Kind::ALL.into_iter().find(|kind| kind.name() == name)?), rest),
+        Some((name, rest)) => (Some(RequestKind::ALL.into_iter().find(|kind| kind.name() == name)?), rest),
     };
     let at = rest.find(['<', '>'])?;
     let (name, rest) = rest.split_at(at);
@@ -80,7 +80,7 @@ fn read(text: &str) -> Option<Goal> {
     };
     let bound = match metric {
         Metric::Errors => number(value.strip_suffix('%')?)? / 100.0,
-        Metric::Rate => crate::cli::rate(value).ok()?,
+        Metric::Rate => crate::units::rate(value).ok()?,
         _ => {
             let (number_text, scale) = [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
                 .into_iter()
@@ -91,12 +91,12 @@ fn read(text: &str) -> Option<Goal> {
     Some(Goal { text: text.to_owned(), kind, metric, comparison, bound })
 }
 
-/// Reads `99`, `999`, `99.9` or `100`.
+/// Parses `99`, `999`, `99.9` or `100`.
 fn percentile(text: &str) -> Option<Metric> {
     let (whole, decimals) = match text.split_once('.') {
         Some((whole, decimals)) => (whole, decimals),
         None if text == "100" => (text, "00"),
-        // Would it be all, or a tenth of it?
+        // Ambiguous: 100 % or 10 % with decimals?
         None if text.starts_with("100") => return None,
         None => text.split_at_checked(2)?,
     };
@@ -118,7 +118,7 @@ fn number(text: &str) -> Option<f64> {
 }
 
 impl Goal {
-    /// Whether it holds over what was counted in so many seconds.
+    /// Judges the counts of this many seconds.
     #[must_use]
     pub fn judge(&self, grid: &Grid, seconds: f64) -> Objective {
         let cell = match self.kind {
@@ -143,7 +143,7 @@ impl Goal {
         let known = match self.metric {
             Metric::Errors => summary.requests > 0,
             Metric::Rate => true,
-            // A latency that nothing answered with is no latency.
+            // Without an answer there is no latency.
             _ => summary.latency.max > 0,
         };
         let holds = match self.comparison {
@@ -159,10 +159,10 @@ impl Goal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Fault;
+    use crate::record::ErrorKind;
 
     #[test]
-    fn objectives_are_read() {
+    fn objectives_are_parsed() {
         let goal = parse("p99<5ms").unwrap();
         assert_eq!(
             (goal.metric, goal.comparison, goal.bound),
@@ -184,11 +184,11 @@ mod tests {
         let goal = parse("errors<0.1%").unwrap();
         assert!((goal.bound - 0.001).abs() < 1e-12);
         let goal = parse("check:rate>=2k").unwrap();
-        assert_eq!((goal.kind, goal.bound), (Some(Kind::Check), 2000.0));
+        assert_eq!((goal.kind, goal.bound), (Some(RequestKind::Check), 2000.0));
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             "p99",
@@ -215,17 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn an_objective_holds_or_not() {
+    fn objectives_hold_up_to_their_bound() {
         let mut grid = Grid::new(1);
         for n in 1..=100_u64 {
-            grid.cell(0, Kind::Validate).record(Some(n * 100_000), Some(200), None);
+            grid.cell(0, RequestKind::Validate).record(Some(n * 100_000), Some(200), None);
         }
-        grid.cell(0, Kind::Login).record(None, None, Some(Fault::Connect));
+        grid.cell(0, RequestKind::Login).record(None, None, Some(ErrorKind::Connect));
         let held = |text: &str| parse(text).unwrap().judge(&grid, 1.0).held;
         assert!(held("p50<5.1ms") && !held("p50<5ms") && held("max<=10.01ms"));
         assert!(held("errors<1%") && !held("errors<0.9%") && held("rate>=100") && !held("rate>100"));
         assert!(held("validate:errors<=0%") && !held("login:errors<99%"));
         assert!(!held("login:p99<1s"), "a latency without an answer");
-        assert!(!held("check:errors<1%"), "nothing was asked");
+        assert!(!held("check:errors<1%"), "no request");
     }
 }

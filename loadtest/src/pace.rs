@@ -1,41 +1,41 @@
-//! When requests are due.
+//! The due times of requests.
 //!
-//! Promises: in the open model a due time depends on nothing but the plan: a server that is slow does not
-//! make the next request late (no coordinated omission). A stall leaves arrivals due in the past, one by
-//! one. A rate of nothing makes none. Never looks at a clock.
+//! Promises: in the open model, due times depend on the plan alone: a slow server does not delay the next
+//! request (no coordinated omission). After a stall, each missed request is still due, in the past. A rate of
+//! zero has no requests. Never looks at a clock.
 
 use crate::clock::{Nanos, SECOND};
 
-/// Slower than this share of the full rate nothing gets: the step to the next arrival stays finite.
-const SLOWEST: f64 = 0.02;
-/// With a ramp, where it begins, and at what the warm-up runs.
+/// The lowest share of the full rate, so that the time to the next request stays finite.
+const SHARE_MIN: f64 = 0.02;
+/// The share of the full rate at which a ramp begins. A warm-up before a ramp runs at this share.
 pub const RAMP_FROM: f64 = 0.1;
 
-/// Requests a second over the time of a phase.
+/// The rate over the time of a phase.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Curve {
-    /// A second, at the full rate.
+    /// The full rate, requests a second.
     pub rate: f64,
-    /// Rises from a tenth to the full rate within so many seconds.
+    /// Seconds within which the rate rises from a tenth to its full value.
     pub ramp_s: f64,
-    /// Follows a day, compressed into so many seconds; the full rate is its busiest hour.
+    /// The length in seconds of a day that the rate follows. The full rate is that of its busiest hour.
     pub day_s: Option<f64>,
 }
 
 impl Curve {
-    /// The rate, `at` seconds after the phase began.
+    /// The rate `at` seconds after the phase began.
     #[must_use]
     pub fn rate_at(&self, at: f64) -> f64 {
         let ramp = if at < self.ramp_s { RAMP_FROM + (1.0 - RAMP_FROM) * at / self.ramp_s } else { 1.0 };
-        let day = self.day_s.map_or(1.0, |day| of_the_day(at / day));
-        self.rate * (ramp * day).max(SLOWEST)
+        let day = self.day_s.map_or(1.0, |day| share_of_day(at / day));
+        self.rate * (ramp * day).max(SHARE_MIN)
     }
 }
 
-/// What share of the busiest hour's rate there is at this part of the day (0 midnight, 0.5 noon): quiet at
-/// night, a rise in the morning, a dip at lunch, the peak in the evening.
+/// The share of the busiest hour's rate at a part of the day (0 midnight, 0.5 noon): quiet at night, a rise in
+/// the morning, a dip at lunch, the peak in the evening.
 #[must_use]
-pub fn of_the_day(part: f64) -> f64 {
+pub fn share_of_day(part: f64) -> f64 {
     const HOURS: [f64; 24] = [
         0.25, 0.18, 0.13, 0.10, 0.10, 0.13, 0.22, 0.40, 0.60, 0.72, 0.78, 0.80, 0.70, 0.74, 0.78, 0.80, 0.82,
         0.86, 0.92, 0.98, 1.00, 0.92, 0.70, 0.42,
@@ -49,26 +49,26 @@ pub fn of_the_day(part: f64) -> f64 {
     HOURS[low] * (1.0 - within) + HOURS[(low + 1) % 24] * within
 }
 
-/// The arrivals of one lane at one target from one thread.
+/// The due times of one lane to one target in one thread.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     curve: Curve,
-    /// Of the curve.
+    /// Its share of the curve's rate.
     share: f64,
     begin: Nanos,
     end: Nanos,
-    /// Seconds since `begin`.
+    /// The next due time, seconds since `begin`.
     next: f64,
 }
 
 impl Pacer {
-    /// Arrivals from `begin` up to `end`; the first is `offset` (0 to 1) of a gap after `begin`, so that
-    /// many pacers do not beat together.
+    /// Due times from `begin` up to `end`. The first is `offset` (0 to 1) of a gap after `begin`, so that many
+    /// pacers are not in step.
     #[must_use]
     pub fn new(curve: Curve, share: f64, offset: f64, begin: Nanos, end: Nanos) -> Self {
         let mut pacer = Self { curve, share, begin, end, next: 0.0 };
         let gap = pacer.gap();
-        // No share of an endless gap is a number.
+        // Zero times an infinite gap is NaN.
         pacer.next = if gap.is_finite() { offset * gap } else { gap };
         pacer
     }
@@ -78,7 +78,7 @@ impl Pacer {
         if rate > 0.0 { 1.0 / rate } else { f64::INFINITY }
     }
 
-    /// When the next request is due; `None` when none is any more.
+    /// When the next request is due; `None` if there is none until the end.
     #[must_use]
     #[allow(
         clippy::cast_possible_truncation,
@@ -90,7 +90,7 @@ impl Pacer {
         (due < self.end).then_some(due)
     }
 
-    /// The one that was due is taken.
+    /// Moves on to the next request.
     pub fn advance(&mut self) {
         self.next += self.gap();
     }
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_come_at_the_rate_and_evenly() {
+    fn requests_are_due_evenly_at_the_rate() {
         let due = arrivals(Curve { rate: 1000.0, ramp_s: 0.0, day_s: None }, 3);
         assert!((2999..=3001).contains(&due.len()), "{}", due.len());
         assert!(due.windows(2).all(|pair| (999_990..=1_000_010).contains(&(pair[1] - pair[0]))));
     }
 
     #[test]
-    fn a_rate_of_nothing_has_no_arrivals() {
+    fn rate_of_zero_has_no_requests() {
         for (rate, ramp_s, day_s) in [(0.0, 0.0, None), (-1.0, 0.0, None), (0.0, 2.0, Some(3.0))] {
             for offset in [0.0, 0.5, 1.0] {
                 let mut pacer = Pacer::new(Curve { rate, ramp_s, day_s }, 0.25, offset, 5, 5 + 3 * SECOND);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_rises_to_the_rate() {
+    fn ramp_rises_to_the_rate() {
         let due = arrivals(Curve { rate: 1000.0, ramp_s: 10.0, day_s: None }, 11);
         let in_second = |s: u64| due.iter().filter(|&&at| (at - 5) / SECOND == s).count();
         assert!((100..200).contains(&in_second(0)), "{}", in_second(0));
@@ -139,15 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_quiet_at_night_and_busy_in_the_evening() {
+    fn day_is_quiet_at_night_and_busy_in_the_evening() {
         let due = arrivals(Curve { rate: 1000.0, ramp_s: 0.0, day_s: Some(24.0) }, 24);
         let in_hour = |s: u64| due.iter().filter(|&&at| (at - 5) / SECOND == s).count();
         assert!(in_hour(3) < 150 && in_hour(19) > 900, "{} {}", in_hour(3), in_hour(19));
-        assert!((0..=240).all(|part| of_the_day(f64::from(part) / 240.0) <= 1.0));
+        assert!((0..=240).all(|part| share_of_day(f64::from(part) / 240.0) <= 1.0));
     }
 
     #[test]
-    fn shares_of_many_pacers_make_the_whole() {
+    fn shares_of_many_pacers_add_up() {
         let curve = Curve { rate: 900.0, ramp_s: 0.0, day_s: None };
         let count = |offset: f64| {
             let mut pacer = Pacer::new(curve, 1.0 / 3.0, offset, 0, SECOND);

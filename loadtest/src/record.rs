@@ -1,6 +1,6 @@
-//! Histograms: what threads count, and how it becomes the result.
+//! Histograms of latencies and counts of answers: recorded by threads, merged into the result.
 //!
-//! Promises: recording one answer neither allocates nor locks (but for the first of its kind in a second).
+//! Promises: recording an answer neither allocates nor locks (but for the first of its kind in a second).
 //! Percentiles of a whole are those of merged histograms, never means of percentiles. Latencies are
 //! microseconds to three significant digits. Never keeps single samples.
 
@@ -13,13 +13,13 @@ use crate::{
     result::{Percentiles, Slice, Summary},
 };
 
-/// The longest latency that is told apart, microseconds: an hour.
-const LONGEST: u64 = 3_600_000_000;
+/// The longest latency of a histogram, microseconds: an hour.
+const LATENCY_MAX_US: u64 = 3_600_000_000;
 
-/// What a request was about.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum Kind {
+pub enum RequestKind {
     Validate,
     ValidateRevoked,
     ValidateForged,
@@ -32,8 +32,8 @@ pub enum Kind {
     Fixed,
 }
 
-impl Kind {
-    /// All of them, by their number.
+impl RequestKind {
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [Self; 10] = [
         Self::Validate,
         Self::ValidateRevoked,
@@ -47,7 +47,7 @@ impl Kind {
         Self::Fixed,
     ];
 
-    /// As it is called in the result, in objectives and on the screen.
+    /// The name in the result, in objectives and on the screen.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,30 +65,30 @@ impl Kind {
     }
 }
 
-/// Why a request did not get the answer that it should have.
+/// Why a request did not get the answer that it should have had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// Nobody takes connections.
+pub enum ErrorKind {
+    /// The connection could not be opened.
     Connect,
     /// The connection ended before the answer.
     Closed,
     /// No answer in time.
     Timeout,
-    /// It was due and could not be sent before the run ended.
+    /// The request was due but could not be sent before the end.
     Unsent,
-    /// What came is no answer.
+    /// The bytes that came are not an HTTP answer.
     Malformed,
-    /// The answer's status, when it is no wrong answer: 503 is "cannot know", 429 "too many".
+    /// An unexpected status that is not a wrong answer: 503 is "unknown", 429 "too many".
     Status(u16),
-    /// The answer's status is right, its body is not to be used.
+    /// The status is correct, but the body cannot be used.
     Body,
-    /// A 200 for a revoked token that says by `Palisade-Stale` that it may be one.
+    /// A 200 for a revoked token with `Palisade-Stale`: the node reports that it may lack revocations.
     Stale,
-    /// An answer that must not be.
+    /// A wrong answer.
     Wrong,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connect",
@@ -108,25 +108,25 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone)]
 pub struct Cell {
     latency: Histogram<u64>,
-    /// Answers and failures.
+    /// Answers and failures together.
     pub requests: u64,
-    /// By kind of error; few.
-    pub errors: BTreeMap<Fault, u64>,
-    /// By status; few, so a list: the most frequent is soon the first.
+    /// Failures by kind.
+    pub errors: BTreeMap<ErrorKind, u64>,
+    /// Answers by status. There are few, so a list is fast.
     statuses: Vec<(u16, u64)>,
 }
 
 impl Default for Cell {
-    #[allow(clippy::expect_used, reason = "the bounds are constants that are good")]
+    #[allow(clippy::expect_used, reason = "the bounds are valid constants")]
     fn default() -> Self {
-        let latency = Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are good");
+        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("valid bounds");
         Self { latency, requests: 0, errors: BTreeMap::new(), statuses: Vec::new() }
     }
 }
 
 impl Cell {
-    /// One more. `latency`: `None` when there is nothing to be learnt from it (a connection was refused).
-    pub fn record(&mut self, latency: Option<Nanos>, status: Option<u16>, fault: Option<Fault>) {
+    /// Counts a request. `latency` is `None` if it means nothing, as when a connection was refused.
+    pub fn record(&mut self, latency: Option<Nanos>, status: Option<u16>, error: Option<ErrorKind>) {
         self.requests += 1;
         if let Some(latency) = latency {
             self.latency.saturating_record((latency / 1_000).max(1));
@@ -134,8 +134,8 @@ impl Cell {
         if let Some(status) = status {
             self.count_status(status, 1);
         }
-        if let Some(fault) = fault {
-            *self.errors.entry(fault).or_default() += 1;
+        if let Some(error) = error {
+            *self.errors.entry(error).or_default() += 1;
         }
     }
 
@@ -146,26 +146,26 @@ impl Cell {
         }
     }
 
-    /// Adds another's counts.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
-        // The bounds are the same, so there is no error.
+        // The bounds are equal, so this cannot fail.
         let _ = self.latency.add(&other.latency);
         self.requests += other.requests;
-        for (&fault, &more) in &other.errors {
-            *self.errors.entry(fault).or_default() += more;
+        for (&error, &more) in &other.errors {
+            *self.errors.entry(error).or_default() += more;
         }
         for &(status, more) in &other.statuses {
             self.count_status(status, more);
         }
     }
 
-    /// How many failed.
+    /// The number of failures.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    /// Microseconds below which this share (0 to 1) lies; 0 without samples.
+    /// The latency in microseconds below which this share (0 to 1) of the samples lies; 0 without samples.
     #[must_use]
     pub fn quantile(&self, share: f64) -> u64 {
         if self.latency.is_empty() { 0 } else { self.latency.value_at_quantile(share) }
@@ -175,7 +175,7 @@ impl Cell {
         if self.latency.is_empty() { 0 } else { self.latency.max() }
     }
 
-    /// For a second.
+    /// The figures of one second.
     #[must_use]
     pub fn slice(&self) -> Slice {
         Slice {
@@ -187,7 +187,7 @@ impl Cell {
         }
     }
 
-    /// For the whole, which took so many seconds.
+    /// The figures of a whole of this many seconds.
     #[must_use]
     pub fn summary(&self, seconds: f64) -> Summary {
         let empty = self.latency.is_empty();
@@ -195,7 +195,7 @@ impl Cell {
             requests: self.requests,
             rate: if seconds > 0.0 { self.requests as f64 / seconds } else { 0.0 },
             errors: self.failed(),
-            errors_by_kind: self.errors.iter().map(|(fault, &n)| (fault.to_string(), n)).collect(),
+            errors_by_kind: self.errors.iter().map(|(error, &n)| (error.to_string(), n)).collect(),
             statuses: self.statuses.iter().copied().collect(),
             latency: Percentiles {
                 mean: if empty { 0.0 } else { self.latency.mean() },
@@ -210,20 +210,21 @@ impl Cell {
         }
     }
 
-    /// Ever denser towards the slowest, and no further than there are samples.
+    /// The points of the latency curve: denser towards the slowest, and only as far as there are samples.
     fn curve(&self) -> Vec<(f64, u64)> {
         let samples = self.latency.len();
         if samples == 0 {
             return Vec::new();
         }
         let mut percentiles: Vec<f64> = (0..18).map(|step| f64::from(step) * 5.0).collect();
-        let (mut rest, mut more) = (10.0, true);
+        let mut rest = 10.0;
+        let mut more = true;
         while more {
             for part in [1.0, 0.8, 0.6, 0.4, 0.2] {
-                let left: f64 = rest * part;
-                more = left / 100.0 * samples as f64 >= 1.0;
+                let beyond: f64 = rest * part;
+                more = beyond / 100.0 * samples as f64 >= 1.0;
                 if more {
-                    percentiles.push(100.0 - left);
+                    percentiles.push(100.0 - beyond);
                 }
             }
             rest /= 10.0;
@@ -233,7 +234,7 @@ impl Cell {
     }
 }
 
-/// Counts by target and kind, of a thread or of all, of a second or of a run.
+/// Counts by target and kind: of one thread or of all, of a second or of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Grid {
     targets: usize,
@@ -241,18 +242,18 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Nothing yet.
+    /// An empty grid.
     #[must_use]
     pub fn new(targets: usize) -> Self {
-        Self { targets, cells: (0..targets * Kind::ALL.len()).map(|_| None).collect() }
+        Self { targets, cells: (0..targets * RequestKind::ALL.len()).map(|_| None).collect() }
     }
 
-    /// Where this is counted.
-    pub fn cell(&mut self, target: usize, kind: Kind) -> &mut Cell {
-        self.cells[target * Kind::ALL.len() + kind as usize].get_or_insert_default()
+    /// The cell of a target and a kind.
+    pub fn cell(&mut self, target: usize, kind: RequestKind) -> &mut Cell {
+        self.cells[target * RequestKind::ALL.len() + kind as usize].get_or_insert_default()
     }
 
-    /// Adds another's counts.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.cells.iter_mut().zip(&other.cells) {
             if let Some(theirs) = theirs {
@@ -261,10 +262,11 @@ impl Grid {
         }
     }
 
-    fn sum(&self, wanted: impl Fn(usize, Kind) -> bool) -> Cell {
+    fn sum(&self, wanted: impl Fn(usize, RequestKind) -> bool) -> Cell {
         let mut sum = Cell::default();
         for (place, cell) in self.cells.iter().enumerate() {
-            let (target, kind) = (place / Kind::ALL.len(), Kind::ALL[place % Kind::ALL.len()]);
+            let (target, kind) =
+                (place / RequestKind::ALL.len(), RequestKind::ALL[place % RequestKind::ALL.len()]);
             if let Some(cell) = cell
                 && wanted(target, kind)
             {
@@ -274,22 +276,22 @@ impl Grid {
         sum
     }
 
-    /// Over everything.
+    /// The sum of all cells.
     #[must_use]
     pub fn all(&self) -> Cell {
         self.sum(|_, _| true)
     }
 
-    /// By place of the target.
+    /// The sums by target, in order.
     #[must_use]
     pub fn by_target(&self) -> Vec<Cell> {
         (0..self.targets).map(|place| self.sum(|target, _| target == place)).collect()
     }
 
-    /// By kind, those that there are.
+    /// The sums of the kinds that have requests.
     #[must_use]
-    pub fn by_kind(&self) -> Vec<(Kind, Cell)> {
-        let kinds = Kind::ALL.into_iter().map(|wanted| (wanted, self.sum(|_, kind| kind == wanted)));
+    pub fn by_kind(&self) -> Vec<(RequestKind, Cell)> {
+        let kinds = RequestKind::ALL.into_iter().map(|wanted| (wanted, self.sum(|_, kind| kind == wanted)));
         kinds.filter(|(_, cell)| cell.requests > 0).collect()
     }
 }
@@ -297,13 +299,13 @@ impl Grid {
 /// The counts of one thread in one second of a phase.
 #[derive(Debug)]
 pub struct ThreadSecond {
-    /// Which second of the phase.
+    /// The second of the phase, from 0.
     pub at_s: u32,
-    /// What was counted in it.
+    /// Its counts.
     pub grid: Grid,
 }
 
-/// Counts what one thread does, second by second.
+/// Records the requests of one thread, second by second.
 #[derive(Debug)]
 pub struct Recorder {
     begin: Nanos,
@@ -311,11 +313,12 @@ pub struct Recorder {
     at_s: u32,
     targets: usize,
     grid: Grid,
+    /// Seconds that have ended.
     full: Vec<ThreadSecond>,
 }
 
 impl Recorder {
-    /// For a phase; what is recorded after its end counts in its last second.
+    /// A recorder for a phase. Requests after its end count in its last second.
     #[must_use]
     pub fn new(targets: usize, begin: Nanos, end: Nanos) -> Self {
         let length = end.saturating_sub(begin).div_ceil(SECOND).max(1);
@@ -323,7 +326,7 @@ impl Recorder {
         Self { begin, last_s, at_s: 0, targets, grid: Grid::new(targets), full: Vec::new() }
     }
 
-    /// Ends the seconds that are over.
+    /// Ends the seconds before `now`.
     pub fn roll(&mut self, now: Nanos) {
         let second = now.saturating_sub(self.begin) / SECOND;
         let second = u32::try_from(second).unwrap_or(u32::MAX).min(self.last_s);
@@ -334,17 +337,17 @@ impl Recorder {
         }
     }
 
-    /// Where to count.
-    pub fn cell(&mut self, target: usize, kind: Kind) -> &mut Cell {
+    /// The cell of a target and a kind in the present second.
+    pub fn cell(&mut self, target: usize, kind: RequestKind) -> &mut Cell {
         self.grid.cell(target, kind)
     }
 
-    /// The seconds that ended since this was asked last.
-    pub fn take(&mut self) -> std::vec::Drain<'_, ThreadSecond> {
+    /// Removes and returns the seconds that have ended.
+    pub fn ended_seconds(&mut self) -> std::vec::Drain<'_, ThreadSecond> {
         self.full.drain(..)
     }
 
-    /// The last second.
+    /// Ends the recording. Returns the last second.
     #[must_use]
     pub fn finish(self) -> ThreadSecond {
         ThreadSecond { at_s: self.at_s, grid: self.grid }
@@ -356,13 +359,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_those_of_the_whole() {
-        let (mut fast, mut slow) = (Grid::new(2), Grid::new(2));
+    fn percentiles_are_those_of_merged_histograms() {
+        let mut fast = Grid::new(2);
+        let mut slow = Grid::new(2);
         for n in 1..=990_u64 {
-            fast.cell(0, Kind::Validate).record(Some(n * 1_000), Some(200), None);
+            fast.cell(0, RequestKind::Validate).record(Some(n * 1_000), Some(200), None);
         }
         for _ in 0..10 {
-            slow.cell(1, Kind::Login).record(Some(50_000_000), Some(503), Some(Fault::Status(503)));
+            slow.cell(1, RequestKind::Login).record(
+                Some(50_000_000),
+                Some(503),
+                Some(ErrorKind::Status(503)),
+            );
         }
         fast.merge(&slow);
         let all = fast.all().summary(10.0);
@@ -375,12 +383,12 @@ mod tests {
         assert_eq!(fast.by_target()[1].requests, 10);
         assert_eq!(
             fast.by_kind().iter().map(|(kind, _)| *kind).collect::<Vec<_>>(),
-            [Kind::Validate, Kind::Login]
+            [RequestKind::Validate, RequestKind::Login]
         );
     }
 
     #[test]
-    fn a_curve_ends_where_the_samples_do() {
+    fn curve_ends_where_the_samples_do() {
         let mut cell = Cell::default();
         (0..1_000).for_each(|n| cell.record(Some(n * 1_000), Some(200), None));
         let curve = cell.summary(1.0).curve;
@@ -392,14 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn seconds_end_also_when_nothing_happens() {
+    fn seconds_end_without_requests() {
         let mut recorder = Recorder::new(1, SECOND, 4 * SECOND);
-        recorder.cell(0, Kind::Check).record(Some(5), Some(200), None);
+        recorder.cell(0, RequestKind::Check).record(Some(5), Some(200), None);
         recorder.roll(3 * SECOND + 1);
-        let seconds: Vec<_> = recorder.take().map(|s| (s.at_s, s.grid.all().requests)).collect();
+        let seconds: Vec<_> = recorder.ended_seconds().map(|s| (s.at_s, s.grid.all().requests)).collect();
         assert_eq!(seconds, [(0, 1), (1, 0)]);
         recorder.roll(90 * SECOND);
-        assert_eq!(recorder.take().count(), 0);
+        assert_eq!(recorder.ended_seconds().count(), 0);
         assert_eq!(recorder.finish().at_s, 2);
     }
 }

@@ -1,25 +1,42 @@
-//! A run as one HTML file that explains itself: no network, no script, no fonts; light, dark and paper.
+//! The report of a run: one HTML file without network, scripts or fonts, for light and dark screens and for
+//! paper.
 //!
-//! Promises: everything that came from elsewhere (targets, commands, messages) is escaped, and a
-//! content-security policy in the page refuses whatever would be loaded. The size has a bound, however long
-//! the run was: series are thinned, tables are cut and say so. The same run makes the same bytes.
+//! Promises: foreign text (targets, commands, messages) is escaped, and a content-security policy in the page
+//! forbids all loading. The size is bounded, however long the run was: series are thinned, and tables are cut
+//! and say so. The same run makes the same bytes.
 
 mod charts;
 mod plot;
 mod tables;
-pub mod words;
 
 use std::fmt::Write as _;
 
+use crate::format::{self, count, escape, moment, rate, span};
 use crate::result::RunResult;
 use charts::Figure;
-use words::{count, moment, rate, span, text};
 
 const STYLE: &str = include_str!("report/style.css");
 
 /// The report of a run.
 pub fn html(run: &RunResult) -> String {
     let mut out = String::with_capacity(256 << 10);
+    head(&mut out, run);
+    verdicts(&mut out, run);
+    plots(&mut out, run);
+    breakdown(&mut out, run);
+    let _ = writeln!(
+        out,
+        "<details><summary>Plan, machine and command</summary>{}</details>\
+         <footer>palisade-loadtest {}. {} All numbers of this page, and those that it had to leave out, are in the \
+         JSON file of the run.</footer></main></body></html>",
+        tables::circumstances(run),
+        escape(&run.version),
+        charts::measured_from(run)
+    );
+    out
+}
+
+fn head(out: &mut String, run: &RunResult) {
     let _ = write!(
         out,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -28,10 +45,15 @@ pub fn html(run: &RunResult) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\
          <title>{} · palisade-loadtest</title><style>{STYLE}</style></head><body><main>\
          <header><h1>{}</h1><p class=\"sub\">{}</p></header>",
-        text(&run.scenario),
-        text(&run.scenario),
+        escape(&run.scenario),
+        escape(&run.scenario),
         headline(run)
     );
+}
+
+/// What a reader must see first: wrong answers, an early end, objectives, and whether the figures can be
+/// trusted.
+fn verdicts(out: &mut String, run: &RunResult) {
     if run.wrong_answers() > 0 {
         out.push_str(&tables::wrong(run));
     }
@@ -42,7 +64,7 @@ pub fn html(run: &RunResult) -> String {
             "<p class=\"stopped\"><strong>Ended before its time</strong>, after {} of {}: {}</p>",
             moment(measured),
             span(run.plan.duration_s),
-            text(&words::short(why, 600))
+            escape(&format::truncate(why, 600))
         );
     }
     out.push_str(&tables::objectives(run));
@@ -50,55 +72,48 @@ pub fn html(run: &RunResult) -> String {
     if run.wrong_answers() == 0 {
         out.push_str(&tables::wrong(run));
     }
-    if let Some(note) = words::bottleneck(run) {
-        let _ = write!(out, "<p class=\"stopped\">Beware: {}.</p>", text(&note));
+    if let Some(note) = format::bottleneck(run) {
+        let _ = write!(out, "<p class=\"stopped\">Beware: {}.</p>", escape(&note));
     }
     if run.total.requests == 0 {
         out.push_str(
             "<p class=\"stopped\">Nothing was measured: there was no request in the measured part.</p>",
         );
     }
+}
 
+fn plots(out: &mut String, run: &RunResult) {
     if !run.pairs.is_empty() {
-        section(&mut out, "How soon a revocation is refused elsewhere");
+        section(out, "How soon other nodes refuse a revoked token");
         out.push_str(
             "<p class=\"note\">From sending the revoking call to one node, to sending the first request that another \
-             refused: median, p99 and slowest. Darker is slower.</p>",
+             node refused: median, p99 and slowest. Darker is slower.</p>",
         );
         out.push_str(&tables::pairs(run));
     }
     let search = charts::search(run);
     if !search.is_empty() {
-        section(&mut out, "Search for the highest rate");
-        figures(&mut out, search, "h3");
+        section(out, "Search for the highest rate");
+        figures(out, search, "h3");
         out.push_str(&tables::search(run));
     }
-    figures(&mut out, charts::over_time(run), "h2");
+    figures(out, charts::over_time(run), "h2");
     if !run.faults.is_empty() {
-        section(&mut out, "What was done to the deployment");
+        section(out, "What was done to the deployment");
         out.push_str(&tables::faults(run));
     }
-    figures(&mut out, charts::percentiles(run).into_iter().collect(), "h2");
+    figures(out, charts::percentiles(run).into_iter().collect(), "h2");
+}
 
-    section(&mut out, "By kind of request");
+fn breakdown(out: &mut String, run: &RunResult) {
+    section(out, "By kind of request");
     out.push_str(&tables::by_kind(run));
-    section(&mut out, "By node");
+    section(out, "By node");
     out.push_str(&tables::by_target(run));
-    section(&mut out, "Errors by kind");
+    section(out, "Errors by kind");
     out.push_str(&tables::errors(run));
-    section(&mut out, "Answers by status");
+    section(out, "Answers by status");
     out.push_str(&tables::statuses(run));
-
-    let _ = writeln!(
-        out,
-        "<details><summary>Plan, machine and command</summary>{}</details>\
-         <footer>palisade-loadtest {}. {} All numbers of this page, and those that it had to leave out, are in the \
-         JSON file beside it.</footer></main></body></html>",
-        tables::circumstances(run),
-        text(&run.version),
-        charts::measured_from(run)
-    );
-    out
 }
 
 /// The run in a sentence.
@@ -109,21 +124,21 @@ fn headline(run: &RunResult) -> String {
         n => format!("{n} nodes"),
     };
     let drive = match plan.rate {
-        Some(at) => format!("{} requests a second ({} model)", rate(at), text(&plan.model)),
-        None => format!("as fast as answers come ({} model)", text(&plan.model)),
+        Some(at) => format!("{} requests a second ({} model)", rate(at), escape(&plan.model)),
+        None => format!("as fast as answers come ({} model)", escape(&plan.model)),
     };
     format!(
         "{} · {nodes} · {drive} · {} connections · {} · {} after {} of warm-up",
-        text(&run.started_at),
+        escape(&run.started_at),
         count(plan.connections as u64),
-        text(&plan.protocol),
+        escape(&plan.protocol),
         span(plan.duration_s),
         span(plan.warm_up_s)
     )
 }
 
 fn section(out: &mut String, title: &str) {
-    let _ = write!(out, "<h2>{}</h2>", text(title));
+    let _ = write!(out, "<h2>{}</h2>", escape(title));
 }
 
 fn figures(out: &mut String, figures: Vec<Figure>, heading: &str) {
@@ -131,9 +146,9 @@ fn figures(out: &mut String, figures: Vec<Figure>, heading: &str) {
         let _ = write!(
             out,
             "<{heading}>{}</{heading}><figure><div class=\"wide\">{}</div><figcaption>{}</figcaption></figure>",
-            text(&figure.plot.title),
+            escape(&figure.plot.title),
             figure.plot.svg(),
-            text(&figure.caption)
+            escape(&figure.caption)
         );
     }
 }
@@ -143,7 +158,7 @@ mod tests {
     use super::*;
     use crate::result::{Wrong, sample};
 
-    /// What would be loaded or run, and what would be no number.
+    /// Asserts that the page loads nothing, runs nothing, and has no number that is not finite.
     fn is_self_contained(page: &str) {
         let lower = page.to_ascii_lowercase();
         for bad in [
@@ -162,20 +177,20 @@ mod tests {
             "inf ",
         ] {
             let found = lower.find(bad);
-            assert_eq!(found, None, "{bad} near {:?}", found.map(|at| words::short(&lower[at..], 80)));
+            assert_eq!(found, None, "{bad} near {:?}", found.map(|at| format::truncate(&lower[at..], 80)));
         }
         assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
         assert!(page.len() < 2_000_000, "{} bytes", page.len());
         balanced(page);
     }
 
-    /// Each element that is opened is closed, in order.
+    /// Asserts that each element is closed, in order.
     fn balanced(page: &str) {
         let mut open: Vec<&str> = Vec::new();
         let body = page.split_once("</style>").unwrap().1;
         for tag in body.split('<').skip(1) {
             let tag =
-                tag.split_once('>').unwrap_or_else(|| panic!("not closed: {}", words::short(tag, 80))).0;
+                tag.split_once('>').unwrap_or_else(|| panic!("not closed: {}", format::truncate(tag, 80))).0;
             if let Some(name) = tag.strip_prefix('/') {
                 match open.pop() {
                     None => assert!(matches!(name, "head" | "html"), "</{name}>"),
@@ -189,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_run_is_one_page_without_outside() {
+    fn page_of_a_whole_run_is_self_contained() {
         let page = html(&sample::whole());
         is_self_contained(&page);
         for part in [
@@ -257,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_nothing_makes_a_page() {
+    fn empty_run_makes_a_page() {
         let page = html(&sample::empty());
         is_self_contained(&page);
         assert!(page.contains("Nothing was measured") && page.contains("interrupted"));
@@ -269,7 +284,7 @@ mod tests {
         }
         run.total = Default::default();
         is_self_contained(&html(&run));
-        // Fewer slices than targets: what a crash left.
+        // Fewer slices than targets, as after a crash.
         run.seconds[3].by_target.clear();
         run.by_target.clear();
         is_self_contained(&html(&run));
@@ -281,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_make_a_page() {
+    fn numbers_that_are_not_finite_make_a_page() {
         let mut run = sample::whole();
         run.total.rate = f64::NAN;
         run.total.latency.mean = f64::INFINITY;
@@ -294,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_with_many_nodes_is_a_page_of_bounded_size() {
+    fn page_of_a_day_and_many_nodes_has_a_bounded_size() {
         let mut run = sample::run(3, 86_400, 20, 1.0);
         run.wrong = (0..100_000)
             .map(|i| Wrong { at_s: f64::from(i), target: 1, what: "answered 200".repeat(400) })
@@ -320,7 +335,7 @@ mod tests {
         assert!(page.contains("Only the first 15 of 20 nodes are drawn"));
     }
 
-    /// Writes the sample to look at: `SAMPLE_REPORT=/tmp/x.html cargo test … sample_to_look_at`.
+    /// Writes a sample to look at: `SAMPLE_REPORT=/tmp/x.html cargo test … sample_to_look_at`.
     #[test]
     fn sample_to_look_at() {
         if let Ok(path) = std::env::var("SAMPLE_REPORT") {

@@ -1,9 +1,9 @@
-//! The result of a run, as it is written to the JSON file and read by `compare` and the report.
+//! The result of a run, as it is written to a JSON file and read by `compare` and `report`.
 //!
-//! Promises: a file of an older version is read or refused by its `format`, never misread. Latencies are
-//! microseconds. In the open model they count from the moment at which a request was *due*, not from when
-//! it was sent, so a server that stalls is not flattered (coordinated omission); in the closed model from
-//! sending. Nothing in it is a secret: no token, no password.
+//! Promises: a file of another version is read or refused by its `format`, never misread. Latencies are
+//! microseconds. In the open model they count from the moment at which a request was *due*, not from sending,
+//! so that a stalled server is not flattered (coordinated omission); in the closed model they count from
+//! sending. A result holds no secret: no token, no password.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -15,44 +15,44 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// The format of the file. Raised when a field changes its meaning.
 pub const FORMAT: u32 = 1;
 
-/// No file beyond this is read: a day with sixteen nodes is 150 MB.
-pub const MAX_FILE_BYTES: u64 = 256 << 20;
+/// The largest file that is read, bytes. The result of a day with sixteen nodes has 150 MB.
+pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why a result file could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It is not there, or may not be read.
+    /// The file does not exist or cannot be read.
     #[error("{path}: {source}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Beyond [`MAX_FILE_BYTES`].
-    #[error("{path}: larger than {} MiB, no result file is", MAX_FILE_BYTES >> 20, path = .path.display())]
+    /// Larger than [`FILE_BYTES_MAX`].
+    #[error("{path}: larger than {} MiB, so it is not a result file", FILE_BYTES_MAX >> 20, path = .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// Written by another version of the tool.
     #[error(
-        "{path}: a result file of format {found}; this version reads format {FORMAT}, and so it has to be read \
-         by the version that wrote it",
+        "{path}: a result file of format {found}, but this version reads format {FORMAT}; use the version that wrote \
+         the file",
         path = .path.display()
     )]
     OtherFormat {
         /// The file.
         path: PathBuf,
-        /// The format that it says.
+        /// The format of the file.
         found: u64,
     },
-    /// JSON of something else, or no JSON.
+    /// Other JSON, or not JSON.
     #[error("{path}: not a result file of palisade-loadtest: {why}", path = .path.display())]
     NotAResult {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The error, with line and column.
         why: String,
     },
 }
@@ -60,19 +60,19 @@ pub enum ReadError {
 /// Reads a result file.
 ///
 /// # Errors
-/// When it is not there, too large, of another format or something else.
+/// If the file does not exist, is too large, has another format, or is not a result.
 pub fn read(path: &Path) -> Result<RunResult, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let not_a_result =
         |why: serde_json::Error| ReadError::NotAResult { path: path.to_owned(), why: why.to_string() };
     let mut text = Vec::new();
-    // The length is what was read, not what the directory says: a pipe has none.
-    File::open(path).map_err(io)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(io)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
+    // Limits what is read, not the length in the directory: a pipe has none.
+    File::open(path).map_err(io)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(ReadError::TooLarge { path: path.to_owned() });
     }
 
-    /// Read first: fields of another format may not even have the same types.
+    /// Parsed first: fields of another format may have other types.
     #[derive(Deserialize)]
     struct Head {
         format: u64,
@@ -84,10 +84,11 @@ pub fn read(path: &Path) -> Result<RunResult, ReadError> {
     serde_json::from_slice(&text).map_err(not_a_result)
 }
 
-/// Writes a result file: whole or not at all, over the one that was there. A device or a pipe is written to.
+/// Writes a result file. An existing file is replaced as a whole or not at all; a device or a pipe is written
+/// to.
 ///
 /// # Errors
-/// What the system said. The file that was there is then untouched.
+/// The error of the system. An existing file is then untouched.
 pub fn write(path: &Path, result: &RunResult) -> io::Result<()> {
     write_whole(path, |out| {
         serde_json::to_writer(&mut *out, result)?;
@@ -95,19 +96,19 @@ pub fn write(path: &Path, result: &RunResult) -> io::Result<()> {
     })
 }
 
-/// Writes a file of any text, such as the report: whole or not at all, over the one that was there.
+/// Writes a text file, such as the report. An existing file is replaced as a whole or not at all.
 ///
 /// # Errors
-/// What the system said. The file that was there is then untouched.
+/// The error of the system. An existing file is then untouched.
 pub fn write_text(path: &Path, text: &str) -> io::Result<()> {
     write_whole(path, |out| out.write_all(text.as_bytes()))
 }
 
 fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    // Through a link, to the file that it names.
+    // Follows a link to its file.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|to| !to.is_file() && !to.is_dir()) {
-        // /dev/stdout, a pipe: nothing to be put in its place.
+        // /dev/stdout or a pipe cannot be replaced.
         let mut out = BufWriter::new(OpenOptions::new().write(true).open(path)?);
         fill(&mut out)?;
         return out.flush();
@@ -126,13 +127,13 @@ fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>)
         fs::rename(&beside, path)
     })();
     if written.is_err() {
-        // What is wrong is said already; a file that is left behind is no second error.
+        // The error is reported already; a temporary file that is left is not a second one.
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
-/// JSON has no word for what is no number (a rate over no time) and says `null`. That loses no run.
+/// Reads `null` as NaN. JSON has no NaN (a rate over no time), and serde writes it as `null`.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
@@ -140,61 +141,61 @@ fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// [`FORMAT`].
+    /// The format: [`FORMAT`].
     pub format: u32,
-    /// Version of the tool.
+    /// The version of the tool.
     pub version: String,
     /// The scenario's name.
     pub scenario: String,
-    /// The arguments that it was started with, secrets left out.
+    /// The arguments of the tool. They hold no secrets.
     pub command: Vec<String>,
-    /// RFC 3339, when the measured part began.
+    /// When the measured part began, RFC 3339.
     pub started_at: String,
-    /// Where the tool ran.
+    /// The machine of the tool.
     pub machine: Machine,
-    /// How busy the tool itself was; older versions did not say.
+    /// How busy the tool itself was. Results of older versions lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<Tool>,
-    /// Base URLs of the nodes; their places are the `target` of what follows.
+    /// Base URLs of the nodes. Their indexes are the `target` of the other fields.
     pub targets: Vec<String>,
-    /// What was to be driven.
+    /// The plan.
     pub plan: Plan,
-    /// One entry a second of the measured part, in order.
+    /// The seconds of the measured part, in order.
     pub seconds: Vec<Second>,
-    /// Of the whole measured part: over everything, by kind of request, by target.
+    /// The summary of the whole measured part.
     pub total: Summary,
-    /// By kind of request (`validate`, `check`, `login`, …).
+    /// Summaries by kind of request (`validate`, `check`, `login`, …).
     pub by_kind: BTreeMap<String, Summary>,
-    /// By place in `targets`.
+    /// Summaries by index in `targets`.
     pub by_target: Vec<Summary>,
-    /// Revocations: from the node (place in `targets`) where it was said to the node that refused.
+    /// Latencies of revocations, from the revoking node to the refusing node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<Pair>,
-    /// What was done to the deployment, and when.
+    /// The faults that happened.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultMark>,
-    /// Answers that must not be: a 200 for what was revoked, a refusal of what is good.
+    /// The first wrong answers: a 200 for a revoked token, a refusal of a good one.
     pub wrong: Vec<Wrong>,
-    /// What was asked for by flags, and whether it held.
+    /// The objectives, and whether they held.
     pub objectives: Vec<Objective>,
-    /// Steps of a search for the highest rate.
+    /// The steps of a search for the highest rate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<SearchStep>,
-    /// Why the run ended before its time, when it did.
+    /// Why the run ended before its time, if it did.
     pub stopped: Option<String>,
 }
 
 impl RunResult {
-    /// How many answers were wrong: those that are told are only the first ones of each thread.
+    /// The number of wrong answers. `wrong` lists only the first ones of each thread.
     #[must_use]
     pub fn wrong_answers(&self) -> u64 {
         let counted = self.total.errors_by_kind.get("wrong").copied().unwrap_or(0);
-        // Some are told from outside of what was counted: of a warm-up.
+        // Wrong answers of the warm-up are listed but not counted.
         counted.max(self.wrong.len() as u64)
     }
 }
 
-/// Where the tool ran.
+/// The machine of the tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Machine {
@@ -206,19 +207,19 @@ pub struct Machine {
 /// How busy the tool itself was in the measured part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
-    /// Threads that drove.
+    /// Threads that sent requests.
     pub threads: usize,
-    /// Of them, the most that one took of a core, by its CPU time: 1 is all of it.
+    /// The share of a core that the busiest of them used, by its CPU time: 1 is a whole core.
     pub busiest_thread: f64,
 }
 
-/// What was to be driven.
+/// The plan of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Plan {
     /// `open` (arrivals at a rate) or `closed` (as fast as answers come).
     pub model: String,
-    /// Requests a second, in the open model; at the end of a ramp.
+    /// Requests a second in the open model; with a ramp, at its end.
     pub rate: Option<f64>,
     pub connections: usize,
     /// `http1` or `h2c`.
@@ -228,45 +229,45 @@ pub struct Plan {
     pub ramp_s: f64,
     pub users: usize,
     pub seed: u64,
-    /// Older versions did not say.
+    /// Results of older versions lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Detail>,
 }
 
-/// What else is to be the same for two runs to be of the same thing.
+/// Further settings that must be equal for two runs to measure the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Detail {
-    /// Requests at a time on a connection: the pipeline, or the streams.
+    /// Requests at a time on a connection: pipelined, or streams.
     pub depth: usize,
-    /// Tokens in one request, when they are asked about in batches.
+    /// Tokens in one batch, if there are batches.
     pub batch: Option<usize>,
-    /// Percentages of the validations.
+    /// Percentage of the validations, as the next two.
     pub revoked: f64,
     pub forged: f64,
     pub expired: f64,
-    /// Of the second lane: `1 %` of the rate, `8/s`, `as answers come`, or `none`.
+    /// The rate of the second lane: `1 %` of the rate, `8/s`, `as answers come`, or `none`.
     pub writes: String,
     pub zipf: f64,
-    /// Of each user.
+    /// Sessions of each user.
     pub sessions: usize,
-    /// Of each session.
+    /// Access tokens of each session.
     pub tokens: usize,
     pub timeout_s: f64,
 }
 
-/// What happened in one second.
+/// The figures of one second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// Since the measured part began.
+    /// The begin of the second, seconds since the measured part began.
     pub at_s: u32,
-    /// Over everything.
+    /// All requests.
     pub all: Slice,
-    /// By place in `targets`.
+    /// By index in `targets`.
     pub by_target: Vec<Slice>,
 }
 
-/// Requests of one second.
+/// The requests of one second.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Slice {
@@ -277,7 +278,7 @@ pub struct Slice {
     pub max_us: u64,
 }
 
-/// A distribution of latencies and what was answered.
+/// The latencies and answers of some requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Answers and failures together.
@@ -285,19 +286,19 @@ pub struct Summary {
     /// Requests a second.
     #[serde(deserialize_with = "number")]
     pub rate: f64,
-    /// What did not get the answer that it should have.
+    /// Requests that did not get the answer that they should have had.
     pub errors: u64,
-    /// By kind: `connect`, `timeout`, `closed`, `status 503`, …
+    /// Errors by kind: `connect`, `timeout`, `closed`, `status 503`, …
     pub errors_by_kind: BTreeMap<String, u64>,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Latency in microseconds.
+    /// Percentiles of the latency.
     pub latency: Percentiles,
-    /// `[percentile, microseconds]` for the plot, from 0 up to the highest that has a sample; 100 at most.
+    /// Points `[percentile, microseconds]` for the plot, from 0 to the highest percentile that has a sample.
     pub curve: Vec<(f64, u64)>,
 }
 
-/// Microseconds.
+/// Percentiles of the latency, microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Percentiles {
@@ -311,47 +312,47 @@ pub struct Percentiles {
     pub max: u64,
 }
 
-/// How long a revocation took from one node to another.
+/// How long revocations took from one node to another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
-    /// Place in `targets`: where the revoking call was sent.
+    /// Index in `targets` of the node that got the revoking call.
     pub from: usize,
-    /// Place in `targets`: who was asked.
+    /// Index in `targets` of the node that was asked.
     pub to: usize,
     /// From sending the revoking call to sending the first request that was refused.
     pub refused: Summary,
 }
 
-/// Something that was done to the deployment.
+/// A fault that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FaultMark {
-    /// Since the measured part began.
+    /// Seconds since the measured part began.
     pub at_s: f64,
     /// `kill`, `pause`, `resume`, `restart`, `cut`, `heal`, `run`.
     pub action: String,
     /// The node or the command's name.
     pub on: String,
-    /// Whether it was done; the reason when not.
+    /// Why it could not be carried out, if so.
     pub failed: Option<String>,
 }
 
-/// An answer that must not be.
+/// A wrong answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Wrong {
-    /// Since the measured part began.
+    /// Seconds since the measured part began.
     pub at_s: f64,
-    /// Place in `targets`.
+    /// Index in `targets`.
     pub target: usize,
-    /// What was asked, what was answered, what should have been: no token in it.
+    /// The request, the answer, and the correct answer. Never holds a token.
     pub what: String,
 }
 
-/// Something that had to hold.
+/// An objective and its verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
-    /// As given: `p99<5ms`, `errors<0.1%`, `rate>50000`.
+    /// The text as given: `p99<5ms`, `errors<0.1%`, `rate>50000`.
     pub text: String,
-    /// Latencies in microseconds, errors as a ratio from 0 to 1, rates a second.
+    /// The measured value: latencies in microseconds, errors as a ratio from 0 to 1, rates a second.
     #[serde(deserialize_with = "number")]
     pub measured: f64,
     /// Whether it held.
@@ -383,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_result_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.json");
         for run in [sample::whole(), sample::empty()] {
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_loses_no_run() {
+    fn numbers_that_are_not_finite_are_read_as_nan() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.json");
         let mut run = sample::whole();
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+    fn failed_write_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("taken");
         fs::create_dir(&path).unwrap();
@@ -415,9 +416,10 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_a_link_and_a_device_a_device() {
+    fn links_and_devices_are_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        let file = dir.path().join("file");
+        let link = dir.path().join("link");
         fs::write(&file, "before").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         write_text(&link, "after").unwrap();
@@ -428,23 +430,23 @@ mod tests {
     }
 
     #[test]
-    fn other_formats_and_other_files_are_refused_in_words() {
+    fn other_formats_and_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.json");
-        let said = |text: &str| {
+        let refusal = |text: &str| {
             fs::write(&path, text).unwrap();
             read(&path).unwrap_err().to_string()
         };
-        assert!(said(r#"{"format":2,"seconds":"something new"}"#).contains("of format 2"));
-        assert!(said(r#"{"hello":"world"}"#).contains("not a result file"));
-        assert!(said("GIF89a").contains("not a result file"));
-        assert!(said("").contains("not a result file"));
-        assert!(said(r#"{"format":1}"#).contains("missing field"));
+        assert!(refusal(r#"{"format":2,"seconds":"something new"}"#).contains("of format 2"));
+        assert!(refusal(r#"{"hello":"world"}"#).contains("not a result file"));
+        assert!(refusal("GIF89a").contains("not a result file"));
+        assert!(refusal("").contains("not a result file"));
+        assert!(refusal(r#"{"format":1}"#).contains("missing field"));
         assert!(read(&dir.path().join("none")).unwrap_err().to_string().contains("none"));
     }
 
     #[test]
-    fn a_file_without_the_fields_that_may_be_left_out_is_read() {
+    fn file_without_optional_fields_is_read() {
         let mut json = serde_json::to_value(sample::whole()).unwrap();
         for field in ["pairs", "faults", "search", "tool"] {
             json.as_object_mut().unwrap().remove(field);

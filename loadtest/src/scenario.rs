@@ -1,98 +1,109 @@
-//! What a scenario is: who says what is asked next, and judges what is answered.
+//! A scenario: writes the next request and judges its answer.
 //!
-//! Promises: a scenario does no I/O and looks at no clock, so any driver can carry it: the raw HTTP/1.1 one
-//! and h2c. Each thread has one of its own: no locks. One file for each scenario says what it asks and in
-//! which shares; how one kind of request is made and judged is in `crowd`.
+//! Promises: a scenario does no I/O and never looks at a clock, so any wire can carry it: raw HTTP/1.1 or h2c.
+//! Each thread has a scenario of its own, without locks. `specs` lists what each scenario requests;
+//! `session_pool` knows how each kind of request is made and judged.
 
 pub mod propagation;
-pub mod shapes;
+pub mod specs;
 
 use crate::{
     answer::Answer,
     clock::Nanos,
-    record::{Cell, Fault, Kind},
+    record::{Cell, ErrorKind, RequestKind},
 };
 
-/// Which connections: each lane has its own, so that a log-in that takes long delays no validation.
+/// The mix of requests of each lane: kinds with their shares. Shares need not add up to anything.
+pub type Mix = Vec<Vec<(RequestKind, f64)>>;
+
+/// A lane to a target. Each lane has connections of its own, so that a slow log-in delays no validation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spot {
-    /// 0: validation and checks, in the scenarios that have both. 1: what goes to the store.
+pub struct Route {
+    /// 0: validations and checks, if a scenario has two lanes. 1: requests that a node sends on to the store.
     pub lane: usize,
-    /// Place among the targets.
+    /// Index among the targets.
     pub target: usize,
 }
 
-/// What is remembered of a request until its answer.
+/// A request that is in flight: what is remembered of it until its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Note {
-    /// What it is.
-    pub kind: Kind,
-    /// Where it goes.
-    pub spot: Spot,
-    /// Who it is about, as the scenario counts.
+pub struct InFlight {
+    /// The kind of request.
+    pub kind: RequestKind,
+    /// The lane and the target.
+    pub route: Route,
+    /// The session or other subject, by the scenario's own numbering.
     pub subject: u32,
-    /// Which life of the subject.
+    /// The epoch of the subject when the request was written.
     pub epoch: u32,
-    /// What else the scenario wants to remember.
+    /// Anything else that the scenario remembers.
     pub extra: u32,
-    /// When it was due; in the closed model when it was sent.
+    /// When it was due; in the closed model, when it was sent.
     pub due: Nanos,
     /// When it was sent.
     pub sent: Nanos,
 }
 
-/// What an answer is worth.
+/// A revoking and a refusing node, by their indexes among the targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct NodePair {
+    pub from: usize,
+    pub to: usize,
+}
+
+/// The judgement of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// As it should be.
-    Right,
-    /// No answer to the question.
-    Failed(Fault),
-    /// An answer that must not be: what was asked, what was answered, what should have been.
+pub enum Judgement {
+    /// The answer is correct.
+    Correct,
+    /// The request failed, but the answer is not wrong.
+    Failed(ErrorKind),
+    /// The answer is wrong: what was requested, what was answered, and what would be correct.
     Wrong(String),
 }
 
-/// Asks and judges, for one thread.
+/// Writes and judges the requests of one thread.
 pub trait Scenario: Send {
-    /// Appends one whole HTTP/1.1 request, or nothing when there is nothing to be asked there now.
-    fn ask(&mut self, spot: Spot, now: Nanos, out: &mut Vec<u8>) -> Option<Note>;
+    /// Appends one whole HTTP/1.1 request to `out`; `None` if there is none for this route now.
+    fn write_request(&mut self, route: Route, now: Nanos, out: &mut Vec<u8>) -> Option<InFlight>;
 
     /// Judges an answer.
-    fn answered(&mut self, note: &Note, answer: &Answer<'_>, now: Nanos) -> Verdict;
+    fn judge(&mut self, request: &InFlight, answer: &Answer<'_>, now: Nanos) -> Judgement;
 
-    /// No answer came, or none that can be judged: what the request did is not known.
-    fn lost(&mut self, note: &Note, now: Nanos);
+    /// No answer came, or none that can be judged: the effect of the request is unknown.
+    fn on_lost(&mut self, request: &InFlight, now: Nanos);
 
-    /// It was never sent: everything is as it was before it was asked.
-    fn unsent(&mut self, note: &Note, now: Nanos) {
-        self.lost(note, now);
+    /// The request was never sent and had no effect.
+    fn on_unsent(&mut self, request: &InFlight, now: Nanos) {
+        self.on_lost(request, now);
     }
 
-    /// What a lane asks when nothing can be asked.
-    fn first(&self, _lane: usize) -> Kind {
-        Kind::Validate
+    /// The kind that counts for requests of a lane that were due but could not be written.
+    fn default_kind(&self, _lane: usize) -> RequestKind {
+        RequestKind::Validate
     }
 
-    /// How long revocations took, by place of who was told and who was asked.
-    fn pairs(&self) -> Vec<(usize, usize, Cell)> {
+    /// Latencies of revocations, by pair of targets.
+    fn pairs(&self) -> Vec<(NodePair, Cell)> {
         Vec::new()
     }
 
-    /// Forgets the pairs: the warm-up is over.
-    fn measure(&mut self) {}
+    /// The measured part begins: drops the latencies so far.
+    fn start_measuring(&mut self) {}
 }
 
-/// Asks nothing: what a thread that failed leaves behind.
+/// A scenario without requests, which a thread that failed leaves behind.
 pub struct Nothing;
 
 impl Scenario for Nothing {
-    fn ask(&mut self, _: Spot, _: Nanos, _: &mut Vec<u8>) -> Option<Note> {
+    fn write_request(&mut self, _: Route, _: Nanos, _: &mut Vec<u8>) -> Option<InFlight> {
         None
     }
 
-    fn answered(&mut self, _: &Note, _: &Answer<'_>, _: Nanos) -> Verdict {
-        Verdict::Right
+    fn judge(&mut self, _: &InFlight, _: &Answer<'_>, _: Nanos) -> Judgement {
+        Judgement::Correct
     }
 
-    fn lost(&mut self, _: &Note, _: Nanos) {}
+    fn on_lost(&mut self, _: &InFlight, _: Nanos) {}
 }

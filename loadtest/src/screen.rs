@@ -1,8 +1,8 @@
-//! What is seen while a run goes on: a few lines redrawn in place on a terminal, plain lines elsewhere.
+//! The progress of a run: a few lines that are redrawn in place on a terminal, and plain lines elsewhere.
 //!
-//! Promises: it is the only one that writes to stdout or stderr from [`Screen::start`] to [`Screen::end`], and
-//! it writes to stderr only: stdout is for what a script reads. A closed pipe or a terminal that is gone ends
-//! nothing. Plain lines have stable columns, one a second for the first minute, then one in ten.
+//! Promises: from [`Screen::start`] to [`Screen::end`] nothing else writes to stdout or stderr. The screen
+//! writes to stderr only: stdout is for scripts. A closed pipe or terminal ends nothing. Plain lines have
+//! stable columns; there is one a second for the first minute, then one every ten seconds.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _, stderr};
@@ -10,41 +10,41 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::format::{count, micros, node_name, percent, rate, span, truncate};
 use crate::live::Live;
-use crate::report::words::{count, micros, node, percent, rate, short, span};
 use crate::result::{Plan, Slice};
 
-/// Nodes with a line of their own.
-const MAX_NODES: usize = 8;
-/// Kinds of errors that are named.
-const MAX_ERRORS: usize = 4;
-/// Of a note.
-const MAX_NOTE: usize = 240;
-/// Notes in a second: a node that answers wrongly does so thousands of times.
-const MAX_NOTES: u64 = 10;
-/// Plain lines come every second until here, then every ten seconds.
-const EVERY_SECOND: Duration = Duration::from_secs(60);
+/// Nodes with a line of their own at most.
+const NODES_MAX: usize = 8;
+/// Kinds of errors that are named at most.
+const ERROR_KINDS_MAX: usize = 4;
+/// Characters of a note at most.
+const NOTE_CHARS_MAX: usize = 240;
+/// Notes in a second at most: a faulty node gives thousands of wrong answers.
+const NOTES_PER_SECOND_MAX: u64 = 10;
+/// How long there is a plain line every second; then there is one every ten seconds.
+const LINE_A_SECOND_MAX: Duration = Duration::from_secs(60);
 
-/// What is seen while a run goes on.
+/// The display of a run in progress.
 pub struct Screen {
-    how: How,
+    output: Output,
     targets: Vec<String>,
     plain: Plain,
-    /// The last note of a snapshot: said when it changes.
-    noted: Option<String>,
-    /// Notes since the last second, said and not said.
+    /// The last note of a snapshot. A note is shown when it changes.
+    last_note: Option<String>,
+    /// Notes since the last second, shown or not.
     notes: u64,
 }
 
-enum How {
+enum Output {
     Drawn(Box<Drawn>),
     Plain,
 }
 
-/// Redrawn in place.
+/// Lines that are redrawn in place.
 struct Drawn {
     all: MultiProgress,
-    /// How far it is.
+    /// The progress bar.
     time: ProgressBar,
     now: ProgressBar,
     total: ProgressBar,
@@ -53,41 +53,41 @@ struct Drawn {
     colours: bool,
 }
 
-/// What was said in lines until now.
+/// The state of plain output.
 #[derive(Default)]
 struct Plain {
     measured: Option<bool>,
     /// The second of the last line of this phase.
-    said: Option<u64>,
+    last_s: Option<u64>,
 }
 
 impl Screen {
-    /// Says what will be driven, and makes room.
+    /// Shows the plan of the run.
     pub fn start(scenario: &str, plan: &Plan, targets: &[String]) -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let how = if stderr().is_terminal() && !dumb {
-            How::Drawn(Box::new(Drawn::new(ProgressDrawTarget::stderr(), targets)))
+        let output = if stderr().is_terminal() && !dumb {
+            Output::Drawn(Box::new(Drawn::new(ProgressDrawTarget::stderr(), targets)))
         } else {
-            How::Plain
+            Output::Plain
         };
         let mut screen =
-            Self { how, targets: targets.to_vec(), plain: Plain::default(), noted: None, notes: 0 };
+            Self { output, targets: targets.to_vec(), plain: Plain::default(), last_note: None, notes: 0 };
         screen.line(&headline(scenario, plan, targets.len()));
         screen
     }
 
-    /// Shows a second. To be called once a second.
+    /// Shows a snapshot. Call this once a second.
     pub fn tick(&mut self, live: &Live) {
         self.count_notes();
-        if live.note != self.noted {
-            self.noted.clone_from(&live.note);
+        if live.note != self.last_note {
+            self.last_note.clone_from(&live.note);
             if let Some(note) = &live.note {
                 self.line(&format!("  · {}", clean(note)));
             }
         }
-        match &self.how {
-            How::Drawn(drawn) => drawn.show(live, &self.targets),
-            How::Plain => {
+        match &self.output {
+            Output::Drawn(drawn) => drawn.show(live, &self.targets),
+            Output::Plain => {
                 for line in self.plain.lines(live, &self.targets) {
                     self.line(&line);
                 }
@@ -95,45 +95,46 @@ impl Screen {
         }
     }
 
-    /// Says something that stays: a fault, a wrong answer. Beyond [`MAX_NOTES`] in a second they are counted.
+    /// Prints a line that stays: a fault, a wrong answer. Beyond [`NOTES_PER_SECOND_MAX`] in a second they are
+    /// only counted.
     pub fn note(&mut self, what: &str) {
         self.notes += 1;
-        if self.notes <= MAX_NOTES {
+        if self.notes <= NOTES_PER_SECOND_MAX {
             self.line(&format!("  ! {}", clean(what)));
         }
     }
 
     fn count_notes(&mut self) {
-        let unsaid = std::mem::take(&mut self.notes).saturating_sub(MAX_NOTES);
-        if unsaid > 0 {
-            self.line(&format!("  ! and {} more in this second", count(unsaid)));
+        let hidden = std::mem::take(&mut self.notes).saturating_sub(NOTES_PER_SECOND_MAX);
+        if hidden > 0 {
+            self.line(&format!("  ! and {} more in this second", count(hidden)));
         }
     }
 
-    /// Leaves the terminal as it was, with the last lines standing.
+    /// Leaves the last lines standing and restores the terminal.
     pub fn end(mut self) {
         self.count_notes();
-        if let How::Drawn(drawn) = self.how {
+        if let Output::Drawn(drawn) = self.output {
             drawn.end();
         }
     }
 
     fn line(&mut self, line: &str) {
-        match &self.how {
-            How::Drawn(drawn) => {
-                // Nobody is left to be told when the terminal is gone.
+        match &self.output {
+            Output::Drawn(drawn) => {
+                // If the terminal is gone, there is no one to tell.
                 let _ = drawn.all.println(line);
             }
-            How::Plain => {
+            Output::Plain => {
                 let _ = writeln!(stderr().lock(), "{line}");
             }
         }
     }
 }
 
-/// One line, no control characters, of bounded length.
+/// A foreign text on one line, without control characters, of bounded length.
 fn clean(foreign: &str) -> String {
-    short(foreign, MAX_NOTE).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    truncate(foreign, NOTE_CHARS_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn headline(scenario: &str, plan: &Plan, targets: usize) -> String {
@@ -152,7 +153,7 @@ fn headline(scenario: &str, plan: &Plan, targets: usize) -> String {
     )
 }
 
-/// `0:42`.
+/// A time as `0:42`.
 fn clock(time: Duration) -> String {
     let s = time.as_secs();
     if s < 3_600 {
@@ -179,43 +180,43 @@ fn errors(live: &Live) -> String {
     let mut sorted: Vec<_> = live.total.by_error.iter().filter(|e| e.1 > 0).collect();
     sorted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let mut out = String::new();
-    for (kind, n) in sorted.iter().take(MAX_ERRORS) {
+    for (kind, n) in sorted.iter().take(ERROR_KINDS_MAX) {
         let _ = write!(
             out,
             "{}{} {}",
             if out.is_empty() { "" } else { ", " },
-            clean(&short(kind, 32)),
+            clean(&truncate(kind, 32)),
             count(*n)
         );
     }
-    if sorted.len() > MAX_ERRORS {
-        let _ = write!(out, ", {} more kinds", sorted.len() - MAX_ERRORS);
+    if sorted.len() > ERROR_KINDS_MAX {
+        let _ = write!(out, ", {} more kinds", sorted.len() - ERROR_KINDS_MAX);
     }
     out
 }
 
 impl Plain {
-    /// The lines of this snapshot: none, when one was said a moment ago.
+    /// The lines of this snapshot; none if it is too early for the next one.
     fn lines(&mut self, live: &Live, targets: &[String]) -> Vec<String> {
         let mut out = Vec::new();
         if self.measured != Some(live.measured) {
             self.measured = Some(live.measured);
-            self.said = None;
+            self.last_s = None;
         }
         let now = live.elapsed.as_secs();
-        let every = if live.elapsed <= EVERY_SECOND { 1 } else { 10 };
+        let every = if live.elapsed <= LINE_A_SECOND_MAX { 1 } else { 10 };
         let last = live.elapsed + Duration::from_secs(1) > live.planned;
-        if self.said.is_some_and(|said| now < said + every) && !last {
+        if self.last_s.is_some_and(|last| now < last + every) && !last {
             return out;
         }
-        self.said = Some(now);
+        self.last_s = Some(now);
         let phase = if live.measured { "run " } else { "warm" };
         let mut line = format!("{phase} {:>8}  {}", clock(live.elapsed), columns(&live.second.all));
         if live.wrong > 0 {
             let _ = write!(line, "  WRONG ANSWERS {}", count(live.wrong));
         }
         out.push(line);
-        // Which node it is matters when one of them fails or is silent.
+        // The nodes that fail or are silent.
         let slices = &live.second.by_target;
         if targets.len() > 1 && slices.iter().any(|s| s.errors > 0 || s.requests == 0) {
             out.extend(
@@ -223,23 +224,23 @@ impl Plain {
                     .iter()
                     .enumerate()
                     .filter(|(_, s)| s.errors > 0 || s.requests == 0)
-                    .take(MAX_NODES)
+                    .take(NODES_MAX)
                     .map(|(place, slice)| {
-                        format!("     {:>8}  {}  {}", "", columns(slice), clean(&node(targets, place)))
+                        format!("     {:>8}  {}  {}", "", columns(slice), clean(&node_name(targets, place)))
                     }),
             );
         }
         if live.second.all.errors > 0 {
-            let said = errors(live);
-            if !said.is_empty() {
-                out.push(format!("     {:>8}  errors until now: {said}", ""));
+            let kinds = errors(live);
+            if !kinds.is_empty() {
+                out.push(format!("     {:>8}  errors so far: {kinds}", ""));
             }
         }
         out
     }
 }
 
-/// Of templates that are written here: one that is wrong is drawn as a bar.
+/// The style of a template. Templates are constants; an invalid one would be drawn as a bar.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -256,7 +257,7 @@ impl Drawn {
         let now = line();
         let total = line();
         let nodes = if targets.len() > 1 {
-            (0..targets.len().min(MAX_NODES) + usize::from(targets.len() > MAX_NODES))
+            (0..targets.len().min(NODES_MAX) + usize::from(targets.len() > NODES_MAX))
                 .map(|_| line())
                 .collect()
         } else {
@@ -287,10 +288,10 @@ impl Drawn {
         ));
         for (place, bar) in self.nodes.iter().enumerate() {
             bar.set_message(match live.second.by_target.get(place) {
-                _ if place == MAX_NODES => format!("         and {} more nodes", targets.len() - MAX_NODES),
-                // Its place first: a narrow terminal cuts the end.
+                _ if place == NODES_MAX => format!("         and {} more nodes", targets.len() - NODES_MAX),
+                // The number comes first: a narrow terminal cuts the end.
                 Some(slice) => {
-                    let host = node(targets, place);
+                    let host = node_name(targets, place);
                     let host = host.split_once(" · ").map_or("", |(_, host)| host);
                     format!("node {:<3} {}  {}", place + 1, columns(slice), clean(host))
                 }
@@ -298,7 +299,7 @@ impl Drawn {
             });
         }
         let ratio = total.errors as f64 / total.requests.max(1) as f64;
-        let mut said = match total.errors {
+        let mut line = match total.errors {
             0 => format!("{} requests, no errors", count(total.requests)),
             n => {
                 let many = self.paint("33", &format!("{} errors ({})", count(n), percent(ratio)));
@@ -306,11 +307,11 @@ impl Drawn {
             }
         };
         if live.wrong > 0 {
-            // First: a narrow terminal cuts the end.
+            // This comes first: a narrow terminal cuts the end.
             let loud = self.paint("1;31", &format!("WRONG ANSWERS: {}", count(live.wrong)));
-            said = format!("{loud}   {said}");
+            line = format!("{loud}   {line}");
         }
-        self.errors.set_message(said);
+        self.errors.set_message(line);
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
@@ -321,7 +322,7 @@ impl Drawn {
         for bar in [&self.time, &self.now, &self.total].into_iter().chain(&self.nodes).chain([&self.errors]) {
             bar.abandon();
         }
-        // The cursor stands behind the last line.
+        // The cursor is at the end of the last line.
         if !self.all.is_hidden() {
             let _ = writeln!(stderr().lock());
         }
@@ -374,15 +375,15 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_second_and_then_one_in_ten() {
+    fn plain_lines_become_rarer_after_a_minute() {
         let mut plain = Plain::default();
-        let said: Vec<u64> = (1..=300).filter(|s| !lines(&mut plain, &live(*s, false)).is_empty()).collect();
-        assert_eq!(said[..60], (1..=60).collect::<Vec<_>>());
-        assert_eq!(said[60..], (7..=30).map(|s| s * 10).collect::<Vec<_>>());
+        let shown: Vec<u64> = (1..=300).filter(|s| !lines(&mut plain, &live(*s, false)).is_empty()).collect();
+        assert_eq!(shown[..60], (1..=60).collect::<Vec<_>>());
+        assert_eq!(shown[60..], (7..=30).map(|s| s * 10).collect::<Vec<_>>());
     }
 
     #[test]
-    fn the_measured_part_begins_with_a_line() {
+    fn measured_part_begins_with_a_line() {
         let mut plain = Plain::default();
         let mut warm = live(100, false);
         warm.measured = false;
@@ -391,22 +392,22 @@ mod tests {
     }
 
     #[test]
-    fn columns_stay_where_they_are() {
-        let said = lines(&mut Plain::default(), &live(1, true));
-        assert_eq!(said.len(), 3, "{said:#?}");
+    fn columns_are_stable() {
+        let shown = lines(&mut Plain::default(), &live(1, true));
+        assert_eq!(shown.len(), 3, "{shown:#?}");
         let at = |line: &str| line.find("p50").unwrap();
-        assert_eq!(at(&said[0]), at(&said[1]));
-        assert!(said[0].ends_with("WRONG ANSWERS 2"));
-        assert!(said[1].contains("p99       -") && said[1].ends_with("2 · 10.0.0.2:8080"), "{}", said[1]);
+        assert_eq!(at(&shown[0]), at(&shown[1]));
+        assert!(shown[0].ends_with("WRONG ANSWERS 2"));
+        assert!(shown[1].contains("p99       -") && shown[1].ends_with("2 · 10.0.0.2:8080"), "{}", shown[1]);
         assert!(
-            said[2].ends_with("connect 1,700, status 503 220, a [2Jb 1, c 1, 1 more kinds"),
+            shown[2].ends_with("connect 1,700, status 503 220, a [2Jb 1, c 1, 1 more kinds"),
             "{}",
-            said[2]
+            shown[2]
         );
     }
 
     #[test]
-    fn a_screen_that_nobody_sees_does_its_work() {
+    fn hidden_screen_does_its_work() {
         let live = live(3, true);
         for targets in [0, 1, 3, 20] {
             let targets = vec!["http://somewhere:1".to_owned(); targets];
@@ -416,13 +417,13 @@ mod tests {
         }
     }
 
-    /// To look at, in a terminal: `SCREEN=1 cargo test … screen_to_look_at -- --nocapture`.
+    /// To look at in a terminal: `SCREEN=1 cargo test … screen_to_look_at -- --nocapture`.
     #[test]
     fn screen_to_look_at() {
         if std::env::var_os("SCREEN").is_none() {
             return;
         }
-        // Behind what the test runner says.
+        // After the output of the test runner.
         let _ = writeln!(stderr().lock());
         let run = sample::whole();
         let mut screen = Screen::start("mixed", &run.plan, &run.targets);

@@ -1,16 +1,30 @@
-//! The result in a few lines, for stdout.
+//! Formats the result in a few lines for stdout.
 
 use std::fmt::Write as _;
 
 use crate::{
-    report::words::{bottleneck, count, micros, percent, rate},
+    format::{bottleneck, count, micros, percent, rate},
     result::{Objective, RunResult, Summary},
 };
 
-/// What is worth a line.
+/// Wrong answers that are printed at most.
+const WRONG_ANSWERS_MAX: usize = 10;
+
+/// The summary of a run, with remarks about it.
 #[must_use]
-pub fn text(result: &RunResult, notes: &[String]) -> String {
+pub fn format(result: &RunResult, notes: &[String]) -> String {
     let mut text = String::new();
+    latencies(&mut text, result);
+    pairs(&mut text, result);
+    search(&mut text, result);
+    goals(&mut text, result);
+    remarks(&mut text, result, notes);
+    wrong_answers(&mut text, result);
+    let _ = write!(text, "seed {}", result.plan.seed);
+    text
+}
+
+fn latencies(text: &mut String, result: &RunResult) {
     let name = result.by_kind.keys().map(String::len).max().unwrap_or(0).max(8);
     let _ = writeln!(
         text,
@@ -18,13 +32,13 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
         "", "requests", "a second", "errors", "p50", "p99", "p99.9", "max"
     );
     for (kind, summary) in &result.by_kind {
-        line(&mut text, name, kind, summary);
+        line(text, name, kind, summary);
     }
-    line(&mut text, name, "all", &result.total);
+    line(text, name, "all", &result.total);
     if result.by_target.len() > 1 {
         for (url, summary) in result.targets.iter().zip(&result.by_target) {
             let _ = writeln!(text, "{url}");
-            line(&mut text, name, "", summary);
+            line(text, name, "", summary);
         }
     }
     for (kind, n) in &result.total.errors_by_kind {
@@ -33,6 +47,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
     if result.total.errors == result.total.requests {
         text.push_str("no request was served\n");
     }
+}
+
+fn pairs(text: &mut String, result: &RunResult) {
     for pair in &result.pairs {
         let latency = &pair.refused.latency;
         let _ = writeln!(
@@ -49,6 +66,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
             let _ = writeln!(text, "GIVEN UP in {} of them", count(pair.refused.errors));
         }
     }
+}
+
+fn search(text: &mut String, result: &RunResult) {
     for step in &result.search {
         let verdict = if step.held { "held" } else { "not held" };
         let p99 = micros(step.p99_us as f64);
@@ -60,11 +80,14 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
             percent(step.error_ratio)
         );
     }
-    if let Some(best) =
-        result.search.iter().filter(|step| step.held).map(|step| step.offered).reduce(f64::max)
-    {
+    let held = result.search.iter().filter(|step| step.held);
+    if let Some(best) = held.map(|step| step.offered).reduce(f64::max) {
         let _ = writeln!(text, "highest rate that held: {}/s", rate(best));
     }
+}
+
+/// Faults and objectives.
+fn goals(text: &mut String, result: &RunResult) {
     for mark in &result.faults {
         let failed = mark.failed.as_ref().map(|why| format!(" FAILED: {why}")).unwrap_or_default();
         let _ = writeln!(text, "fault at {:.1} s: {} {}{failed}", mark.at_s, mark.action, mark.on);
@@ -74,6 +97,10 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
         let measured = measured(objective);
         let _ = writeln!(text, "objective {}: {measured}, {verdict}", objective.text);
     }
+}
+
+/// The load of the tool, notes, and why the run ended early.
+fn remarks(text: &mut String, result: &RunResult, notes: &[String]) {
     if let Some(tool) = &result.tool {
         let _ = writeln!(
             text,
@@ -82,16 +109,16 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
             percent(tool.busiest_thread)
         );
     }
-    if let Some(note) = bottleneck(result) {
-        let _ = writeln!(text, "note: {note}");
-    }
-    for note in notes {
+    for note in bottleneck(result).iter().chain(notes) {
         let _ = writeln!(text, "note: {note}");
     }
     if let Some(why) = &result.stopped {
         let _ = writeln!(text, "ended before its time: {why}");
     }
-    for wrong in result.wrong.iter().take(10) {
+}
+
+fn wrong_answers(text: &mut String, result: &RunResult) {
+    for wrong in result.wrong.iter().take(WRONG_ANSWERS_MAX) {
         let _ = writeln!(
             text,
             "WRONG ANSWER at {:.3} s from {}: {}",
@@ -102,11 +129,9 @@ pub fn text(result: &RunResult, notes: &[String]) -> String {
         let all = count(result.wrong_answers());
         let _ = writeln!(text, "{all} WRONG ANSWERS: what is tested is not to be trusted");
     }
-    let _ = write!(text, "seed {}", result.plan.seed);
-    text
 }
 
-/// In the unit of what was asked for.
+/// The measured value, in the unit of the objective.
 fn measured(objective: &Objective) -> String {
     let text = &objective.text;
     if objective.measured.is_nan() {

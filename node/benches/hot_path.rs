@@ -1,7 +1,7 @@
-//! What a validation and a permission check cost inside the node, without HTTP.
+//! Benchmarks of a validation and a permission check inside the node, without HTTP.
 //!
-//! `cargo bench -p node`: the verdict, the lookup of a token that was seen before (one, and among
-//! 100,000), a whole check of such a token, and the evaluation of permission queries.
+//! `cargo bench -p node` measures the verdict, the lookup of a verified token (one, and among 100,000), a
+//! complete check of such a token, and the evaluation of permission queries.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actors::{Compiled, Names, Snapshot};
 use divan::{Bencher, black_box};
-use node::byte_cache::ByteCache;
+use node::credentials::byte_cache::ByteCache;
 use schema::{
     Denials, Fact, FactKind, KeyId, PermissionId, Query, SessionId, Timestamp, TokenId, UserId, decide,
     permission::{Effective, Permission},
@@ -55,11 +55,12 @@ fn denials(count: u32) -> Denials {
 
 #[divan::bench(args = [0, 1_000, 1_000_000])]
 fn decide_with_denials(bencher: Bencher<'_, '_>, count: u32) {
-    let (denials, claims) = (denials(count), claims(1));
+    let denials = denials(count);
+    let claims = claims(1);
     bencher.bench_local(|| decide(black_box(&claims), black_box(NOW), &denials).is_ok());
 }
 
-/// As long as one of ours.
+/// Bytes as long as a token of a node.
 fn token(n: u32) -> Vec<u8> {
     format!("{}.{n:0>290}.{}", "h".repeat(110), "s".repeat(86)).into_bytes()
 }
@@ -84,7 +85,9 @@ fn verified_token_lookup(bencher: Bencher<'_, '_>, count: u32) {
 
 #[divan::bench]
 fn check_of_a_token_seen_before(bencher: Bencher<'_, '_>) {
-    let (cache, denials, token) = (verified(), denials(1_000), token(1));
+    let cache = verified();
+    let denials = denials(1_000);
+    let token = token(1);
     cache.insert(&token, claims(1), 0, |_| false);
     bencher.bench_local(|| {
         cache.with(black_box(&token), |claims| *claims).map(|claims| decide(&claims, NOW, &denials).is_ok())
@@ -111,7 +114,8 @@ const SIX: &str = r#"{"any":["nobody",{"all":["service.01.read","service.02.read
 #[divan::bench(args = [ONE, SIX])]
 fn query_evaluation(bencher: Bencher<'_, '_>, text: &str) {
     let names = Names::default();
-    let (snapshot, query) = (snapshot(&names), Compiled::new(&Query::parse(text).unwrap(), &names));
+    let snapshot = snapshot(&names);
+    let query = Compiled::new(&Query::parse(text).unwrap(), &names);
     bencher.bench_local(|| black_box(&query).holds(&snapshot));
 }
 

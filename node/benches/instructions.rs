@@ -1,10 +1,10 @@
-//! How many instructions an answer of the hot lane takes: a guard against regressions that needs no quiet
-//! machine. Part of `cargo test`; by itself `cargo test -p node --bench instructions`.
+//! Counts the instructions per answer of the fast path: a guard against regressions that needs no quiet
+//! machine. It is part of `cargo test`; run it alone with `cargo test -p node --bench instructions`.
 //!
 //! A node in this process answers requests on a connection of this process, under valgrind's callgrind, which
-//! counts what happens in `measured` and nothing else. More than a tenth above what `instructions.txt`
-//! says fails; `-- --write` writes what was counted there. The counts are those of the test profile, in which
-//! the crates of the hot lane are optimised (see the root `Cargo.toml`); they compare versions, not machines.
+//! counts only instructions in `measured`. A count of more than a tenth above that in `instructions.txt`
+//! fails; `-- --write` updates the file. The counts are those of the test profile, in which the crates of the
+//! fast path are optimised (see the root `Cargo.toml`); they compare versions, not machines.
 
 #![allow(
     clippy::print_stdout,
@@ -23,8 +23,9 @@ use node::{
     app::{App, Purpose},
     http::{
         self,
-        hot::{Lane, wire},
+        fast_path::{FastPath, http1},
     },
+    metrics::Metrics,
     settings::{self, Sources},
 };
 use serde_json::{Value, json};
@@ -36,11 +37,11 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-/// How many requests are in one write.
+/// Requests per write.
 const DEPTH: usize = 16;
-/// How many writes are counted.
+/// Writes that are counted.
 const ROUNDS: usize = 64;
-/// More than this fails.
+/// The largest allowed ratio of the count to the committed one.
 const TOLERANCE: f64 = 1.10;
 const QUESTIONS: [&str; 3] = ["validate", "check", "admit"];
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
@@ -52,7 +53,7 @@ fn main() {
         return measure(question);
     }
     if words.iter().any(|word| !word.starts_with('-')) && !word("instructions") {
-        // Another test was asked for.
+        // The filter selects another test.
         return;
     }
     let counted: BTreeMap<_, _> = QUESTIONS.iter().map(|question| (*question, count(question))).collect();
@@ -65,7 +66,8 @@ fn main() {
     let mut failed = false;
     for line in known.lines() {
         let (question, known) = line.split_once(' ').expect("a question and a count");
-        let (known, now): (f64, f64) = (known.parse().unwrap(), counted[question]);
+        let known: f64 = known.parse().unwrap();
+        let now = counted[question];
         println!(
             "{question:10} {now:6.0} instructions an answer; {:+.1} % of {known:.0}",
             (now / known - 1.0) * 100.0
@@ -78,7 +80,7 @@ fn main() {
     );
 }
 
-/// Runs one question in a process of its own, under callgrind.
+/// Counts one question's instructions in a separate process under callgrind.
 fn count(question: &str) -> f64 {
     let out = tempfile::NamedTempFile::new().unwrap();
     let run = Command::new("valgrind")
@@ -115,7 +117,7 @@ fn measure(question: &str) {
     measured(&runtime, &mut client, &many, &mut answers, ROUNDS - 4);
 }
 
-/// What is counted.
+/// The function whose instructions are counted.
 #[inline(never)]
 fn measured(runtime: &Runtime, client: &mut TcpStream, requests: &str, answers: &mut [u8], rounds: usize) {
     runtime.block_on(async {
@@ -126,15 +128,16 @@ fn measured(runtime: &Runtime, client: &mut TcpStream, requests: &str, answers: 
     });
 }
 
-/// A node, a connection to it, and a request whose answer is a good one.
+/// A connection to a node, and a request that it answers with success.
 async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     let mut sources = Sources::default();
     sources.flags.insert("DATA_DIR", directory.join("data").display().to_string());
     sources.flags.insert("JOURNAL_SIZE", "64KiB".to_owned());
     sources.flags.insert("IDLE_TIMEOUT", "10m".to_owned());
-    let app = App::start(settings::read(&sources).unwrap().0).await.unwrap();
-    app.come_up(Purpose::Serve).await.unwrap();
-    let (email, password) = ("ann@example.org", "walls and gates");
+    let app = App::start(settings::read(&sources).unwrap().0, Metrics::new(http::routes())).await.unwrap();
+    app.bootstrap(Purpose::Serve).await.unwrap();
+    let email = "ann@example.org";
+    let password = "walls and gates";
     post(&app, "/api/v1/users", &json!({ "email": email, "password": password })).await;
     let pair = post(&app, "/api/v1/auth_token", &json!({ "email": email, "password": password })).await;
     let path = match question {
@@ -151,10 +154,10 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
-    let lane = Lane::new(&app).await;
+    let lane = FastPath::new(&app).await;
     tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        wire::serve(&lane, stream, peer, stopped, || ()).await
+        http1::serve(&lane, stream, peer, stopped, || ()).await
     });
     (client, request)
 }
@@ -162,7 +165,7 @@ async fn ready(directory: &Path, question: &str) -> (TcpStream, String) {
 async fn post(app: &Arc<App>, path: &str, body: &Value) -> Value {
     let request = Request::post(path).header("host", "127.0.0.1").header("content-type", "application/json");
     let request = request.body(Body::from(body.to_string())).unwrap();
-    let response = http::routers(app).0.oneshot(request).await.unwrap();
+    let response = http::routers(app).public.oneshot(request).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     serde_json::from_slice(&body).unwrap()
 }

@@ -1,17 +1,18 @@
 //! The command line.
 //!
-//! Commands for operators work while a node runs, through its control socket, and on the store
-//! itself when none runs. Exit status: 0 done, 1 failed (one line on stderr that says what to do),
-//! 2 wrong usage.
+//! Operator commands work through the control socket while a node runs, and on the store itself if none runs.
+//! Exit status: 0 done, 1 failed (one line on stderr that says what to do), 2 wrong usage.
 
 mod args;
 mod check;
+mod copy;
+mod echo;
 mod health;
 mod output;
 mod prompt;
 mod quickstart;
 
-use std::{collections::BTreeMap, fmt, io, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, fmt, panic, path::Path, process::ExitCode, time::Duration};
 
 use clap::ArgMatches;
 use schema::{KeyId, email::Email};
@@ -20,34 +21,42 @@ use zeroize::Zeroizing;
 
 use crate::{
     app::{App, Purpose},
+    boot::{inspect::Inspected, machine, serve, signals},
     clock::{SystemClock, SystemEntropy},
-    control::{self, Answer},
-    data_dir, http, logging,
-    operator::{Command, Done, NewSuperuser, OperatorError},
-    passwords::Normalized,
-    serve,
-    settings::{self, SPECS, Settings, Sources, StoreSetting, machine},
+    credentials::passwords::Normalized,
+    http, logging,
+    metrics::Metrics,
+    operator::{
+        Command, Done, NewSuperuser, OperatorError,
+        control::{self, Answer},
+    },
+    settings::{self, SPECS, Settings, Sources, StoreSetting},
+    storage::data_dir,
+    traces,
 };
 
-/// How long a node may take to end, beside its drain grace.
-const ENDED: Duration = Duration::from_secs(10);
-/// How long a command waits until what it took away is in the ledger.
-const FLUSH: Duration = Duration::from_secs(10);
+/// How long a node may take to shut down, in addition to its drain grace.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a command waits until the ledger has its revocations.
+const LEDGER_FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the process waits at its end for log lines that stderr has not taken yet.
-const LOG_FLUSH: Duration = Duration::from_millis(500);
+/// How long the process waits at exit until stderr has accepted the remaining log lines.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the process waits at exit until the collector has taken the last spans.
+const TRACES_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
+    signals::unblock();
     let done = match args::command().try_get_matches() {
         Ok(matches) => run(&matches),
         Err(error) if error.use_stderr() => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
-        // What was asked for: help, or the version.
-        Err(help) => output::say(help.render().to_string().trim_end()),
+        // The user asked for help or the version.
+        Err(help) => output::print(help.render().to_string().trim_end()),
     };
     let status = match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,21 +65,22 @@ pub fn main() -> ExitCode {
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
     };
-    logging::flush(LOG_FLUSH);
+    traces::flush(TRACES_FLUSH_TIMEOUT);
+    logging::flush(LOG_FLUSH_TIMEOUT);
     status
 }
 
-/// Why a command did not do what it should.
+/// The reason why a command failed.
 enum Failure {
-    /// The command is wrong.
+    /// The command line is wrong.
     Usage(String),
-    /// It could not be done.
+    /// The command could not be done.
     Failed(String),
-    /// What it wrote did not arrive.
+    /// The output of the command could not be written.
     Lost {
         /// The error of stdout.
         why: String,
-        /// Whether that was the answer to something that is done.
+        /// Whether the command itself was done.
         is_done: bool,
     },
 }
@@ -96,8 +106,10 @@ impl<E: std::error::Error> From<E> for Failure {
 fn run(matches: &ArgMatches) -> Result<(), Failure> {
     // The innermost subcommand knows every global flag.
     let (path, leaf) = leaf(matches);
-    if path == ["openapi"] {
-        return output::say(&http::openapi().to_pretty_json()?);
+    match path.as_slice() {
+        ["openapi"] => return output::print(&http::openapi().to_pretty_json()?),
+        ["settings"] => return output::print(settings::document().trim_end()),
+        _ => {}
     }
     let sources = sources(leaf);
     let (settings, warnings) = settings::read(&sources)?;
@@ -105,7 +117,7 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let context = CommandLine { leaf, sources: &sources, settings: &settings };
     match path.as_slice() {
         [] | ["serve"] => {
-            machine::check(&settings)?;
+            machine::check_node(&settings)?;
             start_logging(&settings, &warnings)?;
             Ok(until_told_to_stop(serve::serve(settings))??)
         }
@@ -116,22 +128,16 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
             start_logging(&settings, &warnings)?;
             until_told_to_stop(quickstart::serve(settings, plan))?
         }
-        ["check-config"] => {
-            machine::check(&settings)?;
-            for warning in &warnings {
-                output::complain(&format!("warning: {warning}"));
-            }
-            let done = Done {
-                msg: "the settings are good".into(),
-                result: serde_json::json!({ "warnings": warnings }),
-            };
-            output::show(&done, json)
-        }
+        ["check-config"] => output::show(&check_config(&settings, &warnings)?, json),
         ["health"] => {
             let done = runtime()?.block_on(health::health(&settings, leaf.get_flag("live")))?;
             output::show(&done, json)
         }
         ["store", "check"] => runtime()?.block_on(check::run(settings, leaf.get_flag("repair"), json)),
+        ["store", "copy"] => {
+            let ends = copy::Ends::of(&context)?;
+            output::show(&runtime()?.block_on(copy::run(ends))?, json)
+        }
         ["schema", what] => output::show(&runtime()?.block_on(schema(&settings, what))?, json),
         command => {
             let command = context.operator_command(command)?;
@@ -141,13 +147,32 @@ fn run(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(settings: &Settings, warnings: &[String]) -> io::Result<()> {
-    logging::start(&settings.log)?;
+/// Checks what a start of a node checks, and what it would meet in the data directory.
+fn check_config(settings: &Settings, warnings: &[String]) -> Result<Done, Failure> {
+    machine::check_node(settings)?;
+    // A damaged store may make its library panic. The error says so.
+    panic::set_hook(Box::new(|_| {}));
+    let inspected = machine::inspect(settings);
+    drop(panic::take_hook());
+    let msg = match inspected? {
+        Inspected::Good => "the settings are good",
+        Inspected::InUse => {
+            "the settings are good; the data directory is in use, so what it holds was not checked"
+        }
+    };
+    for warning in warnings {
+        output::complain(&format!("warning: {warning}"));
+    }
+    Ok(Done { msg: msg.into(), result: serde_json::json!({ "warnings": warnings }) })
+}
+
+fn start_logging(settings: &Settings, warnings: &[String]) -> Result<(), logging::StartError> {
+    logging::start(&settings.log, settings.traces.as_ref())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(())
 }
 
-/// Nothing that is under way when it returns is waited for any more.
+/// Runs a future to its end. Tasks that are still running then are not awaited.
 fn until_told_to_stop<T>(node: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = runtime()?;
     let served = runtime.block_on(node);
@@ -156,7 +181,8 @@ fn until_told_to_stop<T>(node: impl Future<Output = T>) -> std::io::Result<T> {
 }
 
 fn leaf(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
-    let (mut path, mut leaf) = (Vec::new(), matches);
+    let mut path = Vec::new();
+    let mut leaf = matches;
     while let Some((name, inner)) = leaf.subcommand() {
         path.push(name);
         leaf = inner;
@@ -172,11 +198,11 @@ fn sources(leaf: &ArgMatches) -> Sources {
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    // Blocking threads read the store (24 at most at a time) and do the upkeep.
+    // Blocking threads read the store (at most 24 at a time) and do the upkeep.
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(64).build()
 }
 
-/// What was typed, and what it is about.
+/// The command line and the settings that it applies to.
 struct CommandLine<'a> {
     leaf: &'a ArgMatches,
     sources: &'a Sources,
@@ -222,7 +248,7 @@ impl CommandLine<'_> {
         })
     }
 
-    /// What flags and variables do not say is asked for at a terminal.
+    /// The superuser from flags and variables; prompts at a terminal for what is missing.
     fn new_superuser(&self) -> Result<NewSuperuser, Failure> {
         let email = email(prompt::line(self.text("email"), "--email", "Email")?)?;
         let first_name = prompt::optional_line(self.text("first-name"), "First name")?;
@@ -233,7 +259,7 @@ impl CommandLine<'_> {
         Ok(NewSuperuser { email, password: password.to_string(), first_name, last_name, promote })
     }
 
-    /// As far as it is given: nothing is asked for, unless that is asked for.
+    /// The plan of a quickstart. It prompts for nothing except, with `--ask-password`, the password.
     fn quickstart(&self, json: bool) -> Result<quickstart::Plan, Failure> {
         let given = |name| self.text(name).filter(|text| !text.is_empty());
         let password = match self.given_password()? {
@@ -260,7 +286,7 @@ impl CommandLine<'_> {
 
 const PASSWORD: &str = "--password, PALISADE_SUPERUSER_PASSWORD or PALISADE_SUPERUSER_PASSWORD_FILE";
 
-/// Before anything is asked for or made.
+/// Validates an email before the command prompts for or creates anything.
 fn email(text: String) -> Result<String, Failure> {
     match text.parse::<Email>() {
         Ok(_) => Ok(text),
@@ -293,7 +319,7 @@ async fn schema(settings: &Settings, what: &str) -> Result<Done, Failure> {
     Ok(Done { msg, result: applied.chain(pending).collect() })
 }
 
-/// Only some commands make a store where there is none; the others say so, and make nothing.
+/// Fails if there is no store: only some commands create one.
 fn require_store(settings: &Settings) -> Result<(), Failure> {
     let directory = data_dir::locate(&settings.data_dir);
     match settings.store {
@@ -310,9 +336,9 @@ fn no_store(directory: &Path) -> Failure {
     ))
 }
 
-/// The same for a database; [`require_store`] has looked for an embedded one.
+/// Fails if a database lacks tables; [`require_store`] has checked for an embedded store.
 async fn require_tables(config: &store_scylla::Config) -> Result<(), Failure> {
-    // One that cannot be reached now is waited for like anybody waits.
+    // A database that is unreachable now is awaited later, as for any command.
     let Ok(report) = migration::status(config).await else { return Ok(()) };
     let missing = match (report.applied.is_empty(), report.pending.is_empty()) {
         (_, true) => return Ok(()),
@@ -322,16 +348,16 @@ async fn require_tables(config: &store_scylla::Config) -> Result<(), Failure> {
     Err(Failure::Failed(format!("{missing}: check PALISADE_STORE, or run `palisade schema migrate`")))
 }
 
-/// By the node that runs, else on the store itself.
+/// Runs a command through the running node, else on the store itself.
 async fn operate(mut settings: Settings, command: Command) -> Result<Done, Failure> {
     let directory = data_dir::locate(&settings.data_dir);
     match control::ask(&directory, &command).await {
         Ok(Some(Answer::Done(done))) => {
             if matches!(command, Command::ClusterLeave) {
-                let patience = settings.drain_grace + ENDED;
-                if !control::has_ended(&directory, patience).await {
+                let wait = settings.drain_grace + SHUTDOWN_TIMEOUT;
+                if !control::has_ended(&directory, wait).await {
                     return Err(Failure::Failed(format!(
-                        "the node has not ended after {patience:?}; look at its log"
+                        "the node has not ended after {wait:?}; look at its log"
                     )));
                 }
             }
@@ -370,11 +396,11 @@ async fn operate(mut settings: Settings, command: Command) -> Result<Done, Failu
     } else {
         machine::check(&settings)?;
     }
-    let app = App::start(settings).await?;
+    let app = App::start(settings, Metrics::new([])).await?;
     app.data_dir.give_to_owner();
-    app.backing.await_up().await?;
-    app.come_up(Purpose::Operate).await?;
+    app.backend.await_up().await?;
+    app.bootstrap(Purpose::Operate).await?;
     let done = app.operate(command).await?;
-    app.log.flush(FLUSH).await;
+    app.log.flush(LEDGER_FLUSH_TIMEOUT).await;
     Ok(done)
 }

@@ -1,86 +1,78 @@
-//! HTTP: one endpoint, one file, named `<noun>/<verb>.rs`.
+//! HTTP: one endpoint, one file, named `v1/<noun>/<verb>.rs`.
 //!
 //! To add an endpoint: write its file with a handler and its `#[utoipa::path]`, and register it in
 //! `api` with `routes!`; the OpenAPI document, the metrics and the tests that walk all routes
-//! take it from there. What a handler may rely on is said by its extractors ([`authority`]).
+//! take it from there. Its extractors state what a handler may rely on ([`extract::authority`]).
 
-pub mod asker;
-pub mod authority;
-pub mod body;
-pub mod client;
 pub mod connection;
-pub mod held;
-pub mod hot;
-pub mod page;
-pub mod problem;
-pub mod queries;
-pub mod request;
-mod security;
-pub mod taken;
-
-mod auth_token;
-pub mod cluster;
-mod cors;
-mod docs;
+pub mod extract;
+pub mod fast_path;
 mod gateway;
+pub mod middleware;
+mod openapi;
 mod operators;
-mod permissions;
-mod power;
-mod roles;
-mod users;
+mod policy;
+pub mod respond;
+mod v1;
 
 use std::sync::Arc;
 
 use axum::Router;
 use utoipa::openapi::OpenApi;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::routes;
+
+use middleware::request::Frame;
+use policy::Routes;
+pub use policy::{Policies, RoutePolicy};
+use v1::{auth_token, permissions, roles, users};
 
 use crate::{app::App, settings::PublicUrl};
 
-/// Longest body of a request, in bytes; batch validation takes more.
+/// The longest body of a request, in bytes. Batch validation accepts more.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Every documented endpoint, with its documentation.
-fn api() -> OpenApiRouter<Arc<App>> {
-    let v1 = OpenApiRouter::new()
-        .routes(routes!(auth_token::login::login, auth_token::logout::logout))
-        .routes(routes!(auth_token::refresh::refresh))
-        .routes(routes!(auth_token::validate::validate))
-        .routes(routes!(auth_token::batch::validate_batch))
-        .routes(routes!(auth_token::logout::logout_all))
-        .routes(routes!(auth_token::logout::logout_others))
-        .routes(routes!(users::register::register, users::list::list))
-        .routes(routes!(users::profile::get, users::update::update, users::delete::delete))
-        .routes(routes!(users::password::change_password))
-        .routes(routes!(users::logins::list))
-        .routes(routes!(users::unlock::unlock))
-        .routes(routes!(users::sessions::list, users::sessions::end_all))
-        .routes(routes!(users::sessions::end))
-        .routes(routes!(users::roles::list, users::roles::give))
-        .routes(routes!(users::roles::take))
-        .routes(routes!(users::permissions::list, users::permissions::give))
-        .routes(routes!(users::permissions::take))
-        .routes(routes!(users::combined::list))
-        .routes(routes!(users::combined::validate))
-        .routes(routes!(permissions::list, permissions::create))
-        .routes(routes!(permissions::update, permissions::delete))
-        .routes(routes!(roles::list, roles::create))
-        .routes(routes!(roles::get, roles::update, roles::delete))
-        .routes(routes!(roles::members::add))
-        .routes(routes!(roles::members::remove));
-    OpenApiRouter::with_openapi(docs::document())
+fn api() -> Routes {
+    use RoutePolicy::{Api, Frequent};
+    let v1 = Routes::default()
+        .add(Api, routes!(auth_token::login::login, auth_token::logout::logout))
+        .add(Api, routes!(auth_token::refresh::refresh))
+        .add(Frequent, routes!(auth_token::validate::validate))
+        .add(Frequent, routes!(auth_token::batch::validate_batch))
+        .add(Api, routes!(auth_token::logout::logout_all))
+        .add(Api, routes!(auth_token::logout::logout_others))
+        .add(Api, routes!(users::register::register, users::list::list))
+        .add(Api, routes!(users::profile::get, users::update::update, users::delete::delete))
+        .add(Api, routes!(users::password::change_password))
+        .add(Api, routes!(users::logins::list))
+        .add(Api, routes!(users::unlock::unlock))
+        .add(Api, routes!(users::sessions::list, users::sessions::end_all))
+        .add(Api, routes!(users::sessions::end))
+        .add(Api, routes!(users::roles::list, users::roles::give))
+        .add(Api, routes!(users::roles::take))
+        .add(Api, routes!(users::permissions::list, users::permissions::give))
+        .add(Api, routes!(users::permissions::take))
+        .add(Api, routes!(users::combined::list))
+        .add(Frequent, routes!(users::combined::validate))
+        .add(Api, routes!(permissions::list, permissions::create))
+        .add(Api, routes!(permissions::update, permissions::delete))
+        .add(Api, routes!(roles::list, roles::create))
+        .add(Api, routes!(roles::get, roles::update, roles::delete))
+        .add(Api, routes!(roles::members::add))
+        .add(Api, routes!(roles::members::remove));
+    Routes::documented_in(openapi::document())
         .nest("/api/v1", v1)
-        .routes(routes!(gateway::auth_request))
-        .routes(routes!(gateway::jwks))
+        .add(Frequent, routes!(gateway::auth_request))
+        .add(Api, routes!(gateway::jwks))
 }
 
-/// What operators watch.
-fn operators() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new()
-        .routes(routes!(operators::live))
-        .routes(routes!(operators::ready))
-        .routes(routes!(operators::metrics))
-        .routes(routes!(cluster::show))
+/// The routes of operators: health, metrics and the state of the cluster.
+fn operators() -> Routes {
+    Routes::default()
+        .add(RoutePolicy::Health, routes!(operators::live))
+        .add(RoutePolicy::Health, routes!(operators::ready))
+        .add(RoutePolicy::Metrics, routes!(operators::metrics))
+        .add(RoutePolicy::Api, routes!(v1::cluster::show))
 }
 
 /// The OpenAPI document of a node that does not know its public URL.
@@ -90,35 +82,56 @@ pub fn openapi() -> OpenApi {
 }
 
 fn document(public_url: Option<&PublicUrl>) -> OpenApi {
-    let mut document = api().merge(operators()).into_openapi();
-    docs::finish(&mut document, public_url);
+    let Routes { router, policies } = api().merge(operators());
+    let mut document = router.into_openapi();
+    openapi::finish(&mut document, public_url, &policies);
     document
 }
 
 /// Every documented route, as (method, path).
 pub fn routes() -> Vec<(String, String)> {
-    docs::routes(&openapi())
+    openapi::routes(&openapi())
 }
 
-/// The routers of the two listeners; the second when operators have one of their own.
-pub fn routers(app: &Arc<App>) -> (Router, Option<Router>) {
+/// The routers of a node's listeners.
+pub struct Routers {
+    /// The router of the public listener.
+    pub public: Router,
+    /// The router of the operators' listener, if there is one.
+    pub operators: Option<Router>,
+    /// The policies of all routes.
+    pub policies: Arc<Policies>,
+}
+
+/// The routers of this node. Without an operators' listener, the public one serves the routes of operators too.
+pub fn routers(app: &Arc<App>) -> Routers {
     let public_url = app.settings.public_url.as_ref();
-    let public = api().split_for_parts().0.merge(docs::pages::router(&document(public_url), public_url));
-    let operators = operators().split_for_parts().0;
+    let pages = openapi::pages::router(&document(public_url), public_url);
+    let api = api();
+    let operators = operators();
+    let policies = api.policies.and(operators.policies).and(openapi::pages::policies());
+    let policies = Arc::new(policies);
+    let public = api.router.split_for_parts().0.merge(pages);
+    let operators = operators.router.split_for_parts().0;
     if app.settings.operator_listen.is_some() {
-        (finish(public, app), Some(finish(operators, app)))
+        let operators = Some(finish(operators, app, &policies));
+        Routers { public: finish(public, app, &policies), operators, policies }
     } else {
-        (finish(public.merge(operators), app), None)
+        Routers { public: finish(public.merge(operators), app, &policies), operators: None, policies }
     }
 }
 
-/// What every request goes through, from the outside in: the frame of a request (id, metrics,
-/// errors in their one form), CORS. Bodies have their bound where they are read ([`body`]).
-fn finish(router: Router<Arc<App>>, app: &Arc<App>) -> Router {
-    let mut router =
-        router.fallback(request::not_found).method_not_allowed_fallback(request::method_not_allowed);
-    if let Some(cors) = cors::layer(&app.settings.cors_origins) {
+/// Adds the middleware of every request, from the outside in: the frame (id, metrics, errors in their one
+/// form), then CORS. Bodies are bounded where they are read ([`extract::body`]).
+fn finish(router: Router<Arc<App>>, app: &Arc<App>, policies: &Arc<Policies>) -> Router {
+    let mut router = router
+        .fallback(middleware::request::not_found)
+        .method_not_allowed_fallback(middleware::request::method_not_allowed);
+    if let Some(cors) = middleware::cors::layer(&app.settings.cors_origins) {
         router = router.layer(cors);
     }
-    router.layer(axum::middleware::from_fn_with_state(app.clone(), request::frame)).with_state(app.clone())
+    let frame = Frame { app: app.clone(), policies: policies.clone() };
+    router
+        .layer(axum::middleware::from_fn_with_state(frame, middleware::request::frame))
+        .with_state(app.clone())
 }

@@ -1,46 +1,37 @@
-//! The node: settings, keys, passwords, HTTP, command line, and the wiring of all of it.
+//! The node: the binary `palisade`.
 //!
-//! This is the only crate that knows everything; `main.rs` is three lines. To find your way:
+//! This is the only crate that knows all others; `main.rs` is three lines. Its modules are floors, and imports go
+//! downward only (a test reads them):
 //!
-//! | to find | look in |
+//! | floor | what it does |
 //! |---|---|
-//! | what is started, in which order | [`app`] |
-//! | an endpoint | `http/<noun>/<verb>.rs` |
-//! | what an extractor guarantees to a handler | `http/authority.rs` |
-//! | the answers that are asked for all the time | [`http::hot`] |
-//! | how tokens are made and checked | [`tokens`], [`keys`] |
-//! | how passwords are hashed without slowing anything else | [`passwords`] |
-//! | who gets what when something is scarce | [`fair`], [`budget`], [`source`] |
-//! | which store a node has, and what it does while that is down | [`store`], [`ledger`], [`upkeep`] |
-//! | what operators can do from the command line | [`operator`], `cli/` |
+//! | [`cli`] | the command line |
+//! | [`boot`] | starts, serves and stops a node |
+//! | [`http`] | endpoints (`http/v1/<noun>/<verb>.rs`), and the fast path for what services ask on every request |
+//! | [`operator`] | commands, the control socket, status and metrics for operators |
+//! | [`app`] | the parts of a running node |
+//! | [`accounts`] | registration, limits, permission queries |
+//! | [`credentials`] | keys, tokens, passwords |
+//! | [`revocation`] and [`storage`] | facts on their way, freshness, peers; which store a node has, its data directory |
+//! | [`settings`], [`metrics`], [`logging`], [`traces`], [`clock`], [`scheduling`] | what all others use |
 //!
-//! Invariants: nothing between a validation request and its answer awaits a store, a mailbox or a
-//! lock when the token was seen before; no secret is ever given to `tracing`; every queue, cache
-//! and body has a bound.
+//! Invariants: nothing between a validation request and its answer awaits a store, a mailbox or a lock when the
+//! token was seen before; no secret is ever given to `tracing`; every queue, cache and body has a bound.
 
+pub mod accounts;
 pub mod app;
-pub mod budget;
-pub mod byte_cache;
+pub mod boot;
 pub mod cli;
 pub mod clock;
-pub mod control;
-pub mod data_dir;
-pub mod fair;
-pub mod freshness;
+pub mod credentials;
+#[cfg(test)]
+mod floors;
 pub mod http;
-pub mod keys;
-pub mod ledger;
-pub mod limits;
 pub mod logging;
 pub mod metrics;
-pub mod occasional;
 pub mod operator;
-pub mod passwords;
-pub mod peers;
-pub mod serve;
+pub mod revocation;
+pub mod scheduling;
 pub mod settings;
-pub mod source;
-pub mod store;
-pub mod tokens;
-pub mod upkeep;
-pub mod workers;
+pub mod storage;
+pub mod traces;

@@ -1,12 +1,13 @@
 //! Logs: one line per event on stderr, with ids as fields. No secret is ever given to `tracing`.
 //!
 //! Promises: a thread that logs never waits for stderr and never fails because of it. Lines go through a
-//! bounded queue (`queue`) to one thread that writes them. A line that finds the queue full, or that
-//! stderr refuses (its disk is full, its reader has gone), is dropped and counted in [`lines_lost`]. A panic
-//! is a line like any other.
+//! bounded queue (`queue`) to one thread that writes them. A line is dropped and counted in [`lines_lost`] if
+//! the queue is full or stderr refuses it (its disk is full, its reader has gone). A panic is logged as a
+//! line like any other.
 //!
-//! Never: nothing that answers a request writes to stderr itself.
+//! Never: a thread that answers requests does not write to stderr itself.
 
+pub mod occasional;
 mod queue;
 
 use std::{
@@ -17,19 +18,40 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, fmt};
+use schema::Clock as _;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, filter_fn},
+    fmt::{self, format::Writer, time::FormatTime},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
-use crate::settings::{LogFormat, LogSettings};
+use crate::{
+    clock::SystemClock,
+    settings::{LogFormat, LogSettings, TraceSettings},
+    traces::{self, LOG_SPAN, TraceError},
+};
 use queue::{LineWriter, Queue};
 
-/// The lines of this process that are not written yet. A process has one stderr, so it has one of these.
+/// The queue of log lines. A process has one stderr, so it has one queue.
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// Starts logging to stderr. The binary calls it once.
+/// Why logging or traces cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error("the thread that writes log lines: {0}")]
+    Thread(#[from] io::Error),
+    #[error(transparent)]
+    Traces(#[from] TraceError),
+}
+
+/// Starts logging to stderr, and traces if they have settings. The binary calls it once.
 ///
 /// # Errors
-/// When the thread that writes cannot be started.
-pub fn start(settings: &LogSettings) -> io::Result<()> {
+/// If the writing thread or the exporter of traces cannot be started.
+pub fn start(settings: &LogSettings, traces: Option<&TraceSettings>) -> Result<(), StartError> {
     let queue = Arc::new(Queue::default());
     if QUEUE.set(queue.clone()).is_err() {
         // A second start in one process (tests) leaves the first in place.
@@ -37,21 +59,9 @@ pub fn start(settings: &LogSettings) -> io::Result<()> {
     }
     let writer = queue.clone();
     thread::Builder::new().name("log-writer".into()).spawn(move || writer.write_to_stderr())?;
-
-    let filter = EnvFilter::new(&settings.filter);
-    let terminal = io::stderr().is_terminal();
-    let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let lines =
-        fmt().with_env_filter(filter).with_writer(move || LineWriter::new(queue.clone())).with_ansi(terminal);
-    // Its own complaints would go to stderr directly, and panic when that is broken.
-    let lines = lines.log_internal_errors(false);
-    let _ = match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-        }
-    };
-    // The default hook writes to stderr directly, and waits for it.
+    let traces = traces.map(traces::start).transpose()?;
+    let _ = tracing_subscriber::registry().with(lines(settings, queue)).with(traces).try_init();
+    // The default hook writes to stderr directly and may block.
     panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = thread::current().name().unwrap_or_default().to_owned();
@@ -61,7 +71,41 @@ pub fn start(settings: &LogSettings) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line for a person to stderr: behind the log lines when this process logs, at once otherwise.
+/// The layer that writes log lines. Spans other than [`LOG_SPAN`] are for traces only.
+fn lines(settings: &LogSettings, queue: Arc<Queue>) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let terminal = io::stderr().is_terminal();
+    let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let lines = fmt::layer()
+        .with_writer(move || LineWriter::new(queue.clone()))
+        .with_ansi(terminal)
+        // The layer would write its own errors to stderr directly, and panic if stderr is broken.
+        .log_internal_errors(false);
+    let is_logged = filter_fn(|metadata| !metadata.is_span() || metadata.name() == LOG_SPAN);
+    let filter = EnvFilter::new(&settings.filter).and(is_logged);
+    match format {
+        // A person is reading: the time of day is enough, and module names distract.
+        LogFormat::Text if terminal => {
+            lines.with_timer(TimeOfDay).with_target(false).with_filter(filter).boxed()
+        }
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            lines.with_filter(filter).boxed()
+        }
+    }
+}
+
+/// The time of day in UTC, to the second.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        let second = SystemClock.now().as_secs() % (24 * 3_600);
+        write!(w, "{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60)
+    }
+}
+
+/// Writes a line for people to stderr: after queued log lines if this process logs, else at once.
 pub fn line(text: &str) {
     use std::io::Write as _;
     let line = format!("{text}\n");
@@ -71,14 +115,14 @@ pub fn line(text: &str) {
     }
 }
 
-/// Waits until every line is written or lost, for `timeout` at most.
+/// Waits up to `timeout` until every line is written or lost.
 pub fn flush(timeout: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.flush(timeout);
     }
 }
 
-/// How many lines this process has dropped since its start.
+/// The number of lines that this process has dropped since it started.
 #[must_use]
 pub fn lines_lost() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.lines_lost())

@@ -1,10 +1,8 @@
-//! Metrics: names and units by Prometheus' conventions, counted without a lock.
+//! Counts metrics without a lock; names and units follow Prometheus' conventions.
 //!
-//! Everything is an atomic number, and there before the first request; a route is shown from its first
-//! request on. What can be read where it is (denials, queues, the store) is read at the scrape.
+//! Every metric is an atomic number that exists before the first request; a route is exposed from its first
+//! request on. State that can be read in place (denials, queues, the store) is read at the scrape.
 
-mod exposition;
-mod process;
 pub mod text;
 
 use std::{
@@ -18,19 +16,14 @@ use std::{
 
 use schema::Refusal;
 
-use crate::app::App;
-use exposition::Snapshot;
-use process::Process;
-use text::Format;
-
-/// Upper ends of the buckets of request durations, in microseconds.
-const BUCKETS_US: [u64; 14] =
+/// Upper bounds of the buckets of request durations, in microseconds.
+pub(crate) const BUCKETS_US: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
-/// The statuses that are counted by themselves; any others count together.
-const STATUSES: [u16; 19] =
+/// The statuses that are counted separately; all others are counted together.
+pub(crate) const STATUSES: [u16; 19] =
     [200, 201, 204, 302, 303, 307, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
 
-/// What became of an attempt to log in.
+/// The result of an attempt to log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the labels of the metric, by their names")]
 pub enum LoginResult {
@@ -40,29 +33,29 @@ pub enum LoginResult {
     Busy,
 }
 
-const LOGIN_LABELS: [&str; 4] = ["success", "failure", "locked", "busy"];
+pub(crate) const LOGIN_LABELS: [&str; 4] = ["success", "failure", "locked", "busy"];
 
-/// What this node counts.
+/// The counters of this node.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    places: HashMap<(String, String), RouteId>,
-    /// By their ids; the last is for requests of no route.
-    routes: Vec<Route>,
-    verdicts: [AtomicU64; Refusal::ALL.len() + 1],
-    logins: [AtomicU64; LOGIN_LABELS.len()],
-    refreshes: AtomicU64,
-    refresh_refusals: AtomicU64,
-    forwarded_unreadable: AtomicU64,
-    connections_refused: AtomicU64,
-    /// How long revocations took until every live node had them.
+    pub(crate) places: HashMap<(String, String), RouteId>,
+    /// Routes by their ids; the last is for requests without a route.
+    pub(crate) routes: Vec<Route>,
+    pub(crate) verdicts: [AtomicU64; Refusal::ALL.len() + 1],
+    pub(crate) logins: [AtomicU64; LOGIN_LABELS.len()],
+    pub(crate) refreshes: AtomicU64,
+    pub(crate) refresh_refusals: AtomicU64,
+    pub(crate) forwarded_unreadable: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    /// The times until every live node acknowledged a revocation.
     pub acknowledgements: Arc<Acknowledgements>,
 }
 
-/// Upper ends of the buckets of acknowledgements, in microseconds.
+/// Upper bounds of the buckets of acknowledgements, in microseconds.
 const ACK_BUCKETS_US: [u64; 12] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000, 10_000_000];
 
-/// How long revocations took until every live node had them.
+/// A histogram of the times until every live node acknowledged a revocation.
 #[derive(Debug, Default)]
 pub struct Acknowledgements {
     buckets: [AtomicU64; ACK_BUCKETS_US.len() + 1],
@@ -70,51 +63,51 @@ pub struct Acknowledgements {
 }
 
 impl Acknowledgements {
-    /// One took so long.
+    /// Records that an acknowledgement took this long.
     pub fn note(&self, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         add(&self.buckets[ACK_BUCKETS_US.partition_point(|end| *end < took_us)], 1);
         add(&self.sum_us, took_us);
     }
 
-    fn read(&self) -> Histogram {
+    pub(crate) fn read(&self) -> Histogram {
         Histogram::of(&ACK_BUCKETS_US, &self.buckets, &self.sum_us)
     }
 }
 
-/// A histogram of durations at one moment.
+/// A snapshot of a histogram of durations.
 #[derive(Debug)]
-struct Histogram {
-    sum_seconds: f64,
-    buckets: Vec<(f64, u64)>,
+pub(crate) struct Histogram {
+    pub(crate) sum_seconds: f64,
+    pub(crate) buckets: Vec<(f64, u64)>,
 }
 
 impl Histogram {
-    fn of(ends_us: &[u64], counts: &[AtomicU64], sum_us: &AtomicU64) -> Self {
+    pub(crate) fn of(ends_us: &[u64], counts: &[AtomicU64], sum_us: &AtomicU64) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "exact for two hundred years")]
         let seconds = |us: u64| us as f64 / 1e6;
         let ends = ends_us.iter().map(|end| seconds(*end)).chain([f64::INFINITY]);
         Self { sum_seconds: seconds(read(sum_us)), buckets: ends.zip(counts.iter().map(read)).collect() }
     }
 
-    fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, n)| n).sum()
     }
 }
 
 #[derive(Debug, Default)]
-struct Route {
-    statuses: [AtomicU64; STATUSES.len() + 1],
-    buckets: [AtomicU64; BUCKETS_US.len() + 1],
-    sum_us: AtomicU64,
+pub(crate) struct Route {
+    pub(crate) statuses: [AtomicU64; STATUSES.len() + 1],
+    pub(crate) buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    pub(crate) sum_us: AtomicU64,
 }
 
-/// A route, to be counted without looking for it.
+/// The id of a route, which saves a lookup when counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RouteId(usize);
+pub struct RouteId(pub(crate) usize);
 
 impl Metrics {
-    /// With these routes, as (method, path).
+    /// Counters for these routes, given as (method, path).
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = (String, String)>) -> Self {
         let names: Vec<_> = routes.into_iter().collect();
@@ -123,7 +116,7 @@ impl Metrics {
         Self { places, routes, ..Self::default() }
     }
 
-    /// So many requests were answered together.
+    /// Counts requests that were answered together: `count` of them, each in `took`.
     pub fn answered(&self, route: RouteId, status: u16, count: u64, took: Duration) {
         let route = &self.routes[route.0];
         let place = STATUSES.iter().position(|s| *s == status).unwrap_or(STATUSES.len());
@@ -134,63 +127,47 @@ impl Metrics {
         add(&route.sum_us, took_us.saturating_mul(count));
     }
 
-    /// The route of this method and path; requests that have none are counted together.
+    /// The route of this method and path; requests without a route are counted together.
     #[must_use]
     pub fn route(&self, method: &str, path: &str) -> RouteId {
         let place = self.places.get(&(method, path) as &dyn RouteKey);
         place.copied().unwrap_or(RouteId(self.routes.len() - 1))
     }
 
-    /// A verdict was given.
+    /// Counts a verdict on a token.
     pub fn verdict(&self, refusal: Option<Refusal>) {
         let place = refusal.and_then(|refusal| Refusal::ALL.iter().position(|r| *r == refusal));
         add(&self.verdicts[place.map_or(0, |place| place + 1)], 1);
     }
 
-    /// So many tokens were found good together.
+    /// Counts tokens that were found valid together.
     pub fn valid(&self, count: u64) {
         add(&self.verdicts[0], count);
     }
 
-    /// Somebody tried to log in.
+    /// Counts an attempt to log in.
     pub fn login(&self, result: LoginResult) {
         add(&self.logins[result as usize], 1);
     }
 
-    /// A refresh token was spent, or shown again in its grace.
+    /// Counts a refresh token that was spent, or sent again in its grace.
     pub fn refreshed(&self) {
         add(&self.refreshes, 1);
     }
 
-    /// A refresh token got nothing.
+    /// Counts a refused refresh token.
     pub fn refresh_refused(&self) {
         add(&self.refresh_refusals, 1);
     }
 
-    /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
+    /// Counts an `X-Forwarded-For` of a trusted proxy that does not parse.
     pub fn forwarded_unreadable(&self) {
         add(&self.forwarded_unreadable, 1);
     }
 
-    /// A connection got no more than the answer to one request of operators.
+    /// Counts a connection that got no more than the answer to one operator request.
     pub fn connection_refused(&self) {
         add(&self.connections_refused, 1);
-    }
-
-    /// All of it in a text format.
-    ///
-    /// # Errors
-    /// Never: writing to a string does not fail.
-    pub fn encode(&self, app: &App, format: Format) -> Result<String, std::fmt::Error> {
-        let mut registry = prometheus_client::registry::Registry::default();
-        registry.register_collector(Box::new(Snapshot::of(self, app)));
-        registry.register_collector(Box::new(Process { started_at: app.started_at }));
-        let mut text = String::with_capacity(64 * 1024);
-        prometheus_client::encoding::text::encode(&mut text, &registry)?;
-        Ok(match format {
-            Format::OpenMetrics => text,
-            Format::Prometheus => text::prometheus(&text),
-        })
     }
 }
 
@@ -198,11 +175,11 @@ fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
-fn read(counter: &AtomicU64) -> u64 {
+pub(crate) fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Lets the map be asked with borrowed texts: no allocation a request.
+/// Allows lookups in the map by borrowed strings, without an allocation per request.
 trait RouteKey {
     fn parts(&self) -> (&str, &str);
 }
@@ -239,18 +216,16 @@ impl<'a> std::borrow::Borrow<dyn RouteKey + 'a> for (String, String) {
     }
 }
 
-/// Exemplars have none, since there are none.
-type NoLabels = [(&'static str, &'static str); 0];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_counted_under_its_route_and_bucket() {
+    fn answer_is_counted_under_its_route_and_bucket() {
         let route = ("GET".to_owned(), "/a/{id}".to_owned());
         let metrics = Metrics::new([route]);
-        let (known, unknown) = (metrics.route("GET", "/a/{id}"), metrics.route("GET", "/b"));
+        let known = metrics.route("GET", "/a/{id}");
+        let unknown = metrics.route("GET", "/b");
         metrics.answered(known, 200, 1, Duration::from_micros(50));
         metrics.answered(known, 299, 1, Duration::from_secs(60));
         metrics.answered(unknown, 404, 1, Duration::from_micros(51));

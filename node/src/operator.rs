@@ -1,76 +1,85 @@
-//! What operators do: set up, make and unmake superusers, rotate keys.
+//! Operator commands (initialise, create and delete superusers, rotate keys), the cluster's status and the
+//! metrics.
 //!
-//! The same code runs in the node, for who comes by the control socket, and in the command line,
-//! on the store itself, when no node runs.
+//! The same code runs in the node, for commands from the control socket, and in the command line, on the
+//! store itself, if no node runs.
 
 use actors::user::{GrantChange, UserError};
 use schema::{
-    FactKind, KeyId, Name, PermissionId, RoleId, UserId, check,
+    FactKind, KeyId, Name, PermissionId, RoleId, UserId,
     email::{Email, FoldedEmail, NotAnEmail},
     permission::{ALL_ALL, BUILT_IN, Permission, Role, SUPERUSER},
-    store::{Added, StoreError},
     text::{NotText, PersonName},
-    user::{PasswordHash, User},
+    user::PasswordHash,
 };
 use serde::{Deserialize, Serialize};
+use store::{Added, StoreError, check};
+
+pub mod control;
+pub mod exposition;
+mod process;
+pub mod status;
+
+use status::ClusterView;
 
 use crate::{
+    accounts::{limits::Named, register::NewUser},
     app::App,
-    http::cluster::ClusterView,
-    keys::{self, KeyError, KeyInfo},
-    limits::Named,
-    passwords::{Normalized, PasswordError},
-    source::Source,
+    credentials::{
+        keys::{self, KeyError, KeyInfo},
+        passwords::{Normalized, PasswordError},
+    },
+    scheduling::source::Source,
 };
 
-/// Something to do.
+/// A command of an operator.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Command {
-    /// Makes the built-in permissions and the role `superuser`. Done before is done.
+    /// Creates the built-in permissions and the role `superuser`. Idempotent.
     AppInit {
-        /// Makes a superuser too; who is one already stays one.
+        /// Also creates this superuser, unless the user is one already.
         superuser: Option<NewSuperuser>,
     },
-    /// Makes a superuser.
+    /// Creates a superuser, or promotes a user.
     SuperuserCreate(NewSuperuser),
-    /// Takes everything that gives `all_all` from a user; the user stays.
+    /// Removes all grants of `all_all` from a user. The user stays.
     SuperuserDelete {
-        /// Whose.
+        /// The email of the superuser.
         email: String,
-        /// Also the last one's.
+        /// Whether to do it even for the last superuser.
         force: bool,
     },
-    /// Looks at some rows of the store and says which today's rules would not accept.
+    /// Checks some rows of the store and reports those that today's rules would not accept.
     StoreCheck {
-        /// Mends what can be mended without a loss.
+        /// Whether to repair rows that can be repaired without a loss.
         repair: bool,
-        /// The last user that was looked at.
+        /// The last user that was checked.
         after: Option<UserId>,
     },
-    /// Shows the other nodes.
+    /// Shows the other nodes of the cluster.
     ClusterStatus,
-    /// The node drains and ends.
+    /// Drains the node and shuts it down.
     ClusterLeave,
-    /// Lists the accounts that are locked and the addresses that are slowed.
+    /// Lists the locked accounts and the throttled addresses.
     LimitsList,
     /// Lifts the limits of an account or address.
     LimitsClear {
-        /// An email or an address, or what the list shows.
+        /// An email, an address, or a subject as the list shows it.
         subject: String,
     },
     /// Lists the signing keys.
     KeysList,
-    /// The next key signs from now on.
+    /// Makes the next key the active one.
     KeysRotate,
-    /// What this key signed is refused from now on.
+    /// Revokes a key: nodes refuse the tokens that it signed.
     KeysRetire {
         /// The `kid`.
         kid: KeyId,
     },
 }
 
-/// Who is to become superuser.
+/// The user to create as a superuser, or to promote.
 #[derive(Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are what their names say")]
 pub struct NewSuperuser {
@@ -78,11 +87,11 @@ pub struct NewSuperuser {
     pub password: String,
     pub first_name: Option<String>,
     pub last_name: Option<String>,
-    /// An email that exists becomes superuser; the password stays as it is.
+    /// Whether to promote an existing user, whose password stays unchanged.
     pub promote: bool,
 }
 
-/// The same by the rules of input, which are those of registration.
+/// The validated input, by the rules of registration.
 struct Parsed {
     email: Email,
     first_name: Option<PersonName>,
@@ -100,16 +109,16 @@ impl NewSuperuser {
     }
 }
 
-/// What was done.
+/// The result of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Done {
-    /// The sentence for a person.
+    /// The sentence for people.
     pub msg: String,
-    /// The same for a program.
+    /// The same for programs.
     pub result: serde_json::Value,
 }
 
-/// Why it was not done, and what to do.
+/// The reason why a command failed, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum OperatorError {
@@ -152,10 +161,10 @@ pub enum OperatorError {
 }
 
 impl App {
-    /// Does what an operator asks.
+    /// Runs an operator's command.
     ///
     /// # Errors
-    /// Why not, in a sentence that says what to do.
+    /// The reason for the failure, in a sentence that says what to do.
     pub async fn operate(&self, command: Command) -> Result<Done, OperatorError> {
         let is_for_any_state = matches!(
             command,
@@ -164,7 +173,7 @@ impl App {
                 | Command::LimitsList
                 | Command::LimitsClear { .. }
         );
-        if !is_for_any_state && !self.is_informed() {
+        if !is_for_any_state && !self.sync.is_synced() {
             return Err(OperatorError::NotUp);
         }
         match command {
@@ -183,7 +192,7 @@ impl App {
                 Ok(Done { msg, result: serde_json::to_value(step).unwrap_or_default() })
             }
             Command::AppInit { superuser } => {
-                // Refused before anything is made.
+                // Reject invalid input before anything is created.
                 superuser.as_ref().map(NewSuperuser::parse).transpose()?;
                 let mut done = self.init().await?;
                 if let Some(new) = superuser {
@@ -199,7 +208,7 @@ impl App {
             Command::LimitsClear { subject } => self.limits_clear(&subject).await,
             Command::KeysList => Ok(keys_done("the signing keys", self.ring.infos())),
             Command::KeysRotate => {
-                // An operator waits until every node may know the next key.
+                // Wait until every node knows the next key.
                 let set = match keys::rotate(self.key_tools()).await {
                     Err(KeyError::TooYoung(wait)) => {
                         tokio::time::sleep(wait).await;
@@ -207,16 +216,16 @@ impl App {
                     }
                     rotated => rotated?,
                 };
-                self.take_in(&set)?;
-                tracing::info!("the signing keys were rotated");
+                self.install_key_set(&set)?;
+                tracing::info!("signing keys rotated");
                 Ok(keys_done("the next key signs from now on", self.ring.infos()))
             }
             Command::KeysRetire { kid } => {
-                // Nothing new is signed with it from here on, then everything signed is refused.
+                // First stop signing with the key, then refuse everything that it signed.
                 let set = keys::retire(self.key_tools(), kid).await?;
-                self.take_in(&set)?;
-                self.facts.take_away(&[FactKind::KeyRetired { key: kid }]).await?;
-                tracing::info!(%kid, "a signing key was retired");
+                self.install_key_set(&set)?;
+                self.facts.apply_and_publish(&[FactKind::KeyRetired { key: kid }]).await?;
+                tracing::info!(%kid, "signing key revoked");
                 Ok(keys_done("what this key signed is refused from now on", self.ring.infos()))
             }
         }
@@ -231,26 +240,26 @@ impl App {
         if list.more > 0 {
             msg += &format!("\nand up to {} more", list.more);
         }
-        msg += self.whose_limits(list.shared);
+        msg += self.limits_scope(list.shared);
         Done { msg, result: serde_json::to_value(&list).unwrap_or_default() }
     }
 
     async fn limits_clear(&self, subject: &str) -> Result<Done, OperatorError> {
         let named = Named::read(subject).ok_or_else(|| OperatorError::NoSubject(subject.to_owned()))?;
         let lifted = self.limits.clear(&named).await;
-        // Not the subject: what is typed here may be anything.
-        tracing::info!(lifted = lifted.len(), "limits were lifted by an operator");
+        // Do not log the subject: it may be a mistyped secret.
+        tracing::info!(lifted = lifted.len(), "operator lifted limits");
         let shared = self.cache.is_some();
         if shared && !self.limits.are_shared().await {
             return Err(OperatorError::LiftedHere);
         }
         let what = if lifted.is_empty() { "was not limited; its failures are forgotten" } else { "is open" };
-        let msg = format!("{subject} {what}{}", self.whose_limits(shared));
+        let msg = format!("{subject} {what}{}", self.limits_scope(shared));
         Ok(Done { msg, result: serde_json::json!({ "shared": shared, "lifted": lifted }) })
     }
 
-    /// What is to be added where other nodes count by themselves.
-    fn whose_limits(&self, shared: bool) -> &'static str {
+    /// A note for the operator if the counts are of this node only.
+    fn limits_scope(&self, shared: bool) -> &'static str {
         match (shared, self.cache.is_some()) {
             (true, _) => "",
             (false, true) => "\nRedis does not answer: this is what this node counts by itself",
@@ -280,7 +289,7 @@ impl App {
         if self.stores.roles.create(&role).await? == Added::Done {
             made.push(SUPERUSER);
         }
-        // Also when it was there: an init that was interrupted is completed by the next.
+        // Grant even if the role existed: this completes an interrupted init.
         let all_all =
             self.stores.permissions.get(&built_in(ALL_ALL)?).await?.ok_or(OperatorError::Damaged)?;
         self.stores.roles.add(&role.name, &all_all).await?.ok_or(OperatorError::Damaged)?;
@@ -294,7 +303,8 @@ impl App {
         let existing = self.stores.users.by_email(&FoldedEmail::of(&new.email)).await?;
         let created = existing.is_none();
         let (user, msg) = match existing {
-            // Done before is done; but whoever else has this email is not made one silently.
+            // Creating an existing superuser is no error, but another user of this email is never promoted
+            // silently.
             Some(user) if self.stores.grants.raw(user.id).await?.roles.contains(&role.id) => {
                 (user.id, format!("{} is a superuser already, and its password stays as it was", new.email))
             }
@@ -304,8 +314,9 @@ impl App {
             }
             None => {
                 let password = Normalized::new(&new.password)?;
-                let hash = self.hash_patiently(password).await?;
-                let user = self.new_user(email, Some(hash), first_name, last_name);
+                let hash = self.hash_with_retries(password).await?;
+                let user = NewUser { email, password: Some(hash), first_name, last_name };
+                let user = user.registered(&*self.clock, &*self.entropy);
                 let id = user.id;
                 self.actors.users.register(user).await.map_err(|error| match error {
                     UserError::EmailTaken => OperatorError::Exists(new.email.clone()),
@@ -315,15 +326,15 @@ impl App {
             }
         };
         self.actors.users.give(user, GrantChange::Role(role)).await.map_err(OperatorError::User)?;
-        tracing::info!(%user, "a superuser was made");
+        tracing::info!(%user, "superuser created");
         Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": new.email, "created": created }) })
     }
 
-    /// The email of one who counts as a superuser, if anybody does.
+    /// The email of a superuser, if there is one.
     ///
     /// # Errors
-    /// When the store does not answer.
-    pub async fn a_superuser(&self) -> Result<Option<String>, StoreError> {
+    /// If the store does not answer.
+    pub async fn any_superuser(&self) -> Result<Option<String>, StoreError> {
         for id in self.stores.superusers.load().await?.value.counted {
             if let Some(user) = self.stores.users.get(id).await? {
                 return Ok(Some(user.email.as_str().to_owned()));
@@ -336,14 +347,14 @@ impl App {
         let folded = FoldedEmail::of(email);
         let user = self.stores.users.by_email(&folded).await?;
         let user = user.ok_or_else(|| OperatorError::NoUser(email.to_owned()))?.id;
-        let had = self.actors.users.take_power(user, force).await.map_err(|error| match error {
+        let had = self.actors.users.take_privileges(user, force).await.map_err(|error| match error {
             UserError::LastSuperuser => OperatorError::LastSuperuser(email.to_owned()),
             other => OperatorError::User(other),
         })?;
         if !had {
             return Err(OperatorError::NoSuperuser(email.to_owned()));
         }
-        tracing::info!(%user, "a superuser was unmade");
+        tracing::info!(%user, "superuser privileges removed");
         let msg = format!("{email} is no superuser any more");
         Ok(Done { msg, result: serde_json::json!({ "uuid": user, "email": email }) })
     }
@@ -354,8 +365,8 @@ impl App {
         if role.permissions.is_empty() { Err(OperatorError::NotInitialised) } else { Ok(role) }
     }
 
-    /// An operator waits while users fill the queue.
-    async fn hash_patiently(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
+    /// Hashes a password, and retries while users fill the queue.
+    async fn hash_with_retries(&self, password: Normalized) -> Result<PasswordHash, OperatorError> {
         for _ in 0..100 {
             match self.passwords.hash(password.clone(), Source::OWN).await {
                 Ok(hash) => return Ok(hash),
@@ -363,30 +374,6 @@ impl App {
             }
         }
         Err(OperatorError::Busy)
-    }
-
-    /// A user who registers now.
-    #[must_use]
-    pub fn new_user(
-        &self,
-        email: Email,
-        password: Option<PasswordHash>,
-        first_name: Option<PersonName>,
-        last_name: Option<PersonName>,
-    ) -> User {
-        let now = self.clock.now();
-        User {
-            id: UserId::new(now, self.entropy.id()),
-            email,
-            email_confirmed: false,
-            password,
-            first_name: first_name.map(PersonName::into_string),
-            last_name: last_name.map(PersonName::into_string),
-            active: true,
-            version: 0,
-            revision: 1,
-            created_at: now,
-        }
     }
 }
 

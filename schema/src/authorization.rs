@@ -1,11 +1,10 @@
-//! The `Authorization` header: from bytes to the one token in it (RFC 9110, section 11; RFC 6750,
-//! section 2.1).
+//! The `Authorization` header: extracts its token (RFC 9110, section 11; RFC 6750, section 2.1).
 
 use crate::refusal::Refusal;
 
-/// The token in an `Authorization` header's value.
+/// The token in the value of an `Authorization` header.
 ///
-/// The scheme is compared without case and one or more spaces follow it. What comes back is not
+/// The case of the scheme does not matter, and one or more spaces follow it. The returned bytes are not
 /// known to be a token yet, not even to be text.
 ///
 /// # Errors
@@ -23,7 +22,7 @@ pub fn bearer(value: Option<&[u8]>) -> Result<&[u8], Refusal> {
         return Err(Refusal::OtherScheme);
     }
     let token = rest.trim_ascii_start();
-    // Nothing up to a space is in a token. All of it is looked at, so that it is done many bytes at a time.
+    // A token has no byte up to the space. The loop has no early exit, so that it is vectorised.
     let is_spaced = token.iter().fold(false, |spaced, byte| spaced | (*byte <= b' '));
     if token.is_empty() || is_spaced {
         return Err(Refusal::BadHeader);
@@ -36,14 +35,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_of_a_header() {
+    fn bearer_token_is_extracted() {
         for good in ["Bearer x.y.z", "bearer x.y.z", "BEARER  x.y.z", " Bearer x.y.z "] {
             assert_eq!(bearer(Some(good.as_bytes())), Ok(&b"x.y.z"[..]), "{good}");
         }
     }
 
     #[test]
-    fn the_refusals_of_a_header() {
+    fn malformed_header_is_refused() {
         let cases: &[(Option<&str>, Refusal)] = &[
             (None, Refusal::MissingHeader),
             (Some(""), Refusal::MissingHeader),
@@ -64,7 +63,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(value: Vec<u8>) {
+        fn extracting_never_panics(value: Vec<u8>) {
             if let Ok(token) = bearer(Some(&value)) {
                 proptest::prop_assert!(!token.is_empty() && !token.iter().any(u8::is_ascii_whitespace));
             }

@@ -1,12 +1,12 @@
-//! `decide()`: whether a token whose signature is good is taken now.
+//! `decide()`: whether a token with a valid signature is accepted now.
 
 use crate::{denials::Denials, refusal::Refusal, time::Timestamp, token::AccessClaims};
 
-/// The verdict on verified claims: expiry, then type, then revocation.
+/// Decides whether verified claims are accepted: checks expiry, then type, then revocation.
 ///
-/// It is asked on every request, also when the claims come from a cache, so a verdict is never
-/// remembered. `exp` has no leeway (RFC 7519, section 4.1.4 allows some; we give none). A token whose denial
-/// may have been forgotten has expired, even when the clock was set back since.
+/// The result is never cached: every request decides again, even if its claims come from a cache. `exp` has
+/// no leeway (RFC 7519, section 4.1.4, allows some). A token below the floor counts as expired, even if the
+/// clock was set back since, because its denial may have been deleted.
 ///
 /// # Errors
 /// `Expired`, `NotAccess` or `Revoked`.
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_refused_the_moment_it_expires() {
+    fn token_is_refused_from_the_second_it_expires() {
         let denials = Denials::default();
         let decide = |ms| decide(&claims(), Timestamp::from_millis(ms), &denials);
         assert_eq!(decide(199_999), Ok(()));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_goes_before_type_and_type_before_revocation() {
+    fn expiry_is_checked_before_type_and_type_before_revocation() {
         let denials = Denials::default();
         denials.apply(&Fact {
             kind: FactKind::SessionRevoked { user: UserId::from_bytes([0; 16]), session: claims().session },

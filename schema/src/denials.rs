@@ -1,11 +1,11 @@
-//! Denials: the facts that refuse, merged, in memory.
+//! Denials: the facts that refuse tokens, merged, in memory.
 //!
-//! Promises: [`Denials::apply`] may be called by anyone at any time and has taken effect when it
-//! returns; [`Denials::refuses`] takes no lock and waits for nobody; applying the same facts in
-//! any order, any number of times, gives the same answers. A denial is never weakened: the later
-//! `until` and the higher version win.
+//! Promises: [`Denials::apply`] may be called from any thread at any time and has taken effect when it
+//! returns. [`Denials::refuses`] takes no lock and never waits. Applying the same facts in any order, any
+//! number of times, gives the same answers. A denial is never weakened: the later `until` and the higher
+//! version win.
 //!
-//! Never: it allows nothing, it does not know what exists, and it does no I/O.
+//! Never: it allows nothing, does not know which tokens exist, and does no I/O.
 
 use std::{
     hash::Hash,
@@ -25,10 +25,10 @@ use crate::{
     id::{KeyId, SessionId, TokenId, UserId},
     time::Timestamp,
     token::AccessClaims,
-    user::{MAX_VERSION, ended_below},
+    version::{MAX_VERSION, ended_below},
 };
 
-/// The facts that refuse.
+/// The facts that refuse tokens, merged.
 #[derive(Debug, Default)]
 pub struct Denials {
     sessions: Marks<SessionId, Denied>,
@@ -38,7 +38,7 @@ pub struct Denials {
     high_water: Arc<HighWater>,
 }
 
-/// How many denials of each kind there are.
+/// The number of denials of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Revoked sessions.
@@ -52,26 +52,27 @@ pub struct Counts {
 }
 
 impl Denials {
-    /// None yet, beside these times.
+    /// No denials yet, with the high-water times of this node's clocks.
     #[must_use]
     pub fn new(high_water: Arc<HighWater>) -> Self {
         Self { high_water, ..Self::default() }
     }
 
-    /// Up to here, in seconds since the epoch, denials may have been forgotten: a token that ends by then has
-    /// expired, whatever the wall clock says now.
+    /// The floor, in seconds since the epoch: denials up to it may have been deleted, so a token that ends by
+    /// then counts as expired, whatever the wall clock shows.
     #[must_use]
     pub fn floor_secs(&self) -> u64 {
         self.high_water.floor_secs()
     }
 
-    /// Merges a fact in. It refuses from now on, on every thread.
+    /// Merges a fact. When the call returns, every thread refuses the fact's tokens.
     pub fn apply(&self, fact: &Fact) {
         self.high_water.denied_until(fact.until);
         match fact.kind {
             FactKind::SessionRevoked { session, .. } => self.sessions.raise(session, 1, fact.until),
             FactKind::TokenRevoked { token } => self.tokens.raise(token, 1, fact.until),
-            // Nobody makes a higher one, and who could tell what it should have been?
+            // No user reaches such a version, so the fact is damaged or a lie; there is no way to tell what
+            // it should have been.
             FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => {}
             FactKind::UserVersion { user, at_least } => {
                 self.users.raise(user, ended_below(at_least), fact.until);
@@ -81,7 +82,7 @@ impl Denials {
         }
     }
 
-    /// Whether something that the token rests on has been taken away.
+    /// Whether the session, the user version, the token itself or its key is revoked.
     #[must_use]
     pub fn refuses(&self, claims: &AccessClaims) -> bool {
         self.sessions.level(&claims.session) > 0
@@ -102,22 +103,22 @@ impl Denials {
         self.keys.level(&key) > 0
     }
 
-    /// The lowest version of the user's tokens that is still good, as far as was heard; 0 when
-    /// nothing was. At most [`MAX_VERSION`].
+    /// The lowest version of the user's tokens that is still accepted, by the facts applied so far; 0 if
+    /// there was none. At most [`MAX_VERSION`].
     #[must_use]
     pub fn user_version(&self, user: UserId) -> u64 {
         self.users.level(&user).min(MAX_VERSION)
     }
 
-    /// Whether tokens and sessions of this version of the user are known to be refused. At
-    /// [`MAX_VERSION`] every one is.
+    /// Whether tokens and sessions with this version of the user are known to be refused. At
+    /// [`MAX_VERSION`], all of them are.
     #[must_use]
     pub fn refuses_version(&self, user: UserId, version: u64) -> bool {
         self.users.level(&user) > version
     }
 
-    /// Forgets what ended more than `skew` before the horizon. Readers and writers go on meanwhile: what is
-    /// forgotten is below the [floor](Self::floor_secs) before.
+    /// Deletes the denials that ended more than `skew` before the horizon, without blocking readers and
+    /// writers. Raises the [floor](Self::floor_secs) above them first.
     pub fn forget(&self, horizon: Horizon, skew: Duration) {
         let ended = horizon.time().minus(skew);
         self.high_water.raise_floor(ended);
@@ -127,7 +128,7 @@ impl Denials {
         self.keys.forget(ended);
     }
 
-    /// How many there are.
+    /// The number of denials of each kind.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -139,7 +140,7 @@ impl Denials {
     }
 }
 
-/// What a denial of one kind says, merged by everybody who says it.
+/// A denial of one kind. Merging facts can only strengthen it.
 trait Mark: Sized + 'static {
     fn new(level: u64, until: Timestamp) -> Self;
     fn raise(&self, level: u64, until: Timestamp);
@@ -147,13 +148,13 @@ trait Mark: Sized + 'static {
     fn until_ms(&self) -> u64;
 }
 
-/// How long it is denied. A million of these are what a node's memory is made of.
+/// A denial without a version. A node may hold a million of these, so it is small.
 #[derive(Debug)]
 struct Denied {
     until_ms: AtomicU64,
 }
 
-/// Below which level it is denied, and how long.
+/// A denial of all versions below a level.
 #[derive(Debug)]
 struct Below {
     level: AtomicU64,
@@ -197,11 +198,11 @@ impl Mark for Below {
     }
 }
 
-/// One kind of denial.
+/// All denials of one kind.
 #[derive(Debug)]
 struct Marks<K: Eq + Hash + 'static, M: Mark> {
     marks: HashIndex<K, M, RandomState>,
-    /// Kept beside the index so that "none at all", the common case, costs one load.
+    /// Kept beside the index, so that the common case of no denials costs one load.
     count: AtomicUsize,
 }
 
@@ -213,7 +214,7 @@ impl<K: Eq + Hash, M: Mark> Default for Marks<K, M> {
 
 impl<K: Eq + Hash + Clone + 'static, M: Mark> Marks<K, M> {
     fn raise(&self, key: K, level: u64, until: Timestamp) {
-        // The count goes up first: a reader that sees zero has read before this began.
+        // The count rises first: a reader that sees zero has read before this call began.
         self.count.fetch_add(1, Ordering::SeqCst);
         match self.marks.entry_sync(key) {
             scc::hash_index::Entry::Occupied(entry) => {
@@ -282,7 +283,7 @@ mod tests {
         (kind, 0..50_u64).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
     }
 
-    /// Everything that can be asked of the small world of the tests, now and at later times.
+    /// All answers about the ids and versions of these tests, at several times.
     fn answers(denials: &Denials) -> Vec<bool> {
         let mut answers = Vec::new();
         for now in [0, 10, 20, 40, 60] {
@@ -296,12 +297,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_repeated_and_split_is_the_same(
+        fn facts_merge_alike_in_any_order_and_number(
             (facts, shuffled) in prop::collection::vec(any_fact(), 0..40)
                 .prop_flat_map(|facts| (Just(facts.clone()), Just(facts).prop_shuffle())),
             again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
-            let (one, other) = (Denials::default(), Denials::default());
+            let one = Denials::default();
+            let other = Denials::default();
             facts.iter().for_each(|fact| one.apply(fact));
             shuffled.iter().for_each(|fact| other.apply(fact));
             if !facts.is_empty() {
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_refuses_its_own_and_nothing_else() {
+    fn each_kind_of_fact_refuses_only_its_own_tokens() {
         let until = Timestamp::from_millis(100);
         for kind in [
             FactKind::SessionRevoked {
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_refuses_what_is_lower() {
+    fn user_version_refuses_lower_versions() {
         let denials = Denials::default();
         let user = UserId::from_bytes([1; 16]);
         for at_least in [5, 3] {
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn highest_version_refuses_every_token_and_a_higher_one_nothing() {
+    fn highest_version_refuses_all_and_a_higher_one_is_ignored() {
         let user = UserId::from_bytes([1; 16]);
         let denied = |at_least| {
             let denials = Denials::default();
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_is_forgotten_after_the_skew() {
+    fn ended_denial_is_deleted_after_the_skew() {
         let denials = Denials::default();
         let session = SessionId::from_bytes([1; 16]);
         let until = Timestamp::from_millis(100);
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_on_many_threads_lose_nothing() {
+    fn concurrent_writers_lose_no_denial() {
         let denials = Denials::default();
         std::thread::scope(|scope| {
             for thread in 0..4_u8 {

@@ -1,12 +1,12 @@
 //! Email addresses: as the user wrote them, and folded for comparison.
 //!
-//! Two addresses that a person cannot tell apart are one. The domain goes through UTS 46, so that its
-//! Unicode form and its punycode are the same. The local part is kept in NFC and compared by case
-//! folding of its compatibility form (NFKC), so full-width letters are letters. What nobody sees is
-//! refused. Each rule looks at what normalisation left.
+//! Two addresses that a person cannot tell apart are the same. The domain is processed by UTS 46, so that its
+//! Unicode form and its punycode are equal. The local part is stored in NFC and compared by case folding of
+//! its compatibility form (NFKC), so full-width letters equal letters. Invisible characters are rejected. Each
+//! rule applies to the result of normalisation.
 //!
-//! An [`Email`] is what is stored: parsing applies the rules, [`Email::from_stored`] does not. Earlier
-//! versions folded otherwise ([`FoldedEmail::keys`]), and their users are found all the same.
+//! An [`Email`] is the stored form: parsing applies the rules, [`Email::from_stored`] does not. Earlier
+//! versions folded differently ([`FoldedEmail::keys`]); their users are still found.
 
 use std::{
     fmt,
@@ -20,13 +20,14 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::text::{is_control, is_invisible, is_meaningless};
 
-/// Longest address (RFC 5321, section 4.5.3.1.3), in bytes, with the domain in either form.
+/// Limit of the length of an address in bytes, with the domain in either form (RFC 5321, section 4.5.3.1.3).
 pub const MAX_EMAIL_BYTES: usize = 254;
+/// Limit of the length of the local part in bytes (RFC 5321, section 4.5.3.1.1).
 const MAX_LOCAL_BYTES: usize = 64;
-/// A longer text is no address, whatever normalisation leaves of it.
+/// Limit of the length of a text in bytes: a longer one is no address, even after normalisation.
 const MAX_TEXT_BYTES: usize = 4 * MAX_EMAIL_BYTES;
 
-/// A plausible address. Whether mail arrives there is for a confirmation to find out.
+/// A plausible address. Only a confirmation proves that mail arrives there.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Email(String);
@@ -35,35 +36,35 @@ pub struct Email(String);
 #[derive(Clone)]
 pub struct FoldedEmail {
     key: String,
-    /// Under which other keys an earlier version may have claimed it.
+    /// The other keys under which an earlier version may have claimed the address.
     before: Vec<String>,
 }
 
-/// The text is not an address; says why, without repeating it.
+/// The text is not an address. The message has the reason and does not quote the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is no email address: {0}")]
 pub struct NotAnEmail(&'static str);
 
 impl Email {
-    /// What a row holds, whatever today's rules say about it.
+    /// The address that a row holds, even if it violates today's rules.
     #[must_use]
     pub const fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// As the user wrote it.
+    /// The address as the user wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// For comparison.
+    /// The folded form, for comparison.
     #[must_use]
     pub fn folded(&self) -> FoldedEmail {
         FoldedEmail::of(&self.0)
     }
 
-    /// Whether a user with this address may hold the claim of this key: today's or an earlier one.
+    /// Whether a user with this address may hold the claim with this key, by today's folding or the earlier one.
     #[must_use]
     pub fn claims(&self, key: &str) -> bool {
         self.folded().key == key || earlier(&self.0) == key
@@ -71,8 +72,8 @@ impl Email {
 }
 
 impl FoldedEmail {
-    /// Folds any text, so that unknown and malformed addresses can be counted like known ones, and a
-    /// stored address that today's rules refuse is found by the same text.
+    /// Folds any text, so that failures of unknown and malformed addresses can be counted like those of known
+    /// ones, and a stored address that violates today's rules is found by the same text.
     #[must_use]
     pub fn of(text: &str) -> Self {
         if text.len() > MAX_TEXT_BYTES {
@@ -93,34 +94,35 @@ impl FoldedEmail {
         Self { key, before }
     }
 
-    /// A key for text longer than any address. Folding has no bound on its cost, so this does not fold.
+    /// A key for a text longer than any address. It is not folded, because the cost of folding grows with the
+    /// text.
     fn of_none(text: &str) -> Self {
         let begin = &text[..text.floor_char_boundary(MAX_EMAIL_BYTES)];
-        // A line break keeps the key apart from every address.
+        // With the line break, the key differs from that of every address.
         Self { key: format!("{begin}\n{} bytes", text.len()), before: Vec::new() }
     }
 
-    /// The folded text: the key under which it is claimed.
+    /// The folded text: the key under which the address is claimed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.key
     }
 
-    /// The keys under which it may be claimed, in the order to ask: those of earlier versions first.
-    /// A user of an earlier version is found as before, also when two of them are one today.
+    /// The keys under which the address may be claimed, in the order of lookup: those of earlier versions first.
+    /// So a user of an earlier version is found as before, even if today's folding maps two users to one key.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.before.iter().map(String::as_str).chain([self.key.as_str()])
     }
 
-    /// Whether an earlier version may have claimed it under another key.
+    /// Whether an earlier version may have claimed the address under another key.
     #[must_use]
     pub fn has_earlier_keys(&self) -> bool {
         !self.before.is_empty()
     }
 
-    /// Whether this finds the user with the address `stored` who holds the claim of the key `claimed`:
-    /// it is the same address, or an earlier version took it for the same and the claim is still
-    /// that version's.
+    /// Whether this address finds the user with the address `stored` that holds the claim with the key
+    /// `claimed`: the addresses are the same, or an earlier version took them for the same and the claim is
+    /// still the one of that version.
     #[must_use]
     pub fn finds(&self, claimed: &str, stored: &Email) -> bool {
         let today = stored.folded();
@@ -142,15 +144,15 @@ impl Hash for FoldedEmail {
     }
 }
 
-/// What the rules see.
+/// The normalised parts of an address.
 struct Parts {
-    /// In NFC.
+    /// The local part, in NFC.
     local: String,
-    /// The domain as the user wrote it when it is plain ASCII, else its Unicode form.
+    /// The domain as the user wrote it if it is plain ASCII, else its Unicode form.
     written: String,
-    /// Lower case, A-labels (RFC 5890).
+    /// The domain in lower case, with A-labels (RFC 5890).
     ascii: String,
-    /// Lower case, U-labels.
+    /// The domain in lower case, with U-labels.
     unicode: String,
 }
 
@@ -173,7 +175,7 @@ impl Parts {
         let (unicode, valid) =
             uts46.to_unicode(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast);
         valid.map_err(|_| not_a_domain)?;
-        // Punycode hides what it is made of.
+        // Checked after decoding, because punycode hides characters.
         if let Some(why) = unicode.chars().find_map(why_refused) {
             return Err(NotAnEmail(why));
         }
@@ -192,7 +194,7 @@ impl Parts {
     }
 }
 
-/// Why no address has this character, wherever it is.
+/// Why a character is not allowed anywhere in an address; `None` if it may be.
 fn why_refused(c: char) -> Option<&'static str> {
     if is_control(c) {
         Some("it has control characters")
@@ -207,7 +209,7 @@ fn why_refused(c: char) -> Option<&'static str> {
     }
 }
 
-/// A part of words with dots between them, as it is and in its compatibility form.
+/// Checks that a local part consists of words separated by dots, both as it is and in its compatibility form.
 fn check_local(local: &str) -> Result<(), NotAnEmail> {
     for form in [local, &fold(local)] {
         let dotted = form.is_empty() || form.starts_with('.') || form.ends_with('.') || form.contains("..");
@@ -218,11 +220,11 @@ fn check_local(local: &str) -> Result<(), NotAnEmail> {
     Ok(())
 }
 
-/// Case folding of the compatibility form: letter by letter to upper and to lower case, so that `ß`
-/// meets `ss` and the final sigma its sisters.
+/// Case folding of the compatibility form: each letter to upper case and then to lower case, so that `ß` equals
+/// `ss`, and a final sigma equals the others.
 fn fold(text: &str) -> String {
     let mut folded: String = text.nfkc().collect();
-    // One round changes nothing for nearly all texts; a capital sharp s takes two.
+    // Nearly all texts are stable after one round; a capital sharp s takes two.
     for _ in 0..4 {
         let upper = folded.chars().flat_map(char::to_uppercase);
         let next: String = upper.flat_map(char::to_lowercase).nfkc().collect();
@@ -234,15 +236,15 @@ fn fold(text: &str) -> String {
     folded
 }
 
-/// The key of versions up to 0.1: canonical composition, no UTS 46, no compatibility forms. It is never
-/// changed: claims are stored under it.
+/// The key of versions up to 0.1: canonical composition, no UTS 46, no compatibility forms. It must never
+/// change, because stored claims have it.
 fn earlier(text: &str) -> String {
     text.nfc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
 }
 
 impl FromStr for Email {
     type Err = NotAnEmail;
-    /// Parses input.
+    /// Parses input by today's rules.
     fn from_str(text: &str) -> Result<Self, NotAnEmail> {
         let Parts { local, written, .. } = Parts::of(text)?;
         Ok(Self(format!("{local}@{written}")))
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_too_long_for_any_address_is_not_folded() {
+    fn text_longer_than_any_address_is_not_folded() {
         // Three bytes each, 18 letters in compatibility form.
         let long = "\u{fdfa}".repeat(20_000);
         let folded = FoldedEmail::of(&long);
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn plausible_addresses() {
+    fn only_plausible_addresses_parse() {
         for good in
             ["a@b", "ann@example.org", "ann+tag@ex-ample.org", "O'Neill@Example.org", "пётр@пример.рф"]
         {
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_apply_to_what_normalisation_leaves() {
+    fn rules_apply_after_normalisation() {
         // A Greek question mark is a semicolon in NFC; a full-width one in NFKC.
         for bad in
             ["a\u{37e}b@x.org", "a\u{ff1b}b@x.org", "a\u{ff20}b@x.org", "a\u{2025}b@x.org", "a\u{2024}@x.org"]
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sees_is_refused() {
+    fn invisible_characters_are_refused() {
         for invisible in [
             '\u{200b}',
             '\u{200c}',
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_address_fold_together() {
+    fn spellings_of_one_address_fold_alike() {
         for (one, other) in [
             ("Ann@Example.ORG", "ann@example.org"),
             ("STRASSE@x", "straße@x"),
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_text_is_taken_as_it_is() {
+    fn stored_text_is_read_unchanged() {
         for text in ["a;b@x.org", "", "no address", "ann\u{200b}@example.org"] {
             let stored: Email = serde_json::from_value(text.into()).unwrap();
             assert_eq!(stored.as_str(), text);
@@ -423,7 +425,7 @@ mod tests {
     fn users_of_earlier_versions_are_found_as_before() {
         let finds = |typed: &str, stored: &str| {
             let (typed, stored) = (FoldedEmail::of(typed), Email::from_stored(stored.to_owned()));
-            // As a version before claimed it.
+            // The claim of an earlier version.
             let claimed = earlier(stored.as_str());
             typed.keys().any(|key| key == claimed) && typed.finds(&claimed, &stored)
         };
@@ -442,13 +444,13 @@ mod tests {
             assert!(finds(typed, stored), "{typed} {stored}");
         }
         assert!(!finds("ann@example.org", "ann\u{200b}@example.org"));
-        // Who registered the other domain since is somebody else.
+        // A user that registered with the other domain since is another user.
         let other = email("x@strasse.de");
         assert!(!folded("x@straße.de").finds(other.folded().as_str(), &other));
     }
 
     #[test]
-    fn folding_every_character_twice_changes_nothing() {
+    fn folding_is_idempotent_for_every_character() {
         let all = (0..=u32::from(char::MAX)).filter_map(char::from_u32);
         for c in all.filter(|c| !is_meaningless(*c)) {
             let once = fold(&c.to_string());
@@ -456,7 +458,7 @@ mod tests {
         }
     }
 
-    /// Addresses, mostly, of characters that normalisation does something to.
+    /// Texts, mostly addresses, of characters that normalisation changes.
     fn any_address() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(
             "aZ.@-+ß\u{1e9e}İıſKÅé\u{301}\u{37e}ﬁＡ．。＠ςΣ\u{200b}\u{ad}ば\u{3099}ü١xn--"
@@ -474,18 +476,18 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
         #[test]
-        fn what_was_parsed_parses_to_itself(text in prop_oneof![any_address(), any::<String>()]) {
+        fn parsed_address_parses_to_itself(text in prop_oneof![any_address(), any::<String>()]) {
             if let Ok(parsed) = text.parse::<Email>() {
                 prop_assert_eq!(parsed.as_str().parse::<Email>(), Ok(parsed.clone()));
                 prop_assert_eq!(parsed.folded(), FoldedEmail::of(&text));
-                // The key is an address as well, of the same user.
+                // The key is itself an address of the same user.
                 prop_assert_eq!(FoldedEmail::of(parsed.folded().as_str()), parsed.folded());
                 prop_assert!(parsed.as_str().len() <= MAX_EMAIL_BYTES);
             }
         }
 
         #[test]
-        fn stored_texts_are_found_by_themselves(text in prop_oneof![any_address(), any::<String>()]) {
+        fn stored_text_is_found_by_itself(text in prop_oneof![any_address(), any::<String>()]) {
             let stored = Email::from_stored(text.clone());
             let typed = FoldedEmail::of(&text);
             for claimed in [earlier(&text), stored.folded().as_str().to_owned()] {

@@ -1,9 +1,9 @@
-//! Facts: what has been taken away.
+//! Facts: revocations and permission changes.
 //!
-//! A fact is only ever added. Merging facts in any order, any number of times, gives the same set,
-//! so denying needs no queue, no lock and no agreement: whoever hears a fact applies it at once.
-//! A fact refuses or invalidates; none ever allows. It is forgotten after [`Fact::until`] plus
-//! [`CLOCK_SKEW`](crate::time::CLOCK_SKEW), when nothing that it refuses can be valid any more.
+//! Facts are only added. Merging facts in any order and any number of times gives the same set, so a
+//! revocation needs no queue, no lock and no consensus: a node applies a fact as soon as it receives it. A
+//! fact refuses tokens or invalidates caches; no fact ever allows anything. It expires at [`Fact::until`]
+//! plus [`CLOCK_SKEW`](crate::time::CLOCK_SKEW), when no token that it refuses can be valid any more.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,60 +12,60 @@ use crate::{
     time::Timestamp,
 };
 
-/// Something was taken away.
+/// A revocation or a change of permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fact {
-    /// What.
+    /// What is revoked or changed.
     #[serde(flatten)]
     pub kind: FactKind,
-    /// How long it matters: no access token that it refuses lives longer.
+    /// When the fact ends: every access token that it refuses has expired by then.
     pub until: Timestamp,
 }
 
-/// What was taken away.
+/// What a fact revokes or invalidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FactKind {
-    /// Every token of the session.
+    /// Revokes every token of a session.
     SessionRevoked {
-        /// Whose it is: who hears of it later can end it in the store.
+        /// The session's user, with which any node can end the session in the store.
         user: UserId,
         /// The session.
         session: SessionId,
     },
-    /// This one access token.
+    /// Revokes one access token.
     TokenRevoked {
         /// The token.
         token: TokenId,
     },
-    /// Every token of the user whose `uv` is lower. No clocks are compared.
+    /// Revokes every token of a user with a lower version (`uv`). No clocks are compared.
     UserVersion {
         /// The user.
         user: UserId,
-        /// The lowest version that is still good.
+        /// The lowest version that is still accepted.
         at_least: u64,
     },
-    /// Every token that the key signed.
+    /// Revokes every token that a key signed.
     KeyRetired {
         /// The key.
         key: KeyId,
     },
-    /// What the subject may do is to be read anew. It refuses no token.
+    /// Invalidates cached permissions. It refuses no token.
     PermissionsChanged {
-        /// Whose.
+        /// The user, role or permission that changed.
         subject: Subject,
     },
 }
 
-/// Whose change makes cached permissions old.
+/// What changed, and so whose cached permissions are invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// One user's.
+    /// A user: its own permissions are invalid.
     User(UserId),
-    /// Those of everybody who has the role.
+    /// A role: the permissions of all its holders are invalid.
     Role(RoleId),
-    /// Those of everybody who has the permission.
+    /// A permission: the permissions of all its holders are invalid.
     Permission(PermissionId),
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stored_form_is_fixed() {
+    fn stored_form_of_a_fact_is_fixed() {
         let user = UserId::from_bytes([1; 16]);
         let fact =
             Fact { kind: FactKind::UserVersion { user, at_least: 7 }, until: Timestamp::from_millis(9) };

@@ -1,8 +1,8 @@
 //! Ids: UUIDs with a type, so that a session is never looked up by a user's id.
 //!
-//! Ids are UUIDv7 (RFC 9562, section 5.7): they sort by creation. Their text has exactly one
-//! form, 36 characters with hyphens; the other spellings that UUID libraries accept (braces,
-//! `urn:uuid:`, without hyphens) are refused, so that one thing has one name in logs and paths.
+//! Ids are UUIDv7 (RFC 9562, section 5.7) and sort by creation time. Their text has exactly one form, 36
+//! characters with hyphens. The other forms that UUID libraries accept (braces, `urn:uuid:`, without
+//! hyphens) are rejected, so that an id reads the same in all logs and paths.
 
 use std::{fmt, str::FromStr};
 
@@ -30,19 +30,19 @@ macro_rules! ids {
         pub struct $id(Uuid);
 
         impl $id {
-            /// A UUIDv7 of this time and these random bits.
+            /// A UUIDv7 with this time and these random bits.
             #[must_use]
             pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
                 Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
             }
 
-            /// From the 16 bytes that [`Self::as_bytes`] gave.
+            /// The id with these 16 bytes, as [`Self::as_bytes`] returns them.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
 
-            /// The 16 bytes, most significant first: they sort as the ids do.
+            /// The 16 bytes, most significant first. They sort like the ids.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
@@ -99,21 +99,21 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A user.
+    /// The id of a user.
     UserId;
-    /// A session: one log-in on one device, and all tokens that came of it.
+    /// The id of a session: one log-in on one device, with all its tokens.
     SessionId;
-    /// One access token (`jti`, RFC 7519, section 4.1.7).
+    /// The id of an access token (`jti`, RFC 7519, section 4.1.7).
     TokenId;
-    /// A role.
+    /// The id of a role.
     RoleId;
-    /// A permission.
+    /// The id of a permission.
     PermissionId;
-    /// One entry of a user's login history.
+    /// The id of an entry of a login history.
     LoginId;
-    /// A signing key (`kid`, RFC 7515, section 4.1.4).
+    /// The id of a signing key (`kid`, RFC 7515, section 4.1.4).
     KeyId;
-    /// A node, kept in its data directory over restarts.
+    /// The id of a node, which its data directory keeps across restarts.
     NodeId;
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn only_one_spelling_of_an_id_parses() {
         let id = UserId::new(Timestamp::from_millis(1_700_000_000_000), [7; 10]);
         assert_eq!(id.to_string().parse(), Ok(id));
         let simple = id.uuid().simple().to_string();

@@ -1,8 +1,8 @@
 //! The signing keys, as stored: one small document, changed by compare-and-set.
 //!
-//! A key is *next* (published, does not sign yet), then *active* (signs), then *retiring* (does
-//! not sign any more, still verifies what it signed), then gone. One that is *revoked* goes at once. The next one is published before
-//! it signs, so that every node accepts its first token.
+//! A key is *next* (published, but does not sign yet), then *active* (signs), then *retiring* (does not sign
+//! any more, but still verifies), then deleted. A *revoked* key is withdrawn at once. The next key is
+//! published before it signs, so that every node accepts its first token.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::KeyId, time::Timestamp, token::Algorithm};
 
-/// How many keys there may be for another rotation. Revoking one is always possible.
+/// Limit of keys with which another rotation is allowed. A revocation is always allowed.
 pub const MAX_KEYS: usize = 16;
 
-/// Where a key is in its life.
+/// The state of a signing key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
-    /// Published, signs nothing yet.
+    /// Published, but does not sign yet.
     Next,
-    /// Signs.
+    /// Signs new tokens.
     Active,
-    /// Verifies what it signed, until then.
+    /// Does not sign any more, but still verifies the tokens it signed.
     Retiring {
         /// When the last token that it may have signed has expired.
         until: Timestamp,
     },
-    /// Taken away: not published, and what it signed is refused. It is kept so long that such a
-    /// token is still recognised and told so.
+    /// Not published, and its tokens are refused. The key is kept so that such a token is still recognised
+    /// and refused as revoked.
     Revoked {
         /// When the last token that it may have signed has expired.
         until: Timestamp,
@@ -37,13 +37,13 @@ pub enum KeyState {
 /// A signing key with its private half sealed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredKey {
-    /// The `kid`.
+    /// The id of the key (`kid`).
     pub id: KeyId,
-    /// What it signs with.
+    /// The algorithm that the key signs with.
     pub algorithm: Algorithm,
-    /// Where it is in its life.
+    /// The state of the key.
     pub state: KeyState,
-    /// When it was made.
+    /// When the key was generated.
     pub created_at: Timestamp,
     /// The private key (PKCS #8 DER), sealed under the master key, base64.
     pub sealed: String,
@@ -55,16 +55,20 @@ impl std::fmt::Debug for StoredKey {
     }
 }
 
-/// All signing keys, and how long the tokens that they signed may live.
+/// All signing keys, and the lifetimes of the tokens that they signed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct KeySet {
-    /// Raised by each change.
+    /// Rises by one with every change.
     pub revision: u64,
-    /// About [`MAX_KEYS`] at most.
+    /// The keys, about [`MAX_KEYS`] at most.
     pub keys: Vec<StoredKey>,
-    /// The life of access tokens issued now.
+    /// The lifetime of access tokens issued now.
     pub access_ttl: Duration,
-    /// No token that was issued with a longer life than `access_ttl` lives beyond this. A
-    /// revocation is remembered at least until here.
+    /// When the last token has expired that was issued with a longer lifetime than `access_ttl`. Revocations
+    /// are kept at least until then.
     pub access_horizon: Timestamp,
+    /// The root of derived keys, sealed under the master key, base64. `None` while it is the master key itself,
+    /// which has never been replaced then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derivation_root: Option<String>,
 }

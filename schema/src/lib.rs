@@ -1,27 +1,24 @@
-//! The words of Palisade.
+//! The vocabulary of Palisade.
 //!
-//! Everything that two parts of the system must agree on lives here: ids and names, tokens and
-//! their exact refusals, facts and how they merge, permissions and their queries, and the store
-//! traits. Nothing here does I/O, reads a clock or draws a random number; times and random bytes
-//! are parameters. So everything here can be tested exhaustively and simulated.
+//! Everything that two parts of the system must agree on lives here: ids and names, tokens and their exact
+//! refusals, facts and how they merge, permissions and their queries. Nothing here does I/O, reads a clock
+//! or draws a random number: times and random bytes are parameters. So everything here can be tested
+//! exhaustively and simulated.
 //!
 //! | to find | look in |
 //! |---|---|
-//! | what a client is told about a token | [`refusal`] |
-//! | how a token is read before anything is known about it | [`token`] |
-//! | what has been taken away, and how it is remembered | [`fact`], [`denials`] |
-//! | by which time anything may be forgotten | [`horizon`] |
-//! | whether a token is good | [`decide`](mod@decide) |
+//! | the answers to a client whose token is not accepted | [`refusal`] |
+//! | what a verified token says, and how a refresh token is parsed | [`token`] |
+//! | revocations and permission changes, and their copy in memory | [`fact`], [`denials`] |
+//! | the time before which expired data may be deleted | [`horizon`] |
+//! | whether a verified token is accepted | [`decide`](mod@decide) |
 //! | permission names and queries | [`name`], [`query`] |
-//! | what may be typed, and what is the same address | [`text`], [`email`] |
-//! | how to add a store | [`store`] |
+//! | the rules of input, and which emails are the same | [`text`], [`email`] |
 
 pub mod authorization;
-pub mod check;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod decide;
 pub mod denials;
+#[cfg(feature = "input")]
 pub mod email;
 pub mod fact;
 pub mod horizon;
@@ -31,18 +28,21 @@ pub mod ledger;
 pub mod limit;
 pub mod login;
 pub mod name;
+pub mod network;
 pub mod page;
 pub mod permission;
 pub mod place;
-pub mod power;
 pub mod query;
 pub mod refusal;
 pub mod session;
-pub mod store;
+pub mod superusers;
+#[cfg(feature = "input")]
 pub mod text;
 pub mod time;
 pub mod token;
+#[cfg(feature = "input")]
 pub mod user;
+pub mod version;
 
 pub use decide::decide;
 pub use denials::Denials;
@@ -50,7 +50,7 @@ pub use fact::{Fact, FactKind, Subject};
 pub use horizon::{Clocks, Horizon};
 pub use id::{KeyId, LoginId, NodeId, PermissionId, RoleId, SessionId, TokenId, UserId};
 pub use name::Name;
+pub use network::Network;
 pub use query::Query;
 pub use refusal::Refusal;
-pub use store::{StoreError, Stores};
 pub use time::{Clock, Entropy, MonotonicClock, Timestamp};

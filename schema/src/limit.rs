@@ -1,11 +1,11 @@
-//! Limits of login and registration: pure arithmetic on what a counter remembers.
+//! Limits of login and registration: pure arithmetic on the state of a counter.
 //!
-//! Failures of an account are counted in a window that begins with the first; at the allowed number
-//! comes a lock of a minute. After it has ended, each further failure within the window's length
-//! locks again, for twice as long, up to an hour: see [`Failures`].
+//! The failures of an account are counted in a window that begins with the first. At the allowed number the
+//! account is locked for a minute. After that, each further failure within the length of the window locks it
+//! again, for twice as long, up to an hour: see [`Failures`].
 //!
-//! Addresses are shared by people who do not know each other, so nothing doubles for them: they are
-//! slowed to a rate, and recover as time passes. See [`Bucket`].
+//! Unrelated people share addresses, so no lock doubles for them: an address is slowed down to a rate, and
+//! recovers as time passes. See [`Bucket`].
 
 use std::{str::FromStr, time::Duration};
 
@@ -14,42 +14,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{CLOCK_SKEW, Timestamp};
 
-/// The first lock.
+/// The duration of the first lock.
 pub const FIRST_LOCK: Duration = Duration::from_secs(60);
-/// The longest lock.
+/// Limit of the duration of a lock.
 pub const LONGEST_LOCK: Duration = Duration::from_secs(3600);
 
-/// So many in such a time; `None` where a setting says `off`.
+/// A number of events per time. Settings hold `None` for `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// How many, at least 1.
+    /// The number of events, at least 1.
     pub count: u32,
-    /// In how long.
+    /// The time in which they may happen.
     pub window: Duration,
 }
 
-/// What a counter remembers about one account or address.
+/// The failures of one account, as a counter remembers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failures {
-    /// In the window.
+    /// The number of failures in the window.
     pub count: u32,
     /// When the window began.
     pub since: Timestamp,
-    /// How many locks there were in a row.
+    /// The number of consecutive locks.
     pub locks: u32,
-    /// The end of the last lock; the epoch when there was none.
+    /// When the last lock ends; the epoch if there was none.
     pub locked_until: Timestamp,
 }
 
 impl Failures {
-    /// Whether a correct clock could have written this by `now`. If not, a clock was ahead when it was written.
+    /// Whether a correct clock could have written this by `now`. If not, the clock was ahead when it was written.
     #[must_use]
     pub fn is_credible(&self, now: Timestamp) -> bool {
         let latest = now.plus(CLOCK_SKEW);
         self.since <= latest && self.locked_until <= latest.plus(LONGEST_LOCK)
     }
 
-    /// After one more failure. A failure during a lock changes nothing.
+    /// The state after one more failure. A failure during a lock changes nothing.
     #[must_use]
     pub fn after(previous: Option<Self>, rate: Rate, now: Timestamp) -> Self {
         let fresh = Self { count: 0, since: now, locks: 0, locked_until: Timestamp::EPOCH };
@@ -59,7 +59,8 @@ impl Failures {
             return failures;
         }
         if now.since(failures.since) >= rate.window {
-            (failures.count, failures.since) = (0, now);
+            failures.count = 0;
+            failures.since = now;
         }
         failures.count = failures.count.saturating_add(1);
         if failures.count >= rate.count || failures.locks > 0 {
@@ -70,32 +71,32 @@ impl Failures {
         failures
     }
 
-    /// Whether it is locked.
+    /// Whether the account is locked.
     #[must_use]
     pub fn is_locked(&self, now: Timestamp) -> bool {
         now < self.locked_until
     }
 
-    /// Whether it can be forgotten.
+    /// Whether the state no longer matters and can be dropped.
     #[must_use]
     pub fn is_over(&self, rate: Rate, now: Timestamp) -> bool {
         now.since(self.since.max(self.locked_until)) >= rate.window
     }
 
-    /// How long the lock lasts; `None` when it is open.
+    /// The remaining time of the lock; `None` if the account is not locked.
     #[must_use]
     pub fn locked_for(&self, now: Timestamp) -> Option<Duration> {
         self.is_locked(now).then(|| self.locked_until.since(now))
     }
 }
 
-/// A bucket of tokens that fills evenly (GCRA): so many at once, and on average so many in the
-/// time.
+/// A token bucket that refills evenly (GCRA): it allows [`Rate::count`] events at once, and on average as many
+/// per [`Rate::window`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bucket {
-    /// When it will be full again.
+    /// When the bucket will be full again.
     pub full_at: Timestamp,
-    /// When the first was taken since it was full. The epoch where a former version wrote it.
+    /// When the first token was taken since it was full. The epoch if a former version wrote the bucket.
     #[serde(default)]
     pub since: Timestamp,
 }
@@ -108,7 +109,7 @@ impl Bucket {
         self.full_at <= latest.plus(rate.window) && self.since <= latest
     }
 
-    /// Takes one; says whether it could, else when it can.
+    /// Takes a token. Returns the new bucket, and an error with the time of the next token if there was none.
     pub fn take(previous: Option<Self>, rate: Rate, now: Timestamp) -> (Self, Result<(), Timestamp>) {
         let each = rate.window / rate.count;
         let previous = previous.filter(|bucket| bucket.full_at > now && bucket.is_credible(rate, now));
@@ -119,7 +120,7 @@ impl Bucket {
         }
     }
 
-    /// How long until there is one to take; `None` when there is one now.
+    /// The time until the next token; `None` if there is one now.
     #[must_use]
     pub fn wait(bucket: Option<Self>, rate: Rate, now: Timestamp) -> Option<Duration> {
         let each = rate.window / rate.count;
@@ -128,36 +129,36 @@ impl Bucket {
     }
 }
 
-/// Where counts are kept: in a node's memory, or in a cache that nodes share. It may forget; then
-/// limits are softer, and nothing else. So it has no errors.
+/// A store of counters: the memory of a node, or a cache that nodes share. It may lose counters, which makes
+/// limits softer but has no other effect. So its methods return no errors.
 ///
-/// `now`, and every time that is given back, is of a clock that does not jump.
+/// `now`, and every returned time, is that of a clock without jumps.
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
-    /// The failures that are remembered.
+    /// The failures of this key.
     async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures>;
-    /// Counts one more failure; gives what is remembered now.
+    /// Counts one more failure and returns the new state.
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures;
-    /// The bucket that is remembered.
+    /// The bucket of this key.
     async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket>;
-    /// Takes one from a bucket; else says when there will be one.
+    /// Takes a token from the bucket. If there is none, the error is the time of the next one.
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp>;
-    /// Forgets the failures.
+    /// Deletes the failures of this key.
     async fn forget(&self, key: &str);
-    /// Fills the bucket.
+    /// Fills the bucket of this key.
     async fn refill(&self, key: &str);
 
-    /// Lets the nodes that share these counts list what is limited. `label` is for the caller to
-    /// read again; it is not kept in clear.
+    /// Lets all nodes that share these counters list a limited key for `lasting`. The caller gets `label` back
+    /// from [`Self::announced`]; it is not stored in clear text.
     async fn announce(&self, _label: &str, _lasting: Duration) {}
-    /// The labels that the nodes that share these counts announced and that have not ended;
-    /// `None` when these counts are of one node, or the others cannot be asked now.
+    /// The unexpired labels that all nodes that share these counters announced; `None` if the counters belong to
+    /// one node, or the shared ones cannot be read now.
     async fn announced(&self) -> Option<Vec<String>> {
         None
     }
 }
 
-/// `10/15m`: so many in such a time.
+/// Parses a rate such as `10/15m`: ten events per 15 minutes.
 impl FromStr for Rate {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -172,7 +173,7 @@ impl FromStr for Rate {
     }
 }
 
-/// A duration as settings have it: `500ms`, `10s`, `15m`, `12h`, `30d`.
+/// Parses a duration of the settings: `500ms`, `10s`, `15m`, `12h`, `30d`.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -200,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tenth_failure_locks_for_a_minute() {
+    fn tenth_failure_locks_for_a_minute() {
         let now = Timestamp::from_secs(1_000);
         assert!(!fail(9, None, now).is_locked(now));
         let locked = fail(10, None, now);
         assert_eq!(locked.locked_until, now.plus(FIRST_LOCK));
-        assert_eq!(fail(100, Some(locked), now), locked, "a lock is not made longer by knocking");
+        assert_eq!(fail(100, Some(locked), now), locked, "further failures do not extend a lock");
     }
 
     #[test]
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_window_forgets_the_locks() {
+    fn locks_start_over_after_a_quiet_window() {
         let now = Timestamp::from_secs(1_000);
         let failures = fail(10, None, now);
         let later = failures.locked_until.plus(RATE.window);
@@ -241,8 +242,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_by_a_clock_that_was_ahead_is_void() {
-        let (now, ahead) = (Timestamp::from_secs(1_000_000), Timestamp::from_secs(1_086_400));
+    fn state_written_by_a_clock_ahead_is_ignored() {
+        let now = Timestamp::from_secs(1_000_000);
+        let ahead = Timestamp::from_secs(1_086_400);
         let locked = fail(10, None, ahead);
         assert!(!locked.is_credible(now) && locked.is_credible(ahead));
         let next = Failures::after(Some(locked), RATE, now);
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_a_burst_and_then_its_rate() {
+    fn bucket_allows_a_burst_and_then_its_rate() {
         let rate = Rate { count: 20, window: Duration::from_secs(60) };
         let now = Timestamp::from_secs(1_000);
         let mut bucket = None;
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_bucket_recovers_as_time_passes() {
+    fn empty_bucket_refills_as_time_passes() {
         let rate = Rate { count: 100, window: Duration::from_secs(900) };
         let mut now = Timestamp::from_secs(1_000);
         let mut bucket = None;
@@ -296,12 +298,12 @@ mod tests {
             bucket = Some(next);
             taken.is_ok()
         });
-        assert_eq!(taken.count(), 50, "half the time gives half of it back");
+        assert_eq!(taken.count(), 50, "half the time refills half of it");
         assert_eq!(Bucket::wait(bucket, rate, later.plus(rate.window)), None);
     }
 
     #[test]
-    fn rates_and_durations_are_read() {
+    fn rates_and_durations_parse() {
         assert_eq!("10/15m".parse(), Ok(RATE));
         for bad in [
             "",

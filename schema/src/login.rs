@@ -1,4 +1,4 @@
-//! The login history of a user.
+//! Login histories.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -9,44 +9,45 @@ use crate::{
     time::Timestamp,
 };
 
-/// How many entries of a user are kept; the oldest go when there are more.
+/// Limit of the entries of a user; the oldest are removed beyond it.
 pub const MAX_LOGINS: usize = 10_000;
-/// A history is counted once in so many entries, on average: there may be about so many too many.
-const TRIMMED_EVERY: usize = 32;
+/// Limit of entries, on average, between two counts of a history. A history may exceed its limit by about this
+/// number.
+const TRIM_INTERVAL_MAX: usize = 32;
 
-/// Whether a store counts the history that this entry is added to. That costs a look at all of it, so
-/// it is not done for each entry; with few entries it is.
+/// Whether a store counts the history to which the entry with this id is added. A count reads the whole
+/// history, so it is done for every entry only if `max` is small.
 #[must_use]
 pub fn is_trimming(id: LoginId, max: usize) -> bool {
     let [.., random] = *id.as_bytes();
-    usize::from(random).is_multiple_of((max / 8).clamp(1, TRIMMED_EVERY))
+    usize::from(random).is_multiple_of((max / 8).clamp(1, TRIM_INTERVAL_MAX))
 }
 
-/// The maximum number of known places of an account.
+/// Limit of the known places of an account.
 pub const MAX_PLACES: usize = 100;
-/// How long entries are kept.
+/// How long entries and known places are kept.
 pub const LOGIN_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// One attempt to log in, or the misuse of a refresh token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
-    /// Its id; sorts by time.
+    /// The id of the entry; sorts by time.
     pub id: LoginId,
-    /// Whose.
+    /// The user that the attempt was for.
     pub user: UserId,
-    /// When.
+    /// When it happened.
     pub time: Timestamp,
-    /// Where it came from.
+    /// The client's address.
     pub ip_address: IpAddr,
-    /// What the client calls itself.
+    /// The name that the client gave itself.
     pub device: Option<String>,
-    /// Of the request.
+    /// The `User-Agent` of the request.
     pub user_agent: Option<String>,
-    /// What came of it.
+    /// The outcome of the attempt.
     pub outcome: Outcome,
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt to log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -58,12 +59,12 @@ pub enum Outcome {
     Disabled,
     /// The user has no password.
     NoPassword,
-    /// A spent refresh token was shown after its grace; the session was revoked.
+    /// A spent refresh token was presented after its grace; the session was revoked.
     RefreshReuse,
 }
 
 impl Outcome {
-    /// Why it failed, for the history; `None` for success.
+    /// Why the attempt failed, as a word for the history; `None` for success.
     #[must_use]
     pub const fn reason(self) -> Option<&'static str> {
         match self {

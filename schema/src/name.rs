@@ -1,15 +1,15 @@
-//! Names of permissions and roles: `[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}`, case matters.
+//! Names of permissions and roles: `[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}`, case-sensitive.
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// How long a name may be, in bytes (which are characters here).
+/// Limit of the length of a name in bytes (which are characters here).
 pub const MAX_NAME_BYTES: usize = 64;
 
 /// The name of a permission or role. Cheap to clone.
 ///
-/// Parsing applies the grammar; a row is read by [`Name::from_stored`], which does not.
+/// Parsing applies the grammar. [`Name::from_stored`] reads a row and does not.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Name(Arc<str>);
@@ -19,21 +19,21 @@ pub struct Name(Arc<str>);
 #[error("a name is 1 to 64 of A-Z a-z 0-9 _ . : - and begins with a letter or digit")]
 pub struct NotAName;
 
-/// Longest text that a name is looked up by, in bytes.
-const MAX_LOOK_UP_BYTES: usize = 1_024;
+/// Limit of the length of a text that a name is looked up by, in bytes.
+const LOOK_UP_BYTES_MAX: usize = 1_024;
 
 impl Name {
-    /// What a row holds, whatever today's grammar says about it.
+    /// The name that a row holds, even if it violates today's grammar.
     #[must_use]
     pub fn from_stored(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// To look up what may be stored under this name, also under one that today's grammar refuses;
-    /// `None` when nothing can be.
+    /// A name to look up stored records by, even if it violates today's grammar; `None` if no record can have
+    /// it.
     #[must_use]
     pub fn to_look_up(text: &str) -> Option<Self> {
-        (1..=MAX_LOOK_UP_BYTES).contains(&text.len()).then(|| Self::from_stored(text))
+        (1..=LOOK_UP_BYTES_MAX).contains(&text.len()).then(|| Self::from_stored(text))
     }
 
     /// The text.
@@ -42,7 +42,7 @@ impl Name {
         &self.0
     }
 
-    /// Whether this text would be a name.
+    /// Whether the text matches the grammar.
     #[must_use]
     pub fn is_valid(text: &str) -> bool {
         let bytes = text.as_bytes();
@@ -59,7 +59,7 @@ impl FromStr for Name {
     }
 }
 
-/// From a row.
+/// Reads the name of a row.
 impl From<String> for Name {
     fn from(text: String) -> Self {
         Self(text.into())
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_of_names() {
+    fn grammar_of_names_is_applied() {
         let longest = "a".repeat(64);
         for good in ["a", "9", "films.read", "a:b-c_d.e", &longest] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
@@ -109,7 +109,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn stored_names_are_taken_as_they_are(text: String) {
+        fn stored_names_are_read_unchanged(text: String) {
             let stored: Name = serde_json::from_value(text.clone().into()).unwrap();
             proptest::prop_assert_eq!(stored.as_str(), text.as_str());
             if let Ok(parsed) = text.parse::<Name>() {

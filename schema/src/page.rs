@@ -1,30 +1,30 @@
 //! Pages of lists.
 
-/// How many items a page has when nothing is said.
+/// Number of items of a page if the caller gives no limit.
 pub const DEFAULT_LIMIT: usize = 50;
-/// How many items a page may have.
+/// Limit of items of a page.
 pub const MAX_LIMIT: usize = 200;
 
-/// Which part of a list: what comes after `after`, at most `limit`.
+/// A request for a part of a list: at most `limit` items after `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageOf<Id> {
-    /// The last item that was seen; `None` for the beginning.
+    /// The last item of the previous page; `None` for the first page.
     pub after: Option<Id>,
-    /// At least 1, at most [`MAX_LIMIT`].
+    /// The maximum number of items: at least 1, at most [`MAX_LIMIT`].
     pub limit: usize,
 }
 
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T, Id> {
-    /// In the list's order.
+    /// The items, in the order of the list.
     pub items: Vec<T>,
-    /// To ask for what comes next; `None` when this is the end.
+    /// [`PageOf::after`] of the next page; `None` on the last page.
     pub next: Option<Id>,
 }
 
 impl<T, Id> Page<T, Id> {
-    /// Cuts `limit + 1` fetched items to a page: the one too many says that there are more.
+    /// Makes a page of up to `limit + 1` fetched items: the extra item tells that there is a next page.
     #[must_use]
     pub fn cut(mut items: Vec<T>, limit: usize, id: impl Fn(&T) -> Id) -> Self {
         let more = items.len() > limit;
@@ -32,7 +32,7 @@ impl<T, Id> Page<T, Id> {
         Self { next: if more { items.last().map(id) } else { None }, items }
     }
 
-    /// The same page of other things.
+    /// Converts each item.
     #[must_use]
     pub fn map<U>(self, each: impl FnMut(T) -> U) -> Page<U, Id> {
         Page { items: self.items.into_iter().map(each).collect(), next: self.next }

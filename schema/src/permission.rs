@@ -1,7 +1,7 @@
-//! Permissions, roles, and who has which.
+//! Permissions, roles, and the grants of users.
 //!
-//! Grants name roles and permissions by id, never by name: when one is deleted, what refers to it
-//! means nothing any more, and a new one of the same name starts with nobody.
+//! Grants name roles and permissions by id, never by name: after a deletion, what refers to the id means
+//! nothing, and a new role or permission of the same name has no holders.
 
 use std::collections::BTreeSet;
 
@@ -12,29 +12,29 @@ use crate::{
     name::Name,
 };
 
-/// How many permissions there may be: their list is not paged.
+/// Limit of permissions, because their list has no pages.
 pub const MAX_PERMISSIONS: usize = 10_000;
-/// How many roles there may be: their list is not paged.
+/// Limit of roles, because their list has no pages.
 pub const MAX_ROLES: usize = 10_000;
-/// How many permissions a role, and roles or direct permissions a user, may have.
+/// Limit of the permissions of a role, of the roles of a user, and of the direct permissions of a user.
 pub const MAX_GRANTS: usize = 1_000;
-/// Longest description, in characters.
+/// Limit of the length of a description, in characters.
 pub const MAX_DESCRIPTION_CHARS: usize = 500;
 
-/// May do everything, and alone may hand out everything.
+/// The permission to do everything. Only its holders may grant everything.
 pub const ALL_ALL: &str = "all_all";
-/// May manage permissions and roles.
+/// The permission to manage permissions and roles.
 pub const PERMISSIONS_ADMIN: &str = "permissions_admin";
-/// May manage users.
+/// The permission to manage users.
 pub const USERS_ADMIN: &str = "users_admin";
-/// May ask what any user may do: for services.
+/// The permission to query the permissions of any user, for services.
 pub const PERMISSIONS_CHECK: &str = "permissions_check";
-/// May see the cluster.
+/// The permission to read the state of the cluster.
 pub const CLUSTER_READ: &str = "cluster_read";
 /// The role that always holds [`ALL_ALL`].
 pub const SUPERUSER: &str = "superuser";
 
-/// The built-in permissions with their descriptions. They are never deleted.
+/// The built-in permissions with their descriptions. They cannot be deleted.
 pub const BUILT_IN: [(&str, &str); 5] = [
     (ALL_ALL, "Everything"),
     (PERMISSIONS_ADMIN, "Manage permissions and roles"),
@@ -43,7 +43,7 @@ pub const BUILT_IN: [(&str, &str); 5] = [
     (CLUSTER_READ, "See the state of the cluster"),
 ];
 
-/// Whether a permission of this name is built in.
+/// Whether a permission with this name is built in.
 #[must_use]
 pub fn is_built_in(name: &str) -> bool {
     BUILT_IN.iter().any(|(built_in, _)| *built_in == name)
@@ -52,37 +52,37 @@ pub fn is_built_in(name: &str) -> bool {
 /// A permission, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
-    /// Its id.
+    /// The id of the permission.
     pub id: PermissionId,
-    /// Unique, never changed.
+    /// The name: unique, never changed.
     pub name: Name,
-    /// At most [`MAX_DESCRIPTION_CHARS`].
+    /// The description, at most [`MAX_DESCRIPTION_CHARS`].
     pub description: Option<String>,
 }
 
 /// A role, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {
-    /// Its id.
+    /// The id of the role.
     pub id: RoleId,
-    /// Unique, never changed.
+    /// The name: unique, never changed.
     pub name: Name,
-    /// At most [`MAX_DESCRIPTION_CHARS`].
+    /// The description, at most [`MAX_DESCRIPTION_CHARS`].
     pub description: Option<String>,
-    /// May name permissions that exist no more.
+    /// The permissions of the role. May include ids of deleted permissions.
     pub permissions: BTreeSet<PermissionId>,
 }
 
-/// What was given to a user, as stored. May name what exists no more.
+/// The grants of a user, as stored. May include ids of deleted roles and permissions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Grants {
-    /// Roles.
+    /// The roles of the user.
     pub roles: BTreeSet<RoleId>,
-    /// Direct permissions.
+    /// The permissions that the user has directly.
     pub permissions: BTreeSet<PermissionId>,
 }
 
-/// Something that can be given to a user.
+/// A role or permission that can be given to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grant {
@@ -92,13 +92,13 @@ pub enum Grant {
     Permission(PermissionId),
 }
 
-/// What a user may do, resolved: only what exists.
+/// The roles and permissions of a user, resolved: only those that exist.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Effective {
-    /// The roles that the user has, by name.
+    /// The roles of the user, by name.
     pub roles: Vec<Role>,
-    /// The permissions that the user was given directly, by name.
+    /// The permissions that the user has directly, by name.
     pub direct: Vec<Permission>,
-    /// All permissions, direct or by role, by name, each once.
+    /// All permissions of the user, direct or by role, by name, without duplicates.
     pub combined: Vec<Permission>,
 }

@@ -1,56 +1,58 @@
-//! Where log-ins come from, and which account they are for, as far as limits need to know.
+//! The network that a log-in comes from and the account that it is for, as limits need them.
 
 use std::net::IpAddr;
 
-/// An access network: the /24 of an IPv4 address, the /64 of an IPv6 address (RFC 6177). A person
-/// who logs in again from home mostly has the same.
+use crate::Network;
+
+/// An access network: the /24 of an IPv4 address, or the [`Network`] of an IPv6 address. A user that logs in
+/// again from home usually has the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place([u8; Self::BYTES]);
 
 impl Place {
-    /// How many bytes it has.
+    /// The length of a place in bytes.
     pub const BYTES: usize = 9;
 
-    /// The place of an address. An IPv4 address in its IPv6 form is that IPv4 address.
+    /// The place of an address. An IPv4 address in its IPv6-mapped form counts as IPv4.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         let mut bytes = [0; Self::BYTES];
-        match address.to_canonical() {
-            IpAddr::V4(address) => {
+        match Network::from(address) {
+            Network::V4(address) => {
                 bytes[0] = 4;
                 bytes[1..4].copy_from_slice(&address.octets()[..3]);
             }
-            IpAddr::V6(address) => {
+            Network::V6(bits) => {
                 bytes[0] = 6;
-                bytes[1..].copy_from_slice(&address.octets()[..8]);
+                bytes[1..].copy_from_slice(&bits.to_be_bytes());
             }
         }
         Self(bytes)
     }
 
-    /// For a store.
+    /// The bytes of the place, as stored.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
 
-    /// From a store.
+    /// The place with these stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         Self(bytes)
     }
 }
 
-/// An account that somebody tried to log in to, whether or not it exists: a digest of its email,
-/// folded. So that looking something up takes the same for both, nothing about users is in it.
+/// An account that a client tried to log in to, whether or not it exists: a digest of the folded email. It
+/// holds nothing about the user, so that lookups take the same time for existing and other accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountKey([u8; Self::BYTES]);
 
 impl AccountKey {
-    /// How many bytes it has.
+    /// The length of the digest in bytes.
     pub const BYTES: usize = 32;
 
-    /// Of this digest.
+    /// The account with this digest.
     #[must_use]
     pub const fn from_bytes(digest: [u8; Self::BYTES]) -> Self {
         Self(digest)
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_of_one_place_and_others_of_another() {
+    fn addresses_of_one_network_share_a_place() {
         let place = |text: &str| Place::of(text.parse().unwrap());
         assert_eq!(place("192.0.2.1"), place("192.0.2.254"));
         assert_eq!(place("192.0.2.1"), place("::ffff:192.0.2.9"));

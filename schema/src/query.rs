@@ -5,9 +5,9 @@
 //! {"any": ["films.read", {"all": ["files.read", "files.share"]}]}
 //! ```
 //!
-//! `{"any":[]}` is false, `{"all":[]}` is true, a name nobody has is false. Depth, counted in
-//! operators, is at most [`MAX_DEPTH`]; names and operators together are at most [`MAX_NODES`].
-//! Everything else is an error that says where.
+//! `{"any":[]}` is false, `{"all":[]}` is true, and the name of a permission that does not exist is false. The
+//! depth, counted in operators, is at most [`MAX_DEPTH`]; names and operators together are at most
+//! [`MAX_NODES`]. Everything else is an error with line and column.
 
 use std::{cell::Cell, fmt};
 
@@ -15,32 +15,32 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use crate::name::Name;
 
-/// How deep operators may be nested.
+/// Limit of the nesting of operators.
 pub const MAX_DEPTH: usize = 16;
-/// How many names and operators a query may have.
+/// Limit of the names and operators of a query.
 pub const MAX_NODES: usize = 256;
 
-/// A question about permissions.
+/// A query about the permissions of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
-    /// Has this permission.
+    /// The user has this permission.
     Name(Name),
-    /// At least one of these holds.
+    /// At least one of these queries holds.
     Any(Box<[Query]>),
-    /// All of these hold.
+    /// All of these queries hold.
     All(Box<[Query]>),
 }
 
-/// The text is no query; says why and where.
+/// The text is no query. The message has the reason, line and column.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotAQuery(String);
 
 impl Query {
-    /// Reads a query.
+    /// Parses a query.
     ///
     /// # Errors
-    /// What is wrong, with line and column.
+    /// The reason, with line and column.
     pub fn parse(text: &str) -> Result<Self, NotAQuery> {
         let nodes = Cell::new(0);
         let mut json = serde_json::Deserializer::from_str(text);
@@ -48,7 +48,7 @@ impl Query {
         query.and_then(|query| json.end().map(|()| query)).map_err(|error| NotAQuery(error.to_string()))
     }
 
-    /// Whether it holds for who has the permissions that `has` says.
+    /// Whether the query holds for a user; `has` tells whether the user has a permission.
     pub fn holds(&self, has: &impl Fn(&str) -> bool) -> bool {
         match self {
             Self::Name(name) => has(name.as_str()),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn any_all_and_names() {
+    fn query_evaluates_any_all_and_names() {
         assert!(ask(r#""p1""#, &["p1"]));
         assert!(!ask(r#""p1""#, &["p2"]));
         let query = r#"{"any":["p1",{"all":["p2","p3"]}]}"#;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits() {
+    fn query_beyond_a_limit_is_refused() {
         assert!(Query::parse(&nested(16)).is_ok());
         assert!(Query::parse(&nested(17)).is_err());
         assert!(Query::parse(&nested(100_000)).is_err());
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_and_says_where() {
+    fn malformed_query_is_refused_with_its_position() {
         for bad in [
             "",
             " ",
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn any_query() -> impl Strategy<Value = (String, bool)> {
-        // `t…` are had, `f…` are not.
+        // The user has the permissions `t…`, but not `f…`.
         let leaf = prop_oneof!["t[a-z]{0,3}", "f[a-z]{0,3}"]
             .prop_map(|name: String| (format!("{name:?}"), name.starts_with('t')));
         leaf.prop_recursive(4, 64, 5, |inner| {
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text: String) {
+        fn parsing_never_panics(text: String) {
             let _ = Query::parse(&text);
         }
     }

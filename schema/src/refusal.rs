@@ -15,23 +15,23 @@ pub enum Refusal {
     OtherScheme,
     /// `Bearer` and nothing, or more than one part after it.
     BadHeader,
-    /// Not three segments, and no refresh token.
+    /// The token has not three segments, and is no refresh token.
     NotEnoughSegments,
-    /// Anything that cannot be believed: signature, key, algorithm, encoding, claims.
+    /// Signature, key, algorithm, encoding or claims are wrong. Which one is not disclosed.
     SignatureFailed,
-    /// Past its `exp`.
+    /// The token is past its `exp`.
     Expired,
-    /// Its session, user version, token or key is revoked.
+    /// The token's session, user version, key, or the token itself is revoked.
     Revoked,
-    /// Not an access token, where one is due.
+    /// The token is not an access token, where one is required.
     NotAccess,
-    /// Not a refresh token, where one is due.
+    /// The token is not a refresh token, where one is required.
     NotRefresh,
-    /// What is needed for a verdict cannot be read now. The token may be good.
+    /// The data for a decision cannot be read now. The token may be valid.
     CannotKnow,
-    /// The token would be good, but what was taken away lately is not known here.
+    /// The token would be accepted, but this node may lack recent revocations.
     TooStale,
-    /// Too many tokens wait for their signatures to be checked. This one may be good.
+    /// Too many tokens wait for the verification of their signatures. This token may be valid.
     Busy,
 }
 
@@ -53,7 +53,7 @@ impl Refusal {
         Self::Busy,
     ];
 
-    /// Whether nothing is known against the token: it is to be shown again, later or elsewhere.
+    /// Whether nothing is known against the token: the client should retry, later or on another node.
     #[must_use]
     pub const fn is_unknown(self) -> bool {
         matches!(self, Self::CannotKnow | Self::TooStale | Self::Busy)
@@ -74,7 +74,7 @@ impl Refusal {
         }
     }
 
-    /// The sentence for a person, word for word as the contract has it.
+    /// The sentence for a person. Its wording is part of the contract.
     #[must_use]
     pub const fn msg(self) -> &'static str {
         match self {
@@ -96,8 +96,8 @@ impl Refusal {
         }
     }
 
-    /// The value of `WWW-Authenticate` in a 401 (RFC 6750, section 3): bare when the request showed no Bearer
-    /// token at all, with the error and its description otherwise.
+    /// The value of `WWW-Authenticate` in a 401 (RFC 6750, section 3): without an error if the request had no
+    /// Bearer token at all, else with the error and its description.
     #[must_use]
     pub const fn challenge(self) -> &'static str {
         match self {
@@ -127,7 +127,7 @@ impl Refusal {
         }
     }
 
-    /// The stable code for a program.
+    /// The stable code for programs.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {

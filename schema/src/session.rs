@@ -1,7 +1,7 @@
-//! Sessions, and what becomes of a refresh token that is shown.
+//! Sessions, and the check of a presented refresh token.
 //!
-//! A session holds the hash of its one live refresh token and, for the time of the grace, those
-//! that were spent, so that callers who refresh at the same time all get the same successor.
+//! A session holds the hash of its single live refresh token and, during the grace period, the hashes of the
+//! spent ones, so that clients that refresh concurrently all get the same successor.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,30 +12,30 @@ use crate::{
     time::Timestamp,
 };
 
-/// How many sessions a user may have; the oldest ends when one more begins.
+/// Limit of the sessions of a user. The oldest ends when another begins.
 pub const MAX_SESSIONS: usize = 10_000;
-/// How many spent tokens a session remembers for its grace. A client that refreshes this often
-/// within the grace and then shows the oldest one again is taken for a thief.
+/// Limit of spent tokens that a session remembers during their grace. A client that refreshes more often than
+/// this within the grace, and then presents the oldest token again, is taken for a thief.
 pub const MAX_SPENT: usize = 16;
-/// Longest `device`, in characters.
+/// Limit of the length of a `device`, in characters.
 pub const MAX_DEVICE_CHARS: usize = 200;
-/// A longer `User-Agent` is cut, in characters.
+/// Limit of the length of a stored `User-Agent`, in characters; a longer one is cut.
 pub const MAX_USER_AGENT_CHARS: usize = 400;
 
-/// SHA-256 of a refresh token's secret, in hex in the store. The secret has 256 random bits, so
-/// the hash gives nothing away.
+/// The SHA-256 of a refresh token's secret, stored in hex. The secret has 256 random bits, so the hash discloses
+/// nothing about it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretHash([u8; 32]);
 
 impl SecretHash {
-    /// From the 32 bytes of the digest.
+    /// The hash with this digest.
     #[must_use]
     pub const fn new(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 
-    /// The 32 bytes.
+    /// The 32 bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -76,58 +76,58 @@ impl TryFrom<String> for SecretHash {
 pub struct Session {
     /// The session's id.
     pub id: SessionId,
-    /// Whose it is.
+    /// The session's user.
     pub user: UserId,
-    /// The user's version when it began or last changed its password. A session of a lower
-    /// version than its user's is dead.
-    #[serde(deserialize_with = "crate::user::stored_version")]
+    /// The user's version when the session began or last changed the password. A session with a lower version
+    /// than its user is revoked.
+    #[serde(deserialize_with = "crate::version::stored_version")]
     pub user_version: u64,
-    /// What the client calls itself.
+    /// The name that the client gave itself.
     pub device: Option<String>,
-    /// Where the log-in came from.
+    /// The client's address at the log-in.
     pub ip_address: IpAddr,
-    /// Of the log-in.
+    /// The client's `User-Agent` at the log-in.
     pub user_agent: Option<String>,
-    /// When it began.
+    /// When the session began.
     pub created_at: Timestamp,
-    /// When it last got tokens.
+    /// When the session last received tokens.
     pub last_used_at: Timestamp,
-    /// The end of its live refresh token.
+    /// When the live refresh token expires.
     pub expires_at: Timestamp,
-    /// The live refresh token.
+    /// The hash of the live refresh token.
     pub live: SecretHash,
-    /// Those spent within the grace, newest first, at most [`MAX_SPENT`].
+    /// The tokens that were spent within the grace, newest first, at most [`MAX_SPENT`].
     pub spent: Vec<Spent>,
 }
 
 /// A refresh token that was spent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
-    /// The token.
+    /// The hash of the token.
     pub hash: SecretHash,
     /// When it was spent.
     pub at: Timestamp,
-    /// The end of the successor that it was spent for, so that the successor can be made again.
+    /// When the successor expires that it was spent for, so that the same successor can be made again.
     pub successor_expires_at: Timestamp,
 }
 
-/// What a refresh token of a session turns out to be.
+/// The state of a presented refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presented {
-    /// The live one: it may be spent.
+    /// The live token: it may be spent.
     Live,
-    /// Spent within the grace: its successor, with this end, is given again.
+    /// Spent within the grace: the client gets the same successor again.
     Grace {
-        /// Of the successor.
+        /// When the successor expires.
         successor_expires_at: Timestamp,
     },
-    /// Spent before: somebody has a copy.
+    /// Spent before the grace: the token was copied.
     Reused,
 }
 
 impl Session {
-    /// What the token with this hash is. The token is known to be one that was issued for this
-    /// session (its tag is good), so what is neither live nor in its grace was spent before.
+    /// The state of the token with this hash. The caller has checked by its tag that it was issued for this
+    /// session, so a token that is neither live nor within its grace was spent before.
     #[must_use]
     pub fn presented(&self, hash: &SecretHash, now: Timestamp, grace: Duration) -> Presented {
         if self.live == *hash {
@@ -139,7 +139,7 @@ impl Session {
         }
     }
 
-    /// This session after its live token was spent for a successor.
+    /// This session after its live token was spent for `successor`.
     #[must_use]
     pub fn rotated(
         &self,
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_live_token_then_grace_then_reuse() {
+    fn token_is_live_then_in_grace_then_reused() {
         let session = session();
         assert_eq!(session.presented(&hash(0), at(1), GRACE), Presented::Live);
         let next = session.rotated(hash(1), at(2_000), at(100), GRACE);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_spent_tokens_are_bounded() {
         let mut session = session();
         for n in 1..=40 {
             session = session.rotated(hash(n), at(2_000), at(100), GRACE);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_hex_in_the_store() {
+    fn hash_is_stored_in_hex() {
         let text = serde_json::to_string(&hash(0xa7)).unwrap();
         assert_eq!(text, format!("\"{}\"", "a7".repeat(32)));
         assert_eq!(serde_json::from_str::<SecretHash>(&text).unwrap(), hash(0xa7));

@@ -1,8 +1,8 @@
-//! Texts that people type, parsed once, where they come in.
+//! Texts that people type, parsed once, at input.
 //!
-//! Each type here is a rule of input: it normalises first and checks what came of that, so what is
-//! stored passes its own rule again. A store keeps plain strings and applies none of these rules to a
-//! row: a row that an older version wrote is served, listed and deleted like any other.
+//! Each type here is a rule of input: it normalises first and checks the result, so that a stored text
+//! passes its own rule again. A store keeps plain strings and applies none of these rules to a row: a row
+//! that an older version wrote is served, listed and deleted like any other.
 //!
 //! | text | rule |
 //! |---|---|
@@ -23,21 +23,21 @@ use crate::{
     user::MAX_PERSON_NAME_CHARS,
 };
 
-/// Why a text is refused. The sentence goes on from the field's name.
+/// Why a text is rejected. The message continues a sentence that begins with the field's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotText {
-    /// More characters than there may be, after normalisation.
+    /// The normalised text has more than this number of characters.
     #[error("has at most {0} characters")]
     TooLong(usize),
-    /// Control characters, separators of lines and paragraphs, noncharacters.
+    /// The text has control characters, separators of lines or paragraphs, or noncharacters.
     #[error("has no control characters")]
     Control,
-    /// Characters that nobody sees, such as U+200B, or that reorder what is around them.
+    /// The text has characters that are not visible, such as U+200B, or that reorder the text around them.
     #[error("has no invisible characters")]
     Invisible,
 }
 
-/// Whether this controls a terminal or a layout instead of being shown: controls (Cc), separators of
+/// Whether a character controls a terminal or a layout instead of being shown: controls (Cc), separators of
 /// lines and paragraphs, noncharacters.
 #[must_use]
 pub(crate) fn is_control(c: char) -> bool {
@@ -45,15 +45,16 @@ pub(crate) fn is_control(c: char) -> bool {
     c.is_control() || noncharacter || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Whether nobody sees this character: what Unicode says to ignore in display (zero width, BOM, soft
-/// hyphen, bidi marks, fillers, variation selectors), formats, and the blank of Braille.
+/// Whether a character is invisible: default ignorable in Unicode (zero width, BOM, soft hyphen, bidi marks,
+/// fillers, variation selectors), a format character, or the Braille blank.
 #[must_use]
 pub(crate) fn is_invisible(c: char) -> bool {
     let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c);
     ignorable || category(c) == GeneralCategory::Format || c == '\u{2800}'
 }
 
-/// Whether Unicode has given this character no meaning that two programs agree on.
+/// Whether Unicode gives a character no meaning that two programs agree on: unassigned, private use, or the
+/// replacement character.
 #[must_use]
 pub(crate) fn is_meaningless(c: char) -> bool {
     let category = category(c);
@@ -64,13 +65,13 @@ fn category(c: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(c)
 }
 
-/// Whether a text for people may hold this although nobody sees it: what joins letters and emoji, and
-/// signs that belong to numbers of some scripts.
+/// Whether an invisible character is allowed in a text for people: joiners of letters and emoji, and signs that
+/// belong to numbers of some scripts.
 fn belongs_to_words(c: char) -> bool {
     matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{600}'..='\u{605}' | '\u{6dd}' | '\u{70f}')
 }
 
-/// Checks a text that is normalised.
+/// Checks a normalised text.
 fn check(text: &str, max_chars: usize, is_allowed: impl Fn(char) -> bool) -> Result<(), NotText> {
     if text.chars().any(|c| is_control(c) && !is_allowed(c)) {
         return Err(NotText::Control);
@@ -85,7 +86,8 @@ fn check(text: &str, max_chars: usize, is_allowed: impl Fn(char) -> bool) -> Res
     if text.chars().count() > max_chars { Err(NotText::TooLong(max_chars)) } else { Ok(()) }
 }
 
-/// NFC composes at most three characters into one (UAX #15), so longer texts need not be normalised.
+/// Whether a text is too long for any normalisation to shorten it enough: NFC composes at most three characters
+/// into one (UAX #15).
 fn is_hopeless(text: &str, max_chars: usize) -> bool {
     text.chars().nth(4 * max_chars).is_some()
 }
@@ -97,16 +99,16 @@ macro_rules! lines {
         pub struct $name(String);
 
         impl $name {
-            /// Parses input: one line, in NFC, trimmed. Empty is none.
+            /// Parses input: one line, in NFC, trimmed; `None` if it is empty.
             ///
             /// # Errors
-            /// Why it is refused.
+            /// Why the text is rejected.
             pub fn parse(text: &str) -> Result<Option<Self>, NotText> {
                 if is_hopeless(text, $max) {
                     return Err(NotText::TooLong($max));
                 }
                 let normal: String = text.nfc().collect();
-                // Before it is trimmed: a line break at the end is one too.
+                // Checked before trimming, because a line break at the end is rejected too.
                 check(&normal, $max, |_| false)?;
                 Ok(Some(Self(normal.trim().to_owned())).filter(|text| !text.0.is_empty()))
             }
@@ -129,11 +131,11 @@ macro_rules! lines {
 lines! {
     /// A first or last name.
     PersonName, at most MAX_PERSON_NAME_CHARS;
-    /// What a client calls itself when it logs in.
+    /// The name that a client gives itself when it logs in.
     Device, at most MAX_DEVICE_CHARS;
 }
 
-/// What a permission or role is for. It may have several lines.
+/// The description of a permission or role. It may have several lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(String);
 
@@ -141,7 +143,7 @@ impl Description {
     /// Parses input: in NFC, lines end with `\n` or `\r\n`.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// Why the text is rejected.
     pub fn parse(text: &str) -> Result<Self, NotText> {
         if is_hopeless(text, MAX_DESCRIPTION_CHARS) {
             return Err(NotText::TooLong(MAX_DESCRIPTION_CHARS));
@@ -167,15 +169,15 @@ impl Description {
     }
 }
 
-/// The `User-Agent` of a request. A client is never refused for it.
+/// The `User-Agent` of a request. A request is never rejected for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserAgent(String);
 
 impl UserAgent {
-    /// What is left of a header without what is not shown, in NFC, cut to [`MAX_USER_AGENT_CHARS`].
+    /// The header without invisible and control characters, in NFC, cut to [`MAX_USER_AGENT_CHARS`].
     #[must_use]
     pub fn clean(text: &str) -> Self {
-        // Cut before as well: nobody is owed the normal form of 64 KiB.
+        // Cut before normalisation too, so that a client cannot make the node normalise 64 KiB.
         let shown = text.chars().filter(|c| !is_control(*c) && !is_invisible(*c));
         let normal: String = shown.take(4 * MAX_USER_AGENT_CHARS).nfc().collect();
         Self(normal.chars().take(MAX_USER_AGENT_CHARS).collect())
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn names_refuse_what_is_not_shown() {
+    fn invisible_characters_in_names_are_refused() {
         for text in ["A\u{1b}[31mB", "B\nC", "\0", "a\u{2028}b", "a\u{ffff}", "\u{85}x"] {
             assert_eq!(name(text), Err(NotText::Control), "{text:?}");
         }
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptions_have_lines_and_no_other_controls() {
+    fn descriptions_allow_line_breaks_but_no_other_controls() {
         let description = |text| Description::parse(text).map(Description::into_string);
         assert_eq!(description("one\r\ntwo\n\tthree"), Ok("one\r\ntwo\n\tthree".into()));
         assert_eq!(description(""), Ok(String::new()));
@@ -254,7 +256,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_parsed_parses_to_itself(text in any::<Vec<char>>()) {
+        fn parsed_text_parses_to_itself(text in any::<Vec<char>>()) {
             let text: String = text.into_iter().collect();
             if let Ok(Some(name)) = PersonName::parse(&text) {
                 prop_assert_eq!(PersonName::parse(name.as_str()), Ok(Some(name)));

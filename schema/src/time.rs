@@ -1,14 +1,14 @@
 //! Time and randomness as parameters.
 //!
-//! A [`Timestamp`] is wall-clock time in milliseconds since the Unix epoch. Who needs the time is
-//! given it, or a [`Clock`]; nothing in this crate asks the machine.
+//! A [`Timestamp`] is a wall-clock time in milliseconds since the Unix epoch. A function that needs the time
+//! gets it, or a [`Clock`], as a parameter; nothing in this crate reads the machine's clock.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// By how much the clocks of two nodes may differ: tokens "of the future" are taken up to here,
-/// and facts are kept this much longer than they matter.
+/// Limit of the difference between the clocks of two nodes. Tokens that are issued up to this far in the future
+/// are accepted, and facts are kept this much longer than they last.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Milliseconds since the Unix epoch, UTC.
@@ -17,18 +17,18 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The epoch itself.
+    /// The Unix epoch.
     pub const EPOCH: Self = Self(0);
-    /// Later than everything.
+    /// The latest time.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// From milliseconds since the epoch.
+    /// The time this many milliseconds since the epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// From whole seconds since the epoch (`NumericDate`, RFC 7519, section 2).
+    /// The time this many seconds since the epoch (`NumericDate`, RFC 7519, section 2).
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1_000))
@@ -46,19 +46,19 @@ impl Timestamp {
         self.0 / 1_000
     }
 
-    /// This long after; never wraps.
+    /// The time `by` later; saturates at [`Self::MAX`].
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(millis(by)))
     }
 
-    /// This long before; never before the epoch.
+    /// The time `by` earlier; saturates at the epoch.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// How long since `earlier`; zero when that is later.
+    /// The time since `earlier`; zero if that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -71,7 +71,7 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// Formats as RFC 3339 in UTC, to the millisecond.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -85,22 +85,22 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// Where the time comes from: the machine in a node, the test in a test.
+/// The source of wall-clock time: the machine's clock in a node, the test in a test.
 pub trait Clock: Send + Sync + 'static {
-    /// The time now.
+    /// The current time.
     fn now(&self) -> Timestamp;
 }
 
-/// A clock that never jumps and goes on while the machine is suspended: boot time on a machine, what the test
-/// says in a test.
+/// A clock that never jumps and advances while the machine is suspended: boot time in a node, the test in a
+/// test.
 pub trait MonotonicClock: Send + Sync + 'static {
-    /// The time since some moment before this process.
+    /// The time since some fixed moment before this process started.
     fn elapsed(&self) -> Duration;
 }
 
-/// Where random bytes come from: the operating system in a node, a seed in a test.
+/// The source of random bytes: the operating system in a node, a seed in a test.
 pub trait Entropy: Send + Sync + 'static {
-    /// Fills the bytes with random ones.
+    /// Fills `bytes` with random bytes.
     fn fill(&self, bytes: &mut [u8]);
 
     /// The random part of a UUIDv7.
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_rfc_3339() {
+    fn timestamp_is_formatted_as_rfc_3339() {
         assert_eq!(Timestamp::from_millis(1_795_258_320_007).to_string(), "2026-11-21T10:52:00.007Z");
         assert_eq!(Timestamp::EPOCH.to_string(), "1970-01-01T00:00:00.000Z");
     }

@@ -1,22 +1,22 @@
-//! Tokens, as text: how they are read before anything about them is believed.
+//! Tokens as text.
 //!
-//! An **access token** is a JWS in compact form (RFC 7515, section 7.1) of three segments. What is
-//! read here is not yet known to be true: [`Unverified`] hands out only what is needed to find the
-//! key and check the signature, and gives the [`Claims`] to who says that it has done so.
+//! An **access token** is a JWS in compact form (RFC 7515, section 7.1) of three segments. The crate
+//! `token-verify` parses it and verifies its signature; [`AccessClaims`] are what a verified one says.
 //!
 //! A **refresh token** is opaque to clients: `prt_` and the base64url of
 //! `session ‖ user ‖ version ‖ expiry ‖ secret ‖ tag`. The tag is a MAC under a key that only the cluster
-//! has, so a made-up token costs no store read and cannot end anybody's session; the expiry makes
-//! "past its life" known after the session is long forgotten.
+//! has, so a forged token costs no store read and cannot end a user's session. From the expiry, a node can
+//! tell that a token has expired long after its session was deleted.
 //!
-//! Order of checks (the contract): shape, cheap claims, signature, expiry, type, revocation.
-//! Before the signature is known, only the shape's refusals and `SignatureFailed` are answered.
+//! Order of checks (part of the contract): shape, cheap claims, signature, expiry, type, revocation. Before
+//! the signature is verified, the only answers are the refusals of the shape and `SignatureFailed`.
 
 pub mod access;
 pub mod refresh;
 
-pub use access::{AccessClaims, Algorithm, Claims, Expected, Unverified};
+pub use access::{AccessClaims, Algorithm};
 pub use refresh::{REFRESH_PREFIX, RefreshToken};
 
-/// A longer token is refused unread: ours are some 400 bytes (700 with RS256).
+/// Limit of the length of a token in bytes. A longer token is refused unread; ours have some 400 bytes (700
+/// with RS256).
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;

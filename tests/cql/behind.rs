@@ -15,13 +15,13 @@ use testkit::{
     store::{self, Keyspace},
 };
 
-/// No answer takes longer, whatever the database does.
-pub const ANSWER: Duration = Duration::from_secs(30);
+/// Longest time of an answer, whatever the database does.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Until the node works with its database again. What is promised and measured is less; a busy
 /// machine may need more.
-pub const WELL: Duration = Duration::from_secs(60);
-/// Until a node has heard what another took away.
-pub const HEARD: Duration = Duration::from_secs(60);
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time until a node has received another node's revocation.
+pub const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a database is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Drop for While {
     }
 }
 
-/// For who reads the output of a run.
+/// Prints a figure for the reader of a run's output.
 pub fn say(figure: &str) {
     let _ = writeln!(std::io::stderr(), "--- {figure}");
 }
@@ -63,7 +63,7 @@ pub struct Behind {
     pub node: Node,
     pub proxy: Proxy,
     pub keyspace: Arc<Keyspace>,
-    /// Somebody who asks what only the database knows.
+    /// A user whose requests need the database.
     watcher: Person,
 }
 
@@ -78,7 +78,7 @@ impl Behind {
         let builder = Node::builder().on_keyspace(&keyspace, proxy.address());
         let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, *value));
         let node = builder.start().await;
-        let watcher = somebody(&node).await;
+        let watcher = new_user(&node).await;
         Self { node, proxy, keyspace, watcher }
     }
 
@@ -93,8 +93,10 @@ impl Behind {
 
     /// The node knows that its database is down.
     pub async fn noticed(&self) {
-        eventually(ANSWER, "the node notices", async || (store_of(&self.node).await == "down").then_some(()))
-            .await;
+        eventually(ANSWER_TIMEOUT, "the node notices", async || {
+            (store_of(&self.node).await == "down").then_some(())
+        })
+        .await;
     }
 
     /// Mends the way and waits until what needs the database is answered again.
@@ -102,7 +104,7 @@ impl Behind {
         self.proxy.forget();
         self.proxy.mend().await;
         let start = Instant::now();
-        eventually(WELL, "the node works with its database again", async || {
+        eventually(RECOVERY_TIMEOUT, "the node works with its database again", async || {
             let asked = self.watcher.get("users/me").try_send();
             let answer = tokio::time::timeout(Duration::from_millis(500), asked).await;
             let answers = answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200));
@@ -118,10 +120,10 @@ impl Behind {
     }
 }
 
-/// Registers somebody and logs in as a patient client does: a database on a busy machine may stop for
-/// seconds, and what is not prepared tests nothing.
-pub async fn somebody(node: &Node) -> Person {
-    let client = node.patient();
+/// Registers a user and logs in, with retries: a database on a busy machine may stop for seconds, and an
+/// unprepared test proves nothing.
+pub async fn new_user(node: &Node) -> Person {
+    let client = node.retrying();
     let email = format!("{}@example.org", fresh("somebody"));
     let password = format!("the secret of {email}");
     let registered = client.post("users").json(&json!({"email": email, "password": password})).send().await;
@@ -174,7 +176,7 @@ pub async fn is_unavailable(request: Request) -> Answer {
     let start = Instant::now();
     let answer = request.send().await;
     answer.is_refused(503);
-    assert!(start.elapsed() < ANSWER, "after {:?}\n{answer}", start.elapsed());
+    assert!(start.elapsed() < ANSWER_TIMEOUT, "after {:?}\n{answer}", start.elapsed());
     answer
 }
 
@@ -194,7 +196,7 @@ pub async fn is_revoked(client: &Client, token: &str) {
 
 /// Another node has heard it.
 pub async fn gets_revoked(client: &Client, token: &str) {
-    eventually(HEARD, "the other node refuses it too", async || {
+    eventually(PROPAGATION_TIMEOUT, "the other node refuses it too", async || {
         let answer = client.validate(token).await;
         if answer.status == 200 {
             return None;

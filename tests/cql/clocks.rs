@@ -40,10 +40,11 @@ async fn token_of_another_nodes_clock_is_revoked_until_its_end() {
 
 /// What a node writes whose clock is ahead lives as long as what one writes whose clock is right.
 #[tokio::test]
-async fn rows_of_a_clock_ahead_are_there_when_it_is_right() {
+async fn rows_written_by_a_fast_clock_exist_when_it_is_right() {
     let ahead = Node::builder().clocks(Shift::default()).on_cql().await.start().await;
     let other = Node::builder().beside(&ahead).start().await;
-    let (ann, bob) = (ahead.register("ann").await, ahead.register("bob").await);
+    let ann = ahead.register("ann").await;
+    let bob = ahead.register("bob").await;
     ahead.move_clocks(Shift { wall: 40 * 24 * HOUR, boot: 0 }).await;
     ahead.has_forgotten_what_it_may().await;
     let eve = ahead.register("eve").await;

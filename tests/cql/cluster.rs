@@ -6,9 +6,10 @@
 //! | everything works and nothing hurts | [`walk`] |
 //! | nodes that are killed, paused, or new | [`nodes`] |
 //! | ways that are cut: between nodes, and to the store | [`ways`] |
-//! | who is none of the cluster | [`strangers`] |
+//! | strangers to the cluster | [`strangers`] |
+//! | secrets and keys that are replaced while nodes run | [`secrets`] |
 //! | members that do not tell the truth | [`liars`] |
-//! | ends that nobody notices | [`leaving`] |
+//! | departures and restarts that fail no request | [`leaving`] |
 //! | what each call does when something is down, cell by cell | [`table`] |
 //! | what operators see | [`status`] |
 //!
@@ -18,6 +19,7 @@
 mod leaving;
 mod liars;
 mod nodes;
+mod secrets;
 mod status;
 mod strangers;
 mod table;
@@ -37,14 +39,14 @@ use testkit::{
 
 use crate::behind::say;
 
-/// Until a node has heard what another took away, on a busy machine.
-const HEARD: Duration = Duration::from_secs(60);
-/// Until a node knows what it should of a store, a cache or peers that are down or back.
-const NOTICED: Duration = Duration::from_secs(60);
-/// What took less than this happened at once.
-const WORTH_TELLING: Duration = Duration::from_millis(50);
-/// Log-ins under way at a time: fewer than a node queues.
-const LOG_INS: usize = 8;
+/// Longest time until a node has received another node's revocation, on a busy machine.
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time until a node detects that a store, a cache or peers are down or back.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shorter times count as "at once" and are not printed.
+const NOTABLE_DURATION: Duration = Duration::from_millis(50);
+/// Limit of concurrent log-ins: fewer than a node queues.
+const CONCURRENT_LOGINS_MAX: usize = 8;
 
 /// Three nodes that several tests use at the same time, and none of them hurts.
 struct Three {
@@ -88,13 +90,13 @@ async fn is_in_everywhere<'a>(nodes: impl IntoIterator<Item = &'a Node>, person:
 /// The node refuses the access token before long, after it has taken it for good at most for a while.
 async fn is_out_before_long(node: &Client, person: &Person, what: &str) -> Duration {
     let start = Instant::now();
-    let refused = eventually(HEARD, what, async || {
+    let refused = eventually(PROPAGATION_TIMEOUT, what, async || {
         let answer = node.validate(&person.access).await;
         (answer.status != 200 && answer.status != 503).then_some(answer)
     });
     refused.await.is_error(401, "Token has been revoked");
     let took = start.elapsed();
-    if took > WORTH_TELLING {
+    if took > NOTABLE_DURATION {
         say(&format!("{what}: after {took:?}"));
     }
     took
@@ -102,33 +104,34 @@ async fn is_out_before_long(node: &Client, person: &Person, what: &str) -> Durat
 
 /// A metric that has one value.
 async fn becomes(node: &Node, metric: &str, value: f64) {
-    eventually(NOTICED, &format!("{metric} is {value}"), async || {
+    eventually(DETECTION_TIMEOUT, &format!("{metric} is {value}"), async || {
         (node.metric(metric).await == Some(value)).then_some(())
     })
     .await;
 }
 
-/// Nobody else has it, whether they were missed yet or not.
+/// No other node has acknowledged it, whether the others were missed yet or not.
 fn is_visible_nowhere(answer: &Answer) {
     let (k, n) = visible(answer.is_done());
     assert!(k == 0 && n <= 2, "{answer}");
 }
 
-/// More sessions of somebody, at the nodes in turn.
+/// More sessions of a user, begun at the nodes in turn.
 async fn sessions(person: &Person, nodes: &[&Node], count: usize) -> Vec<Person> {
     let mut sessions = Vec::new();
     while sessions.len() < count {
-        let some = LOG_INS.min(count - sessions.len());
+        let some = CONCURRENT_LOGINS_MAX.min(count - sessions.len());
         let log_in = async |n: usize| person.at(nodes[n % nodes.len()]).in_another_session().await;
         sessions.extend(join_all((0..some).map(log_in)).await);
     }
     sessions
 }
 
-/// Gives somebody so many sessions more that nobody has tokens of, as they would lie in the store: it
-/// takes no log-ins to make them, and each is a fact when it is ended.
+/// Writes `count` more sessions of a user to the store, in stored form: they need no log-ins, no client
+/// has tokens of them, and each is a fact when it is ended.
 async fn silent_sessions(cluster: &Cluster, person: &Person, count: usize) {
-    let (keyspace, id) = (cluster.keyspace().name(), person.session().await);
+    let keyspace = cluster.keyspace().name();
+    let id = person.session().await;
     let session = store::cassandra().await;
     let row = format!("SELECT JSON * FROM {keyspace}.sessions WHERE user = {} AND id = {id}", person.uuid);
     let row = session.query_unpaged(row, ()).await.unwrap().into_rows_result().unwrap();
@@ -141,7 +144,9 @@ async fn silent_sessions(cluster: &Cluster, person: &Person, count: usize) {
         let insert = ids.iter().map(|id| {
             row["id"] = id.as_str().into();
             let rows = (row.to_string(), json!({"user": person.uuid, "id": id}).to_string());
-            let (session, sessions, of_user) = (&session, &sessions, &of_user);
+            let session = &session;
+            let sessions = &sessions;
+            let of_user = &of_user;
             async move {
                 session.execute_unpaged(sessions, (rows.0,)).await.unwrap();
                 session.execute_unpaged(of_user, (rows.1,)).await.unwrap();

@@ -6,8 +6,8 @@ use testkit::{Node, Person};
 
 use crate::behind::{Behind, say};
 
-/// Each way, so that a round trip takes twice as long.
-const WAY: Duration = Duration::from_millis(200);
+/// Delay in each direction; a round trip takes twice as long.
+const ONE_WAY_DELAY: Duration = Duration::from_millis(200);
 
 /// What a node asks by itself, once a second or every few.
 fn is_upkeep(statement: &str) -> bool {
@@ -16,7 +16,7 @@ fn is_upkeep(statement: &str) -> bool {
         || statement.contains("FROM documents")
 }
 
-/// What the database was asked for somebody.
+/// The statements that the database received.
 struct Asked(Vec<String>);
 
 impl Asked {
@@ -45,7 +45,7 @@ impl Behind {
 
     /// How long this takes when every round trip to the database takes a tenth of a second.
     async fn far_away<T>(&self, what: impl Future<Output = T>) -> (T, Duration) {
-        self.proxy.delay(WAY);
+        self.proxy.delay(ONE_WAY_DELAY);
         let start = Instant::now();
         let done = what.await;
         let took = start.elapsed();
@@ -54,8 +54,8 @@ impl Behind {
     }
 }
 
-/// Somebody who has a role, a direct permission, and a name of each.
-async fn somebody_with_power(node: &Node) -> (Person, [String; 2]) {
+/// A new user that has a role and a direct permission, and a permission's name from each.
+async fn user_with_grants(node: &Node) -> (Person, [String; 2]) {
     let root = node.root().await;
     let ann = node.register("ann").await;
     let [films, files] = [root.makes_permission("films").await, root.makes_permission("files").await];
@@ -66,9 +66,10 @@ async fn somebody_with_power(node: &Node) -> (Person, [String; 2]) {
 }
 
 #[tokio::test]
-async fn validation_asks_the_database_nothing() {
+async fn validation_makes_no_database_request() {
     let here = Behind::a_proxy().await;
-    let (ann, bob) = (here.node.register("ann").await, here.node.register("bob").await);
+    let ann = here.node.register("ann").await;
+    let bob = here.node.register("bob").await;
     bob.delete("auth_token").send().await.is_done();
     let ((), asked) = here
         .asked_for(async {
@@ -84,9 +85,9 @@ async fn validation_asks_the_database_nothing() {
 }
 
 #[tokio::test]
-async fn a_permission_check_asks_once_and_in_at_most_two_round_trips() {
+async fn permission_check_reads_once_in_at_most_two_round_trips() {
     let here = Behind::a_proxy().await;
-    let (ann, [films, files]) = somebody_with_power(&here.node).await;
+    let (ann, [films, files]) = user_with_grants(&here.node).await;
     let (held, asked) = here.asked_for(ann.may(&films)).await;
     assert!(held);
     say(&format!("the first permission check of a user: {} statements", asked.0.len()));
@@ -115,10 +116,10 @@ async fn a_permission_check_asks_once_and_in_at_most_two_round_trips() {
 }
 
 #[tokio::test]
-async fn a_permission_check_of_another_user_is_one_round_trip() {
+async fn permission_check_of_another_user_is_one_round_trip() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;
-    let (ann, [films, _]) = somebody_with_power(&here.node).await;
+    let (ann, [films, _]) = user_with_grants(&here.node).await;
     let bob = here.node.register("bob").await;
     root.gives(&bob, &films).await.is(200);
     assert!(ann.may(&films).await);
@@ -129,7 +130,7 @@ async fn a_permission_check_of_another_user_is_one_round_trip() {
 }
 
 #[tokio::test]
-async fn a_log_in_is_one_conditional_write_and_a_few_plain_statements() {
+async fn login_is_one_conditional_write_and_few_plain_statements() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let (again, asked) = here.asked_for(ann.in_another_session()).await;
@@ -149,7 +150,7 @@ async fn a_log_in_is_one_conditional_write_and_a_few_plain_statements() {
 }
 
 #[tokio::test]
-async fn a_refresh_is_one_conditional_write() {
+async fn refresh_is_one_conditional_write() {
     let here = Behind::a_proxy().await;
     let mut ann = here.node.register("ann").await.refreshed().await;
     for _ in 0..5 {
@@ -165,7 +166,7 @@ async fn a_refresh_is_one_conditional_write() {
 }
 
 #[tokio::test]
-async fn the_first_refresh_on_a_node_is_one_conditional_write_and_two_reads() {
+async fn first_refresh_on_a_node_adds_two_reads() {
     let here = Behind::a_proxy().await;
     let elsewhere = here.elsewhere().await;
     let ann = here.node.register("ann").await;
@@ -177,13 +178,13 @@ async fn the_first_refresh_on_a_node_is_one_conditional_write_and_two_reads() {
         asked.is("not one conditional write", asked.conditional() == 1);
         asked.is("something else", asked.0.len() == asked.reads() + asked.conditional());
         next.is_in().await;
-        // Whoever refreshes it next.
+        // The next refresh, wherever it is made.
         next.at(&elsewhere).refreshed().await.is_in().await;
     }
 }
 
 #[tokio::test]
-async fn an_invented_refresh_token_asks_the_database_nothing() {
+async fn invented_refresh_token_makes_no_database_request() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let middle = ann.refresh.len() / 2;
@@ -201,7 +202,7 @@ async fn an_invented_refresh_token_asks_the_database_nothing() {
 }
 
 #[tokio::test]
-async fn a_logout_is_no_more_than_its_facts_and_its_row() {
+async fn logout_writes_only_its_facts_and_its_row() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let other = ann.in_another_session().await;

@@ -1,20 +1,22 @@
 //! The way to the database is cut in the middle of a change, before and after each statement of it, or
-//! an answer comes too late: who tries again comes to an end, and there is one truth.
+//! an answer comes too late: a retry succeeds, and both nodes agree on the result.
 //!
-//! What prepares a change, and what looks at it after, asks as a patient client does; the change itself is
+//! A retrying client prepares a change and checks it afterwards; the change itself is
 //! asked for once.
+
+mod grants;
 
 use std::{collections::HashMap, time::Duration};
 
 use serde_json::json;
 use testkit::{Answer, Client, Person, eventually, fresh, servers::Action};
 
-use crate::behind::{Behind, is_one_live_session, say, somebody};
+use crate::behind::{Behind, is_one_live_session, new_user, say};
 
-/// Longer than a node waits for a statement.
-const LATE: Duration = Duration::from_secs(3);
-/// Until a node has heard what another took away.
-const HEARD: Duration = Duration::from_secs(60);
+/// Delay of a late answer: longer than a node waits for a statement.
+const LATE_DELAY: Duration = Duration::from_secs(3);
+/// Longest time until a node has received another node's revocation.
+const PROPAGATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A place in a change: the nth statement of this text.
 struct Step {
@@ -25,7 +27,7 @@ struct Step {
 impl Step {
     /// What may become of it. A read that is late is one that is not answered.
     fn actions(&self) -> Vec<Action> {
-        let late = (!self.statement.starts_with("SELECT")).then_some(Action::DelayAnswer(LATE));
+        let late = (!self.statement.starts_with("SELECT")).then_some(Action::DelayAnswer(LATE_DELAY));
         [Action::CutBefore, Action::CutAfter].into_iter().chain(late).collect()
     }
 }
@@ -41,13 +43,13 @@ impl Drop for At<'_> {
     }
 }
 
-/// What a change asks the database, as a first one shows that nobody disturbs.
+/// The statements of a change, recorded from a first, undisturbed run.
 async fn steps_of<P>(
     here: &Behind,
     prepare: impl AsyncFn() -> P,
     call: impl AsyncFn(&P) -> Answer,
 ) -> Vec<Step> {
-    eventually(HEARD, "a change that nothing disturbs", async || {
+    eventually(PROPAGATION_TIMEOUT, "a change that nothing disturbs", async || {
         let prepared = prepare().await;
         here.proxy.clear();
         (call(&prepared).await.status != 503).then_some(())
@@ -105,7 +107,7 @@ async fn logs_in(node: &Client, email: &str, password: &str) -> bool {
     answer.status == 200
 }
 
-/// Whether nobody has an email: somebody takes it.
+/// Whether an email is free: a registration takes it.
 async fn is_free(node: &Client, email: &str) -> bool {
     let body = json!({"email": email, "password": fresh("a secret of another")});
     let answer = node.post("users").json(&body).send().await;
@@ -113,17 +115,17 @@ async fn is_free(node: &Client, email: &str) -> bool {
     answer.status == 201
 }
 
-async fn is_heard(what: &str, look: impl AsyncFn() -> bool) {
-    eventually(HEARD, what, async || look().await.then_some(())).await;
+async fn propagates(what: &str, look: impl AsyncFn() -> bool) {
+    eventually(PROPAGATION_TIMEOUT, what, async || look().await.then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_rotation() {
+async fn refresh_survives_any_cut() {
     let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
-    let node = here.node.patient();
+    let node = here.node.retrying();
     at_every_step(
         &here,
-        async || somebody(&here.node).await,
+        async || new_user(&here.node).await,
         async |ann| here.node.refresh(&ann.refresh).await,
         async |ann, answer| has_one_pair(&node, &ann, answer).await,
     )
@@ -131,13 +133,13 @@ async fn a_rotation() {
 }
 
 #[tokio::test]
-async fn a_rotation_after_one_on_another_node() {
+async fn refresh_after_one_on_another_node_survives_any_cut() {
     let here = Behind::with(&[("REFRESH_GRACE", "1s")]).await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
+    let node = here.node.retrying();
+    let elsewhere = here.elsewhere().await.retrying();
     at_every_step(
         &here,
-        async || somebody(&here.node).await.at(&elsewhere).refreshed().await.at(&node),
+        async || new_user(&here.node).await.at(&elsewhere).refreshed().await.at(&node),
         async |ann| here.node.refresh(&ann.refresh).await,
         async |ann, answer| has_one_pair(&node, &ann, answer).await,
     )
@@ -153,9 +155,9 @@ async fn has_one_pair(node: &Client, ann: &Person, answer: Answer) {
 }
 
 #[tokio::test]
-async fn a_registration() {
+async fn registration_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let node = here.node.patient();
+    let node = here.node.retrying();
     let root = here.node.root().await.at(&node);
     let body = |email: &String| json!({"email": email, "password": format!("the secret of {email}")});
     let register =
@@ -180,12 +182,12 @@ async fn a_registration() {
 }
 
 #[tokio::test]
-async fn a_change_of_an_email_that_is_tried_again() {
+async fn retried_email_change_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let node = here.node.patient();
+    let node = here.node.retrying();
     at_every_step(
         &here,
-        async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
+        async || (new_user(&here.node).await, format!("{}@example.org", fresh("other"))),
         async |(ann, email)| change_email(&ann.at(&here.node), email).await,
         async |(ann, email), answer| {
             if answer.status == 503 {
@@ -202,12 +204,12 @@ async fn a_change_of_an_email_that_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_change_of_an_email_that_is_not_tried_again() {
+async fn abandoned_email_change_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let node = here.node.patient();
+    let node = here.node.retrying();
     at_every_step(
         &here,
-        async || (somebody(&here.node).await, format!("{}@example.org", fresh("other"))),
+        async || (new_user(&here.node).await, format!("{}@example.org", fresh("other"))),
         async |(ann, email)| change_email(&ann.at(&here.node), email).await,
         async |(ann, email), answer| {
             let old = logs_in(&node, &ann.email, &ann.password).await;
@@ -230,148 +232,26 @@ async fn change_email(ann: &Person, email: &str) -> Answer {
     ann.patch("users/me").json(&json!({"email": email, "password": ann.password})).send().await
 }
 
-/// What somebody may do, as both nodes come to see it.
+/// Waits until both nodes agree on whether a user has a permission.
 async fn may_everywhere(ann: &Person, elsewhere: &Client, permission: &str, holds: bool) {
     let query = format!("users/me/combined_permissions/validation?permissions=%22{permission}%22");
     let here = ann.get(&query).send().await.is(200).json();
     assert_eq!(here["valid"], holds, "the node that was asked");
     let there = ann.at(elsewhere);
-    is_heard("the other node says the same", async || there.may(permission).await == holds).await;
+    propagates("the other node says the same", async || there.may(permission).await == holds).await;
 }
 
-/// How often a name is in what somebody was given.
+/// How often a name occurs among a user's grants.
 async fn times(root: &Person, ann: &Person, kind: &str, name: &str) -> usize {
     let given = root.get(&ann.path(kind)).send().await.is(200).json();
     given.as_array().unwrap().iter().filter(|one| one["name"] == name).count()
 }
 
 #[tokio::test]
-async fn a_permission_that_is_given() {
+async fn password_change_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
-    let root = here.node.root().await.at(&node);
-    let films = root.makes_permission("films").await;
-    at_every_step(
-        &here,
-        async || {
-            let ann = somebody(&here.node).await;
-            assert!(!ann.may(&films).await && !ann.at(&elsewhere).may(&films).await);
-            ann
-        },
-        async |ann| root.at(&here.node).gives(ann, &films).await,
-        async |ann, answer| {
-            if answer.status == 503 {
-                root.gives(&ann, &films).await.is(200);
-            }
-            may_everywhere(&ann, &elsewhere, &films, true).await;
-            assert_eq!(times(&root, &ann, "permissions", &films).await, 1);
-            root.takes(&ann, &films).await.is(200);
-            may_everywhere(&ann, &elsewhere, &films, false).await;
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn a_permission_that_is_taken() {
-    let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
-    let root = here.node.root().await.at(&node);
-    let films = root.makes_permission("films").await;
-    at_every_step(
-        &here,
-        async || {
-            let ann = somebody(&here.node).await;
-            root.gives(&ann, &films).await.is(200);
-            may_everywhere(&ann, &elsewhere, &films, true).await;
-            ann
-        },
-        async |ann| root.at(&here.node).takes(ann, &films).await,
-        async |ann, answer| {
-            if answer.status == 503 {
-                // What the check says now is what is stored.
-                assert_eq!(ann.may(&films).await, times(&root, &ann, "permissions", &films).await == 1);
-                root.takes(&ann, &films).await.is(200);
-            }
-            may_everywhere(&ann, &elsewhere, &films, false).await;
-            assert_eq!(times(&root, &ann, "permissions", &films).await, 0);
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn a_role_that_is_taken() {
-    let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
-    let root = here.node.root().await.at(&node);
-    let films = root.makes_permission("films").await;
-    let staff = root.makes_role("staff", &[&films]).await;
-    at_every_step(
-        &here,
-        async || {
-            let ann = somebody(&here.node).await;
-            root.gives_role(&ann, &staff).await.is(200);
-            may_everywhere(&ann, &elsewhere, &films, true).await;
-            ann
-        },
-        async |ann| root.at(&here.node).takes_role(ann, &staff).await,
-        async |ann, answer| {
-            if answer.status == 503 {
-                root.takes_role(&ann, &staff).await.is(200);
-            }
-            may_everywhere(&ann, &elsewhere, &films, false).await;
-            assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
-        },
-    )
-    .await;
-    assert!(root.may("all_all").await, "the superuser has lost its power");
-}
-
-#[tokio::test]
-async fn a_role_that_is_deleted() {
-    let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
-    let root = here.node.root().await.at(&node);
-    let films = root.makes_permission("films").await;
-    let path = |role: &str| format!("roles/{role}");
-    at_every_step(
-        &here,
-        async || {
-            let (ann, staff) = (somebody(&here.node).await, root.makes_role("staff", &[&films]).await);
-            root.gives_role(&ann, &staff).await.is(200);
-            may_everywhere(&ann, &elsewhere, &films, true).await;
-            (ann, staff)
-        },
-        async |(_, staff)| root.at(&here.node).delete(&path(staff)).send().await,
-        async |(ann, staff), answer| {
-            if answer.status == 503 {
-                let answer = root.delete(&path(&staff)).send().await;
-                is_one_of(&answer, &[204, 404]);
-            }
-            may_everywhere(&ann, &elsewhere, &films, false).await;
-            root.get(&path(&staff)).send().await.is_refused(404);
-            root.at(&elsewhere).get(&path(&staff)).send().await.is_refused(404);
-            // The name is free, and another role of that name is another.
-            root.post("roles").json(&json!({"name": staff})).send().await.is(201);
-            root.puts(&films, &staff).await.is(200);
-            may_everywhere(&ann, &elsewhere, &films, false).await;
-            assert_eq!(times(&root, &ann, "roles", &staff).await, 0);
-        },
-    )
-    .await;
-    assert!(root.may("all_all").await, "the superuser has lost its power");
-}
-
-#[tokio::test]
-async fn a_change_of_a_password() {
-    let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
+    let node = here.node.retrying();
+    let elsewhere = here.elsewhere().await.retrying();
     let change = async |ann: &Person, password: &str| {
         let body = json!({"old_password": ann.password, "new_password": password});
         ann.post("users/me/password").json(&body).send().await
@@ -379,7 +259,7 @@ async fn a_change_of_a_password() {
     at_every_step(
         &here,
         async || {
-            let ann = somebody(&here.node).await;
+            let ann = new_user(&here.node).await;
             (ann.in_another_session().await, ann, fresh("another secret"))
         },
         async |(_, ann, password)| change(&ann.at(&here.node), password).await,
@@ -391,7 +271,7 @@ async fn a_change_of_a_password() {
                 let new = logs_in(&node, &ann.email, &password).await;
                 assert!(old != new, "old {old}, new {new}: exactly one logs in");
                 if old {
-                    // What was said to be taken away may be; the owner logs in, and tries again.
+                    // The refused change may have been made; the owner logs in and tries again.
                     let again = Person::log_in(&node, &ann.email, &ann.password).await;
                     again.with_tokens(change(&again, &password).await.pair()).with_password(&password)
                 } else {
@@ -403,7 +283,7 @@ async fn a_change_of_a_password() {
             assert!(!logs_in(&node, &ann.email, &ann.password).await, "the old password logs in");
             for earlier in [&ann, &other] {
                 earlier.is_out().await;
-                is_heard("the other node refuses it too", async || {
+                propagates("the other node refuses it too", async || {
                     elsewhere.validate(&earlier.access).await.status == 401
                 })
                 .await;
@@ -417,14 +297,14 @@ async fn a_change_of_a_password() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_ended() {
+async fn session_end_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await.patient();
+    let elsewhere = here.elsewhere().await.retrying();
     let end = async |ann: &Person, id: &str| ann.delete(&format!("users/me/sessions/{id}")).send().await;
     at_every_step(
         &here,
         async || {
-            let ann = somebody(&here.node).await;
+            let ann = new_user(&here.node).await;
             let other = ann.in_another_session().await;
             (other.session().await, other, ann)
         },
@@ -442,13 +322,13 @@ async fn a_session_that_is_ended() {
 }
 
 #[tokio::test]
-async fn a_logout() {
+async fn logout_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let elsewhere = here.elsewhere().await.patient();
+    let elsewhere = here.elsewhere().await.retrying();
     at_every_step(
         &here,
         async || {
-            let ann = somebody(&here.node).await;
+            let ann = new_user(&here.node).await;
             (ann.session().await, ann)
         },
         async |(_, ann)| ann.at(&here.node).delete("auth_token").send().await,
@@ -464,24 +344,26 @@ async fn a_logout() {
 /// Here and elsewhere, and for good: also the row is gone.
 async fn is_ended(here: &Behind, elsewhere: &Client, ended: &Person, id: &str) {
     ended.is_out().await;
-    is_heard("the other node refuses it too", async || elsewhere.validate(&ended.access).await.status == 401)
-        .await;
+    propagates("the other node refuses it too", async || {
+        elsewhere.validate(&ended.access).await.status == 401
+    })
+    .await;
     let this = format!("user = {} AND id = {id}", ended.uuid);
-    is_heard("the row is gone", async || here.rows("sessions", &this).await == 0).await;
+    propagates("the row is gone", async || here.rows("sessions", &this).await == 0).await;
     elsewhere.refresh(&ended.refresh).await.is_error(401, "Token has been revoked");
 }
 
 #[tokio::test]
-async fn a_user_that_is_deleted() {
+async fn user_deletion_survives_any_cut() {
     let here = Behind::a_proxy().await;
-    let node = here.node.patient();
-    let elsewhere = here.elsewhere().await.patient();
+    let node = here.node.retrying();
+    let elsewhere = here.elsewhere().await.retrying();
     let root = here.node.root().await.at(&node);
     let films = root.makes_permission("films").await;
     at_every_step(
         &here,
         async || {
-            let ann = somebody(&here.node).await;
+            let ann = new_user(&here.node).await;
             root.gives(&ann, &films).await.is(200);
             (ann.in_another_session().await, ann)
         },
@@ -494,14 +376,14 @@ async fn a_user_that_is_deleted() {
             root.get(&ann.path("")).send().await.is_refused(404);
             for dead in [&ann, &other] {
                 dead.is_out().await;
-                is_heard("the other node refuses it too", async || {
+                propagates("the other node refuses it too", async || {
                     elsewhere.validate(&dead.access).await.status == 401
                 })
                 .await;
             }
             assert!(!logs_in(&node, &ann.email, &ann.password).await, "it logs in still");
             assert!(root.list("users", &format!("users?email={}", ann.email)).await.is_empty());
-            // Whoever has the email next is somebody else.
+            // The next owner of the email is another user.
             let password = fresh("a secret of another");
             let body = json!({"email": ann.email, "password": password});
             node.post("users").json(&body).send().await.is(201);
@@ -512,5 +394,5 @@ async fn a_user_that_is_deleted() {
         },
     )
     .await;
-    assert!(root.may("all_all").await, "the superuser has lost its power");
+    assert!(root.may("all_all").await, "the superuser has lost its privileges");
 }

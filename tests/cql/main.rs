@@ -3,6 +3,7 @@
 //! What a node promises on any store is compiled here once more, and runs against nodes on Apache
 //! Cassandra.
 
+#![allow(clippy::disallowed_methods, reason = "a test measures how long the thing under test takes")]
 #![allow(missing_docs, reason = "a test is documented by its name")]
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +19,7 @@ mod any_store;
 mod behind;
 mod clocks;
 mod cluster;
+mod copy;
 mod cost;
 mod halfway;
 mod outage;

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use testkit::{eventually, fresh, servers::Action, within};
+use testkit::{Client, Person, Request, eventually, fresh, servers::Action, within};
 
 use crate::behind::{
-    ANSWER, AWAY, Behind, WAYS, Way, gauge, is_out_by_the_journal, is_revoked, is_unavailable, say, store_of,
+    ANSWER_TIMEOUT, AWAY, Behind, WAYS, Way, gauge, is_out_by_the_journal, is_revoked, is_unavailable, say,
+    store_of,
 };
 
 #[tokio::test]
-async fn validation_goes_on_as_ever() {
+async fn validation_is_unaffected() {
     let here = Behind::a_proxy().await;
-    let (ann, bob) = (here.node.register("ann").await, here.node.register("bob").await);
+    let ann = here.node.register("ann").await;
+    let bob = here.node.register("bob").await;
     bob.delete("auth_token").send().await.is_done();
     for way in WAYS {
         let _while = here.hurt(way).await;
@@ -47,7 +49,7 @@ async fn validation_goes_on_as_ever() {
 }
 
 #[tokio::test]
-async fn node_that_turns_stale_while_an_answer_waits_says_so() {
+async fn node_that_turns_stale_during_a_request_reports_it() {
     let here = Behind::with(&[("MAX_STALENESS", "2s")]).await;
     let root = here.node.root().await;
     let films = root.makes_permission("films").await;
@@ -69,7 +71,7 @@ async fn node_that_turns_stale_while_an_answer_waits_says_so() {
 }
 
 #[tokio::test]
-async fn a_permission_check_that_was_made_before_goes_on() {
+async fn repeated_permission_check_still_succeeds() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;
     let ann = here.node.register("ann").await;
@@ -93,7 +95,7 @@ async fn a_permission_check_that_was_made_before_goes_on() {
 }
 
 #[tokio::test]
-async fn a_permission_check_that_was_not_made_before_cannot_be_answered() {
+async fn new_permission_check_is_unknown() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;
     let films = root.makes_permission("films").await;
@@ -115,7 +117,7 @@ async fn a_permission_check_that_was_not_made_before_cannot_be_answered() {
 }
 
 #[tokio::test]
-async fn what_may_have_been_taken_is_not_answered_from_memory() {
+async fn possibly_revoked_permission_is_not_answered_from_memory() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;
     let ann = here.node.register("ann").await;
@@ -136,8 +138,69 @@ async fn what_may_have_been_taken_is_not_answered_from_memory() {
     }
 }
 
+/// Requests about users and sessions that need the database.
+fn user_requests(node: &Client, [ann, bob, root]: [&Person; 3]) -> Vec<Request> {
+    let new = || json!({"email": format!("{}@example.org", fresh("new")), "password": fresh("a new secret")});
+    let log_in = |email: &str, password: &str| {
+        node.post("auth_token").json(&json!({"email": email, "password": password}))
+    };
+    let email = format!("{}@example.org", fresh("other"));
+    let bobs = |rest: &str| bob.path(rest);
+    vec![
+        log_in(&ann.email, &ann.password),
+        log_in(&ann.email, "a wrong password"),
+        log_in("nobody@example.org", "a wrong password"),
+        node.post("users").json(&new()),
+        node.post("users").json(&json!({"email": ann.email, "password": "a password of hers"})),
+        node.post("auth_token/token_refresh").bearer(&ann.refresh),
+        ann.get("users/me"),
+        ann.get("users/me/sessions"),
+        ann.get("users/me/logins"),
+        ann.patch("users/me").json(&json!({"first_name": "Anna"})),
+        ann.patch("users/me").json(&json!({"email": email, "password": ann.password})),
+        ann.post("users/me/password")
+            .json(&json!({"old_password": ann.password, "new_password": fresh("another secret")})),
+        ann.post("users/me/password")
+            .json(&json!({"old_password": "not the old one", "new_password": fresh("another secret")})),
+        root.get("users"),
+        root.get(&bobs("")),
+        root.patch(&bobs("")).json(&json!({"active": false})),
+        root.post(&bobs("password")).json(&json!({"new_password": fresh("given by root")})),
+        root.delete(&bobs("")),
+    ]
+}
+
+/// Requests about permissions and roles that need the database.
+fn catalogue_requests(
+    [bob, root]: [&Person; 2],
+    films: &str,
+    files: &str,
+    unused: &str,
+    role: &str,
+) -> Vec<Request> {
+    let bobs = |rest: &str| bob.path(rest);
+    vec![
+        root.get("permissions"),
+        root.post("permissions").json(&json!({"name": fresh("p")})),
+        root.patch(&format!("permissions/{unused}")).json(&json!({"description": "x"})),
+        root.delete(&format!("permissions/{unused}")),
+        root.get("roles"),
+        root.post("roles").json(&json!({"name": fresh("r")})),
+        root.get(&format!("roles/{role}")),
+        root.patch(&format!("roles/{role}")).json(&json!({"description": "x"})),
+        root.post(&format!("roles/{role}/permissions")).json(&json!({"name": files})),
+        root.delete(&format!("roles/{role}/permissions/{films}")),
+        root.delete(&format!("roles/{role}")),
+        root.get(&bobs("permissions")),
+        root.post(&bobs("permissions")).json(&json!({"name": films})),
+        root.delete(&bobs(&format!("permissions/{files}"))),
+        root.post(&bobs("roles")).json(&json!({"name": role})),
+        root.delete(&bobs(&format!("roles/{role}"))),
+    ]
+}
+
 #[tokio::test]
-async fn what_needs_the_database_says_that_it_is_away() {
+async fn requests_that_need_the_database_are_503() {
     let here = Behind::a_proxy().await;
     let root = here.node.root().await;
     let [films, files, unused] = [
@@ -150,67 +213,21 @@ async fn what_needs_the_database_says_that_it_is_away() {
         let ann = here.node.register("ann").await;
         let bob = here.node.register("bob").await;
         root.gives(&bob, &files).await.is(200);
-        // Who may do it is known, so that only the database is in the way.
+        // The permissions are cached, so that only the database can prevent the change.
         assert!(root.may("all_all").await && !ann.may(&films).await && bob.may(&files).await);
         let _while = here.hurt(way).await;
-        let new =
-            || json!({"email": format!("{}@example.org", fresh("new")), "password": fresh("a new secret")});
-        let log_in = |email: &str, password: &str| {
-            here.node.post("auth_token").json(&json!({"email": email, "password": password}))
-        };
-        let email = format!("{}@example.org", fresh("other"));
-        let bobs = |rest: &str| bob.path(rest);
         for noticed in [false, true] {
             if noticed {
                 here.noticed().await;
             }
-            let asked = [
-                log_in(&ann.email, &ann.password),
-                log_in(&ann.email, "a wrong password"),
-                log_in("nobody@example.org", "a wrong password"),
-                here.node.post("users").json(&new()),
-                here.node.post("users").json(&json!({"email": ann.email, "password": "a password of hers"})),
-                here.node.post("auth_token/token_refresh").bearer(&ann.refresh),
-                ann.get("users/me"),
-                ann.get("users/me/sessions"),
-                ann.get("users/me/logins"),
-                ann.patch("users/me").json(&json!({"first_name": "Anna"})),
-                ann.patch("users/me").json(&json!({"email": email, "password": ann.password})),
-                ann.post("users/me/password")
-                    .json(&json!({"old_password": ann.password, "new_password": fresh("another secret")})),
-                ann.post("users/me/password").json(
-                    &json!({"old_password": "not the old one", "new_password": fresh("another secret")}),
-                ),
-                root.get("users"),
-                root.get(&bobs("")),
-                root.patch(&bobs("")).json(&json!({"active": false})),
-                root.post(&bobs("password")).json(&json!({"new_password": fresh("given by root")})),
-                root.delete(&bobs("")),
-            ];
-            for answer in join_all(asked.map(is_unavailable)).await {
+            let requests = user_requests(&here.node, [&ann, &bob, &root]).into_iter().map(is_unavailable);
+            for answer in join_all(requests).await {
                 assert!(answer.header("retry-after").is_some(), "{answer}");
             }
-            let asked = [
-                root.get("permissions"),
-                root.post("permissions").json(&json!({"name": fresh("p")})),
-                root.patch(&format!("permissions/{unused}")).json(&json!({"description": "x"})),
-                root.delete(&format!("permissions/{unused}")),
-                root.get("roles"),
-                root.post("roles").json(&json!({"name": fresh("r")})),
-                root.get(&format!("roles/{role}")),
-                root.patch(&format!("roles/{role}")).json(&json!({"description": "x"})),
-                root.post(&format!("roles/{role}/permissions")).json(&json!({"name": files})),
-                root.delete(&format!("roles/{role}/permissions/{films}")),
-                root.delete(&format!("roles/{role}")),
-                root.get(&bobs("permissions")),
-                root.post(&bobs("permissions")).json(&json!({"name": films})),
-                root.delete(&bobs(&format!("permissions/{files}"))),
-                root.post(&bobs("roles")).json(&json!({"name": role})),
-                root.delete(&bobs(&format!("roles/{role}"))),
-            ];
-            join_all(asked.map(is_unavailable)).await;
+            let requests = catalogue_requests([&bob, &root], &films, &files, &unused, &role);
+            join_all(requests.into_iter().map(is_unavailable)).await;
         }
-        // Nobody was called inactive meanwhile, and nothing was done.
+        // The node called no user inactive in the meantime, and changed nothing.
         ann.is_in().await;
         bob.is_in().await;
         here.mended().await;
@@ -225,7 +242,7 @@ async fn what_needs_the_database_says_that_it_is_away() {
 }
 
 #[tokio::test]
-async fn sessions_of_which_only_the_database_knows_cannot_be_ended_and_are_not_called_gone() {
+async fn session_known_only_to_database_is_503_and_not_missing() {
     let here = Behind::a_proxy().await;
     for way in AWAY {
         let ann = here.node.register("ann").await;
@@ -246,7 +263,7 @@ async fn sessions_of_which_only_the_database_knows_cannot_be_ended_and_are_not_c
 }
 
 #[tokio::test]
-async fn the_own_session_is_ended_by_its_id_as_by_a_logout() {
+async fn own_session_is_ended_by_its_id_as_by_a_logout() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let other = ann.in_another_session().await;
@@ -260,16 +277,16 @@ async fn the_own_session_is_ended_by_its_id_as_by_a_logout() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_slow_and_answers_is_waited_for() {
+async fn slow_database_is_waited_for() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let other = ann.in_another_session().await;
     here.proxy.delay(Duration::from_millis(200));
     for _ in 0..3 {
         within(Duration::from_secs(5), "a verdict", ann.is_in()).await;
-        let again = within(ANSWER, "a log-in", ann.in_another_session()).await;
+        let again = within(ANSWER_TIMEOUT, "a log-in", ann.in_another_session()).await;
         again.is_in().await;
-        let next = within(ANSWER, "a refresh", again.refreshed()).await;
+        let next = within(ANSWER_TIMEOUT, "a refresh", again.refreshed()).await;
         let logout = within(Duration::from_secs(5), "a logout", next.delete("auth_token").send()).await;
         logout.is_done();
         is_revoked(&here.node, &next.access).await;
@@ -283,7 +300,7 @@ async fn a_database_that_is_slow_and_answers_is_waited_for() {
 }
 
 #[tokio::test]
-async fn the_node_says_that_its_database_is_down_and_stays_ready() {
+async fn node_reports_database_outage_and_stays_ready() {
     let here = Behind::a_proxy().await;
     for way in AWAY {
         assert_eq!(gauge(&here.node, "palisade_store_up").await, Some(1.0));
@@ -295,7 +312,7 @@ async fn the_node_says_that_its_database_is_down_and_stays_ready() {
         assert_eq!((&ready["status"], &ready["store"]), (&json!("ready"), &json!("down")));
         assert_eq!(gauge(&here.node, "palisade_store_up").await, Some(0.0));
         assert_eq!(gauge(&here.node, "palisade_ready").await, Some(1.0));
-        // Long enough for the driver to be patient.
+        // Within the driver's time limit.
         eventually(Duration::from_secs(20), "nobody hears from others for a while", async || {
             (gauge(&here.node, "palisade_ledger_age_seconds").await >= Some(8.0)).then_some(())
         })
@@ -310,7 +327,7 @@ async fn the_node_says_that_its_database_is_down_and_stays_ready() {
 }
 
 #[tokio::test]
-async fn a_node_gets_well_after_corrupted_answers() {
+async fn node_recovers_from_corrupted_database_answers() {
     let here = Behind::a_proxy().await;
     let ann = here.node.register("ann").await;
     let _while = here.hurt(Way::Corrupt).await;

@@ -31,6 +31,15 @@ pub fn loadtest() -> &'static Path {
     BINARY.get_or_init(|| build("loadtest", "palisade-loadtest"))
 }
 
+/// The path of the binary of the consumer `films`.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn films() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("films", "films"))
+}
+
 /// The root of the workspace.
 #[must_use]
 pub fn workspace() -> &'static Path {

@@ -30,11 +30,12 @@ use serde_json::Value;
 
 use crate::{document, store::is_cql};
 
-/// No answer takes longer, not even in an unoptimised build behind a queue of log-ins.
-const BOUND: Duration = Duration::from_secs(30);
-/// How long a patient client tries again, and how soon: sooner than it is told to, for the test's sake.
-const AGAIN: Duration = Duration::from_secs(60);
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+/// Longest time of an answer, even in an unoptimised build behind a queue of log-ins.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a retrying client retries.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval between its tries: shorter than the node asks for, to save test time.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A client of one node, with its own connections. It finds the node again after a restart.
 ///
@@ -42,8 +43,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Client {
     port: Arc<AtomicU16>,
-    is_patient: bool,
-    /// What must live as long as somebody may ask.
+    is_retrying: bool,
+    /// Keeps the node alive for as long as this client may send requests.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
     pool: Pool<HttpConnector, Full<Bytes>>,
 }
@@ -76,10 +77,10 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A client for who listens on this port of 127.0.0.1, whichever it is at the moment.
+    /// A client for the server on this port of 127.0.0.1. The port may change.
     #[must_use]
     pub fn new(port: Arc<AtomicU16>) -> Self {
-        Self { port, is_patient: false, _kept: None, pool: Pool::builder(TokioExecutor::new()).build_http() }
+        Self { port, is_retrying: false, _kept: None, pool: Pool::builder(TokioExecutor::new()).build_http() }
     }
 
     /// The same client, which keeps something alive: the node that it asks.
@@ -90,8 +91,8 @@ impl Client {
 
     /// The same client, which does what a 503 asks for: it tries again.
     #[must_use]
-    pub fn patient(&self) -> Self {
-        Self { is_patient: true, ..self.clone() }
+    pub fn retrying(&self) -> Self {
+        Self { is_retrying: true, ..self.clone() }
     }
 
     /// Where the node listens.
@@ -207,7 +208,7 @@ impl Request {
         if content_type.is_empty() { self } else { self.header("content-type", content_type) }
     }
 
-    /// Sends it and awaits the whole answer; again, while the client is patient and the answer is 503.
+    /// Sends the request and awaits the whole answer. A retrying client repeats it while the answer is 503.
     ///
     /// # Panics
     /// When there is none.
@@ -217,11 +218,11 @@ impl Request {
         loop {
             let answer = self.clone().try_send().await;
             let answer = answer.unwrap_or_else(|NoAnswer(why)| panic!("{asked}: no answer: {why}"));
-            if answer.status != 503 || !self.client.is_patient || start.elapsed() > AGAIN {
+            if answer.status != 503 || !self.client.is_retrying || start.elapsed() > RETRY_TIMEOUT {
                 return answer;
             }
             answer.is_refused(503);
-            tokio::time::sleep(BETWEEN_TRIES).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -248,7 +249,9 @@ impl Request {
             }
             Ok(answer)
         };
-        tokio::time::timeout(BOUND, exchange).await.unwrap_or_else(|_| Err(NoAnswer("too late".into())))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(NoAnswer("too late".into())))
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -388,8 +391,8 @@ impl Answer {
         self
     }
 
-    /// What was taken away or changed is known to every live node, and durable: in the embedded store, or in
-    /// the ledger or the journal.
+    /// Checks that every live node has acknowledged the change, and that it is durable: in the embedded
+    /// store, the ledger or the journal.
     ///
     /// # Panics
     /// When the headers do not say so.
@@ -408,7 +411,7 @@ impl Answer {
         self
     }
 
-    /// What was taken away or changed is known to all of so many other nodes that live.
+    /// Checks that all `others` live nodes besides this one have acknowledged the change.
     ///
     /// # Panics
     /// When the header says something else.
@@ -419,7 +422,7 @@ impl Answer {
         self
     }
 
-    /// Nobody on the way may keep it.
+    /// Checks that no cache on the way may store the answer.
     ///
     /// # Panics
     /// When a cache might.

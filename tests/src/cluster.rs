@@ -41,10 +41,10 @@ use crate::{
     store::Keyspace,
 };
 
-/// What the nodes of tests know: 32 bytes of base64.
+/// The cluster secret of test nodes: 32 bytes in base64.
 pub const SECRET: &str = "dGhlIHNlY3JldCBvZiB0aGUgdGVzdHMnIGNsdXN0ZXI=";
-/// Until nodes know of each other, on a busy machine.
-const MET: Duration = Duration::from_secs(60);
+/// Longest time until nodes know each other, on a busy machine.
+const MEETING_TIMEOUT: Duration = Duration::from_secs(60);
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
 /// Nodes that know each other.
@@ -160,7 +160,7 @@ impl Builder {
     }
 }
 
-/// A node that is to be a member.
+/// The settings of a node that will be a member.
 fn member(
     name: &str,
     home: SocketAddr,
@@ -260,7 +260,7 @@ impl Cluster {
     }
 
     /// A node that may become a member, not started yet: it has an address of its own, and the nodes of the
-    /// cluster as its seeds. In a relayed cluster nobody hears it.
+    /// cluster as its seeds. In a relayed cluster no member receives what it sends.
     pub async fn newcomer(&self, name: &str) -> (node::Builder, SocketAddr) {
         let home = free_address();
         let builder = member(name, home, home, &self.seeds, &self.settings);
@@ -295,25 +295,30 @@ impl Cluster {
         self.are_together(&all).await;
     }
 
-    /// Waits until each of these nodes has a link to each other of them, and to nobody else.
+    /// Waits until each of these nodes has a link to each other of them, and to no other node.
     ///
     /// # Panics
     /// When they do not get them.
     pub async fn are_together(&self, nodes: &[&Node]) {
         for node in nodes {
-            eventually(MET, &format!("all of {} nodes see each other", nodes.len()), async || {
-                let others = self.view(node).await?.others();
-                // One that has started again may be there twice for a while.
-                let uuids = |of: fn(&Value) -> bool| -> BTreeSet<String> {
-                    others
-                        .iter()
-                        .filter(|member| of(member))
-                        .map(|member| member["uuid"].to_string())
-                        .collect()
-                };
-                let (whole, alive) = (uuids(is_whole), uuids(|member| member["state"] == "alive"));
-                (whole.len() == nodes.len() - 1 && alive == whole).then_some(())
-            })
+            eventually(
+                MEETING_TIMEOUT,
+                &format!("all of {} nodes see each other", nodes.len()),
+                async || {
+                    let others = self.view(node).await?.others();
+                    // One that has started again may be there twice for a while.
+                    let uuids = |of: fn(&Value) -> bool| -> BTreeSet<String> {
+                        others
+                            .iter()
+                            .filter(|member| of(member))
+                            .map(|member| member["uuid"].to_string())
+                            .collect()
+                    };
+                    let whole = uuids(is_whole);
+                    let alive = uuids(|member| member["state"] == "alive");
+                    (whole.len() == nodes.len() - 1 && alive == whole).then_some(())
+                },
+            )
             .await;
         }
     }
@@ -324,7 +329,7 @@ impl Cluster {
     /// When it goes on to.
     pub async fn is_missed(&self, of: &Node, name: &str) -> Duration {
         let start = std::time::Instant::now();
-        eventually(MET, &format!("{name} is missed"), async || {
+        eventually(MEETING_TIMEOUT, &format!("{name} is missed"), async || {
             self.view(of).await?;
             let sight = self.sight(of, name).await;
             sight.is_none_or(|member| member["state"] != "alive").then_some(())
@@ -374,11 +379,11 @@ pub fn visible(answer: &Answer) -> (u32, u32) {
     counts.unwrap_or_else(|| panic!("no `Palisade-Visible: k/n`\n{answer}"))
 }
 
-/// An address for a node that nobody else on this machine has: every test process has 65,536 of them to
-/// itself, unless it is one of two whose numbers differ by 65,024.
+/// An address for a node that is free on this machine. Every test process has 65,536 of them to itself,
+/// except two processes whose numbers differ by 65,024.
 ///
 /// # Panics
-/// When somebody has it all the same.
+/// When the address is in use all the same.
 #[must_use]
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);

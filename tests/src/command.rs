@@ -11,10 +11,10 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{binary, patience::within};
+use crate::{binary, wait::within};
 
-/// No command takes longer.
-const BOUND: Duration = Duration::from_secs(30);
+/// Longest run time of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A call of the binary, not made yet.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl Palisade {
         self
     }
 
-    /// The command, for who starts it in another way. It sees no `PALISADE_` variable of ours.
+    /// The command, for callers that start it in another way. It inherits no `PALISADE_` variable of the test
+    /// process.
     #[must_use]
     pub fn into_command(self) -> std::process::Command {
         let mut command = std::process::Command::new(binary::palisade());
@@ -92,7 +93,8 @@ impl Palisade {
     pub async fn run(self) -> Run {
         let what = format!("the end of {:?}", self.arguments);
         let mut command = Command::from(self.into_command());
-        let output = within(BOUND, &what, command.kill_on_drop(true).output()).await.expect("it starts");
+        let output =
+            within(COMMAND_TIMEOUT, &what, command.kill_on_drop(true).output()).await.expect("it starts");
         Run {
             status: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

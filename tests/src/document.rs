@@ -67,7 +67,8 @@ fn operation<'a>(document: &'a Value, method: &str, path: &str) -> Option<Operat
 }
 
 fn is_of(path: &str, template: &str) -> bool {
-    let (mut given, mut wanted) = (path.split('/'), template.split('/'));
+    let mut given = path.split('/');
+    let mut wanted = template.split('/');
     loop {
         match (given.next(), wanted.next()) {
             (None, None) => return true,
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_that_the_document_does_not_promise_is_found() {
+    fn answer_outside_the_document_is_reported() {
         let wrong = |status, headers: &[_], body: &str| {
             check("GET", "/api/v1/auth_token/validation?x", &answer(status, headers, body))
         };

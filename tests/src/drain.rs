@@ -1,4 +1,4 @@
-//! Clients that ask until nobody listens any more, and the end of a node under them.
+//! Clients that send requests until the node stops listening, and the shutdown of the node under them.
 //!
 //! Promises: panics when a request that was sent on a connection in use gets no whole answer, up to the answer
 //! that says `Connection: close`.
@@ -10,7 +10,7 @@ use std::{
 
 use crate::{Client, Node, Raw, eventually, raw::Reply};
 
-const SOON: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What clients and the end of their node know of each other.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Drain {
                     continue 'connect;
                 }
                 for n in 0..count {
-                    match raw.reply(SOON).await {
+                    match raw.reply(ANSWER_TIMEOUT).await {
                         Reply::Answer { status, head, .. } => {
                             assert_eq!(status, 200, "{head}");
                             self.answered.fetch_add(1, Ordering::SeqCst);
@@ -61,7 +61,7 @@ impl Drain {
                             );
                             continue 'connect;
                         }
-                        Reply::Silence => panic!("no answer within {SOON:?}"),
+                        Reply::Silence => panic!("no answer within {ANSWER_TIMEOUT:?}"),
                     }
                 }
             }
@@ -74,7 +74,7 @@ impl Drain {
     /// When it did not serve while it drained, or did not end well.
     pub async fn end(&self, node: &Node, least: usize) {
         let answered = || self.answered.load(Ordering::SeqCst);
-        eventually(SOON, "load", async || (answered() > least).then_some(())).await;
+        eventually(ANSWER_TIMEOUT, "load", async || (answered() > least).then_some(())).await;
         self.ending.store(true, Ordering::SeqCst);
         let before = answered();
         assert_eq!(node.terminate().await.code(), Some(0), "{}", node.logs());

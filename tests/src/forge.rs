@@ -1,4 +1,4 @@
-//! Tokens that nobody issued: taken apart, changed, signed by what is at hand, put together.
+//! Forged tokens: taken apart, changed, signed with any key at hand, put together.
 
 use aws_lc_rs::hmac;
 use base64::{
@@ -137,8 +137,8 @@ pub fn ecdsa_der(raw: &[u8]) -> Vec<u8> {
     der(0x30, &[der_unsigned(r), der_unsigned(s)].concat())
 }
 
-/// What somebody might take a public key for, when it is a secret for HMAC: its members, the
-/// whole JWK, and its SubjectPublicKeyInfo as DER and PEM.
+/// Byte strings of a public key that an attacker may use as an HMAC secret: its members, the whole
+/// JWK, and its SubjectPublicKeyInfo as DER and PEM.
 ///
 /// # Panics
 /// When it is no JWK of a kind that we publish.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{binary, command::Run, patience::within};
+use crate::{binary, command::Run, wait::within};
 
 /// No run of a test takes longer, not on a busy machine either.
 const BOUND: Duration = Duration::from_secs(90);
@@ -47,7 +47,7 @@ impl LoadTest {
         Self { arguments: Vec::new(), variables: Vec::new(), directory }.args(arguments)
     }
 
-    /// A scenario that asks who listens there, and writes its result and its report.
+    /// A scenario that sends its requests to this target, and writes its result and its report.
     #[must_use]
     pub fn of(scenario: &str, target: SocketAddr) -> Self {
         let target = format!("http://{target}");
@@ -78,7 +78,7 @@ impl LoadTest {
         self
     }
 
-    /// Starts it. It sees no `PALISADE_` variable of ours, and is killed when nobody awaits its end.
+    /// Starts it. It inherits no `PALISADE_` variable of the test process, and is killed on drop.
     ///
     /// # Panics
     /// When it cannot be started.

@@ -7,15 +7,17 @@
 //! Limits of log-in and registration are off and the drain is short unless a test says otherwise,
 //! so that tests do not lock each other out or wait.
 
+mod builder;
+mod process;
+mod shared;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Write as _},
-    net::SocketAddr,
     ops::Deref,
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
     time::{Duration, Instant},
@@ -30,16 +32,18 @@ use crate::{
     Palisade, Person, Run,
     client::{Answer, Client},
     fresh,
-    patience::eventually,
-    servers::Cassandra,
-    store::{self, Keyspace, MASTER_KEY},
+    store::Keyspace,
+    wait::eventually,
 };
 
-/// From start to readiness: an unoptimised build may have to make an RSA key on a busy machine.
-const START: Duration = Duration::from_secs(60);
-/// From SIGTERM to the end, without load.
-const END: Duration = Duration::from_secs(20);
-/// How often a start is tried when somebody else was faster to take the port.
+use self::process::free_port;
+pub use self::shared::Shared;
+
+/// Longest time from start to readiness: an unoptimised build may generate an RSA key on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time from SIGTERM to the end of the process, without load.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many times a start is tried when another process takes the port first.
 const START_TRIES: usize = 5;
 
 const LIVE: &str = "/health/live";
@@ -111,115 +115,6 @@ struct Process {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Builder {
-    /// Sets `PALISADE_<name>`.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.settings.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// Leaves a setting at the node's own default.
-    #[must_use]
-    pub fn default_setting(mut self, name: &str) -> Self {
-        self.settings.remove(name);
-        self
-    }
-
-    /// Uses this data directory, which is not removed at the end.
-    #[must_use]
-    pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> Self {
-        self.data_dir = Some(data_dir.into());
-        self
-    }
-
-    /// On the store of this node too, which must be a shared one.
-    #[must_use]
-    pub fn beside(mut self, other: &Node) -> Self {
-        for name in ["STORE", "MASTER_KEY"] {
-            self = self.setting(name, other.process.settings[name].clone());
-        }
-        self.keyspace = other.process.keyspace.clone();
-        self
-    }
-
-    /// On a keyspace of its own in the Cassandra that all tests share, whatever store this run has.
-    pub async fn on_cql(self) -> Self {
-        let keyspace = Arc::new(Keyspace::take().await);
-        self.on_keyspace(&keyspace, Cassandra::one().await.address())
-    }
-
-    /// On this keyspace, which it finds at this address: Cassandra's, or that of a proxy to it.
-    #[must_use]
-    pub fn on_keyspace(mut self, keyspace: &Arc<Keyspace>, address: SocketAddr) -> Self {
-        self = self.setting("STORE", format!("cql://{address}/{}", keyspace.name()));
-        self.settings.entry("MASTER_KEY".into()).or_insert_with(|| MASTER_KEY.into());
-        self.keyspace = Some(keyspace.clone());
-        self
-    }
-
-    /// With clocks that the test moves, shifted by this at the start.
-    ///
-    /// # Panics
-    /// When the file cannot be written.
-    #[must_use]
-    pub fn clocks(mut self, shift: Shift) -> Self {
-        let directory = crate::scratch::directory();
-        let file = ClockFile { path: directory.path().join("clock"), _directory: directory };
-        file.write(shift);
-        self.clock = Some(Arc::new(file));
-        self
-    }
-
-    /// Starts it and awaits its readiness.
-    ///
-    /// # Panics
-    /// When it does not get ready.
-    pub async fn start(self) -> Node {
-        self.try_start().await.unwrap_or_else(|why| panic!("the node did not start: {why:?}"))
-    }
-
-    /// Starts a node that may refuse to.
-    ///
-    /// # Errors
-    /// How it ended.
-    pub async fn try_start(self) -> Result<Node, NotStarted> {
-        let node = self.make().await;
-        node.try_run(READY).await?;
-        Ok(node)
-    }
-
-    /// Starts it and awaits nothing: it may not even listen yet. See [`Node::readiness`].
-    pub async fn launch(self) -> Node {
-        let node = self.make().await;
-        node.process.port.store(free_port(), Ordering::SeqCst);
-        node.process.spawn();
-        node
-    }
-
-    async fn make(mut self) -> Node {
-        if store::is_cql() && !self.settings.contains_key("STORE") {
-            self = self.on_cql().await;
-        }
-        let own_dir = self.data_dir.is_none().then(crate::scratch::directory);
-        let data_dir = match (&self.data_dir, &own_dir) {
-            (Some(given), _) => given.clone(),
-            (None, own) => own.as_ref().expect("made above").path().join("data"),
-        };
-        Node::of(Arc::new(Process {
-            settings: self.settings,
-            data_dir,
-            child: Mutex::new(None),
-            port: Arc::new(AtomicU16::new(0)),
-            output: Arc::default(),
-            root: OnceCell::new(),
-            keyspace: self.keyspace,
-            clock: self.clock,
-            _own_dir: own_dir,
-        }))
-    }
 }
 
 impl Node {
@@ -322,7 +217,7 @@ impl Node {
         // One of its threads has to be told, which tells the others: on a busy machine they go on a while.
         let start = Instant::now();
         while !self.is_stopped() {
-            assert!(start.elapsed() < START, "it does not stop");
+            assert!(start.elapsed() < START_TIMEOUT, "it does not stop");
             std::thread::yield_now();
         }
     }
@@ -374,7 +269,7 @@ impl Node {
     /// When it does not end.
     pub async fn terminate(&self) -> ExitStatus {
         self.ask_to_end();
-        self.ended(END).await
+        self.ended(SHUTDOWN_TIMEOUT).await
     }
 
     /// Starts it again on the same data directory; a running one is asked to end first. The port
@@ -408,7 +303,7 @@ impl Node {
     /// # Panics
     /// When it ends instead, or does not get ready.
     pub async fn comes_up(&self) {
-        eventually(START, "readiness of the node", async || {
+        eventually(START_TIMEOUT, "readiness of the node", async || {
             let ended = self.process.exit_status();
             assert!(ended.is_none(), "the node did not start: {ended:?}\n{}", self.logs());
             self.readiness().await.is_ok_and(|answer| answer.status == 200).then_some(())
@@ -450,7 +345,10 @@ impl Node {
         let clock = self.process.clock.as_ref().expect("a node with clocks that move");
         clock.write(shift);
         if self.try_pid().is_some() {
-            eventually(START, "a look at the clock file", async || clock.is_read(shift).then_some(())).await;
+            eventually(START_TIMEOUT, "a look at the clock file", async || {
+                clock.is_read(shift).then_some(())
+            })
+            .await;
         }
     }
 
@@ -462,8 +360,10 @@ impl Node {
         let rounds = async || self.metric("palisade_upkeep_rounds_total").await.expect("the metric");
         // The one under way may have begun before.
         let before = rounds().await;
-        eventually(START, "two rounds of upkeep", async || (rounds().await >= before + 2.0).then_some(()))
-            .await;
+        eventually(START_TIMEOUT, "two rounds of upkeep", async || {
+            (rounds().await >= before + 2.0).then_some(())
+        })
+        .await;
     }
 
     /// A call of the command line with this node's data directory and settings.
@@ -504,7 +404,8 @@ impl Node {
     /// When it cannot be made.
     pub async fn another_superuser(&self) -> Person {
         self.cli(&["app", "init"]).await.is_done();
-        let (email, password) = (format!("{}@example.org", fresh("super")), fresh("another root of power"));
+        let email = format!("{}@example.org", fresh("super"));
+        let password = fresh("another root of power");
         self.palisade(&["superuser", "create", "--email", &email])
             .args(["--first-name", "Super", "--last-name", "User"])
             .setting("SUPERUSER_PASSWORD", &password)
@@ -514,7 +415,7 @@ impl Node {
         Person::log_in(self, &email, &password).await
     }
 
-    /// Somebody who has just registered and logged in.
+    /// Registers a new user and logs in.
     pub async fn register(&self, name: &str) -> Person {
         Person::register(self, name).await
     }
@@ -554,7 +455,7 @@ impl Node {
             let before = lock(&self.process.output).len();
             self.process.port.store(free_port(), Ordering::SeqCst);
             self.process.spawn();
-            let ended = eventually(START, &format!("{probe} of the node"), async || {
+            let ended = eventually(START_TIMEOUT, &format!("{probe} of the node"), async || {
                 if let Some(status) = self.process.exit_status() {
                     return Some(Some(status));
                 }
@@ -580,109 +481,5 @@ impl Deref for Node {
     type Target = Client;
     fn deref(&self) -> &Client {
         &self.client
-    }
-}
-
-impl ClockFile {
-    /// Whole or not at all.
-    fn write(&self, Shift { wall, boot }: Shift) {
-        let new = self.path.with_extension("new");
-        std::fs::write(&new, format!("{wall} {boot}")).expect("the clock file");
-        std::fs::rename(&new, &self.path).expect("the clock file");
-    }
-
-    fn is_read(&self, Shift { wall, boot }: Shift) -> bool {
-        let read = std::fs::read_to_string(self.path.with_extension("read"));
-        read.is_ok_and(|read| read == format!("{wall} {boot}"))
-    }
-}
-
-impl Process {
-    fn spawn(&self) {
-        let listen = format!("127.0.0.1:{}", self.port.load(Ordering::SeqCst));
-        let call = Palisade::with(["serve", "--log-format", "json", "--listen", &listen, "--data-dir"])
-            .args([&self.data_dir]);
-        let call = self.settings.iter().fold(call, |call, (name, value)| call.setting(name, value));
-        let call = match &self.clock {
-            Some(clock) => call.env("TEST_CLOCK_FILE", &clock.path),
-            None => call,
-        };
-        let mut command = call.into_command();
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        self.collect(child.stdout.take().expect("piped"));
-        self.collect(child.stderr.take().expect("piped"));
-        *lock(&self.child) = Some(child);
-    }
-
-    fn collect(&self, mut pipe: impl Read + Send + 'static) {
-        let output = self.output.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 8 * 1024];
-            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-                lock(&output).extend_from_slice(&buffer[..count]);
-            }
-        });
-    }
-
-    fn exit_status(&self) -> Option<ExitStatus> {
-        lock(&self.child).as_mut()?.try_wait().expect("a child can be asked")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(mut child) = lock(&self.child).take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        if std::thread::panicking() {
-            // Shown by the test harness with the failure.
-            let output = lock(&self.output);
-            let tail = output.len().saturating_sub(4_000);
-            let tail = String::from_utf8_lossy(&output[tail..]);
-            let _ = writeln!(std::io::stderr(), "--- the end of the node's logs\n{tail}");
-        }
-    }
-}
-
-/// A port that nobody has, and that no other node of this run was given.
-fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        if lock(&GIVEN).insert(port) {
-            return port;
-        }
-    }
-}
-
-/// A node that tests of one kind share. It is started by the first of them and ends with the last.
-#[derive(Debug)]
-pub struct Shared {
-    settings: &'static [(&'static str, &'static str)],
-    running: tokio::sync::Mutex<Weak<Process>>,
-}
-
-impl Shared {
-    /// A node with these settings, beside those of all tests.
-    #[must_use]
-    pub const fn with(settings: &'static [(&'static str, &'static str)]) -> Self {
-        Self { settings, running: tokio::sync::Mutex::const_new(Weak::new()) }
-    }
-
-    /// A handle for one test.
-    pub async fn node(&self) -> Node {
-        let mut running = self.running.lock().await;
-        if let Some(process) = running.upgrade() {
-            return Node::of(process);
-        }
-        let builder = Node::builder();
-        let builder =
-            self.settings.iter().fold(builder, |builder, (name, value)| builder.setting(name, *value));
-        let node = builder.start().await;
-        *running = Arc::downgrade(&node.process);
-        node
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody with an account: logs in, asks with the own token, gives and takes power.
+//! A user with an account: logs in, sends requests with its token, grants and revokes privileges.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -25,10 +25,11 @@ pub struct Person {
 }
 
 impl Person {
-    /// Registers somebody with a fresh email and password and logs in.
+    /// Registers a user with a fresh email and password and logs in.
     pub async fn register(client: &Client, name: &str) -> Self {
         let unique = fresh(name);
-        let (email, password) = (format!("{unique}@example.org"), format!("the secret of {unique}"));
+        let email = format!("{unique}@example.org");
+        let password = format!("the secret of {unique}");
         let body = json!({"email": email, "password": password, "first_name": name});
         client.post("users").json(&body).send().await.is(201);
         Self::log_in(client, &email, &password).await
@@ -38,11 +39,12 @@ impl Person {
     pub async fn log_in(client: &Client, email: &str, password: &str) -> Self {
         let (access, refresh) = client.log_in(email, password).await.pair();
         let uuid = client.get("users/me").bearer(&access).send().await.is(200).field("uuid");
-        let (email, password) = (email.to_owned(), password.to_owned());
+        let email = email.to_owned();
+        let password = password.to_owned();
         Self { uuid, email, password, access, refresh, client: client.clone() }
     }
 
-    /// Somebody of whom all is known, without a question to the node.
+    /// A user whose data and tokens are known already; sends no request.
     #[must_use]
     pub fn known(client: &Client, uuid: &str, email: &str, password: &str, pair: (String, String)) -> Self {
         let (access, refresh) = pair;
@@ -216,27 +218,27 @@ impl Person {
         self.delete(&format!("roles/{role}/permissions/{permission}")).send().await
     }
 
-    /// Gives somebody a permission.
+    /// Grants a permission to a user.
     pub async fn gives(&self, whom: &Self, permission: &str) -> Answer {
         self.post(&whom.path("permissions")).json(&json!({"name": permission})).send().await
     }
 
-    /// Takes a permission from somebody.
+    /// Removes a permission from a user.
     pub async fn takes(&self, whom: &Self, permission: &str) -> Answer {
         self.delete(&whom.path(&format!("permissions/{permission}"))).send().await
     }
 
-    /// Gives somebody a role.
+    /// Grants a role to a user.
     pub async fn gives_role(&self, whom: &Self, role: &str) -> Answer {
         self.post(&whom.path("roles")).json(&json!({"name": role})).send().await
     }
 
-    /// Takes a role from somebody.
+    /// Removes a role from a user.
     pub async fn takes_role(&self, whom: &Self, role: &str) -> Answer {
         self.delete(&whom.path(&format!("roles/{role}"))).send().await
     }
 
-    /// Lets somebody log in, or not.
+    /// Enables or disables a user.
     pub async fn sets_active(&self, whom: &Self, active: bool) -> Answer {
         self.patch(&whom.path("")).json(&json!({"active": active})).send().await
     }

@@ -9,8 +9,8 @@ use tokio::{
 
 use crate::Client;
 
-/// The largest answer that is read.
-const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Limit of an answer's size, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Raw {
     /// Connects.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// When the node does not listen.
     pub async fn to(node: &Client) -> Self {
         Self::try_to(node).await.expect("the node listens")
     }
@@ -73,7 +73,7 @@ impl Raw {
     /// Connects to a node that may be dying.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When the node does not listen.
     pub async fn try_to(node: &Client) -> std::io::Result<Self> {
         let stream = TcpStream::connect(node.address()).await?;
         stream.set_nodelay(true)?;
@@ -83,7 +83,7 @@ impl Raw {
     /// Connects from this address of the machine, as another client would.
     ///
     /// # Panics
-    /// When nobody listens, or there is no such address.
+    /// When the node does not listen, or this machine has no such address.
     pub async fn from(source: [u8; 4], node: &Client) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((source, 0).into()).expect("an address of this machine");
@@ -167,7 +167,7 @@ impl Raw {
     async fn fill(&mut self) -> bool {
         let mut buffer = vec![0; 16 * 1024];
         match self.stream.read(&mut buffer).await {
-            Ok(count @ 1..) if self.unread.len() < MAX_ANSWER_BYTES => {
+            Ok(count @ 1..) if self.unread.len() < ANSWER_BYTES_MAX => {
                 self.unread.extend_from_slice(&buffer[..count]);
                 true
             }

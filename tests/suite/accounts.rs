@@ -1,4 +1,4 @@
-//! Accounts: how they begin, what they hold, who may change them, and what limits guessing.
+//! Accounts: registration, profile, the right to change them, and the limits on guessing.
 
 mod admin;
 mod history;

@@ -22,7 +22,7 @@ use serde_json::Value;
 use testkit::{Client, Raw, raw::Reply, within};
 use tokio::net::TcpStream;
 
-const SOON: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const VALIDATE: &str = "/api/v1/auth_token/validation";
 const CHECK: &str = "/api/v1/users/me/combined_permissions/validation";
 const ADMIT: &str = "/auth_request";
@@ -175,7 +175,7 @@ impl Way {
 /// Asks and awaits the answer.
 async fn ask(raw: &mut Raw, asked: &Asked) -> Answered {
     raw.send(asked.bytes()).await.expect("the connection is open");
-    Answered::of(raw.reply(SOON).await)
+    Answered::of(raw.reply(ANSWER_TIMEOUT).await)
 }
 
 /// A connection that speaks HTTP/2 without asking whether it may (RFC 9113, section 3.3).
@@ -203,7 +203,7 @@ impl Http2 {
             let (head, body) = answer.expect("an answer").into_parts();
             (head, body.collect().await.expect("a whole answer").to_bytes())
         };
-        let (head, body) = within(SOON, "an answer by HTTP/2", exchange).await;
+        let (head, body) = within(ANSWER_TIMEOUT, "an answer by HTTP/2", exchange).await;
         let mut headers = BTreeMap::<_, Vec<_>>::new();
         for (name, value) in &head.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();

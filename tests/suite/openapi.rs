@@ -12,7 +12,7 @@ use tokio::process::Command;
 static BEHIND_A_PREFIX: Shared = Shared::with(&[("PUBLIC_URL", "https://Example.org:443/iam/")]);
 
 #[tokio::test]
-async fn the_committed_document_is_what_the_binary_says() {
+async fn committed_document_matches_the_binary() {
     let run = Palisade::with(["openapi"]).run().await;
     let said = run.is_done().json();
     let path = binary::workspace().join("node/openapi.json");
@@ -30,7 +30,7 @@ async fn a_running_node_serves_the_same_document() {
 }
 
 #[tokio::test]
-async fn server_of_the_document_is_the_public_url() {
+async fn documented_server_is_the_public_url() {
     let server = async |node: &Node| {
         let document = node.get("/openapi.json").send().await.is(200).json();
         document["servers"].as_array().expect("servers").clone()
@@ -66,7 +66,8 @@ fn arguments(node: &Node, name: &str) -> [String; 3] {
 #[tokio::test]
 async fn document_is_valid_openapi() {
     let node = Node::shared().await;
-    let (tools, directory) = (Tools::python().await, fetched(&node).await);
+    let tools = Tools::python().await;
+    let directory = fetched(&node).await;
     let said = tools.run("openapi-spec-validator", &["openapi.json"], directory.path()).await;
     assert!(said.contains("OK"), "{said}");
     // It does find what is wrong.
@@ -81,7 +82,8 @@ async fn document_is_valid_openapi() {
 #[tokio::test]
 async fn generated_typescript_client_compiles_and_logs_in() {
     let node = Node::shared().await;
-    let (tools, directory) = (Tools::node().await, fetched(&node).await);
+    let tools = Tools::node().await;
+    let directory = fetched(&node).await;
     let at = directory.path();
     tools.run("openapi-typescript", &["openapi.json", "--output", "api.d.ts"], at).await;
     for name in ["client.ts", "tsconfig.json", "package.json"] {
@@ -98,7 +100,8 @@ async fn generated_typescript_client_compiles_and_logs_in() {
 #[tokio::test]
 async fn generated_python_client_logs_in_and_out() {
     let node = Node::shared().await;
-    let (tools, directory) = (Tools::python().await, fetched(&node).await);
+    let tools = Tools::python().await;
+    let directory = fetched(&node).await;
     let at = directory.path();
     std::fs::write(at.join("config.yaml"), "package_name_override: palisade_client\npost_hooks: []\n")
         .expect("it can be written");

@@ -1,11 +1,11 @@
-//! Permissions and roles: what there is, who has what, who may hand it out, and the question that
-//! services ask.
+//! Permissions and roles: the catalogue, the grants, the right to grant, and the query that services
+//! make.
 
 mod catalogue;
 mod gateway;
 mod grants;
 mod held;
-mod power;
+mod privileges;
 mod protected;
 mod query;
 mod superuser;

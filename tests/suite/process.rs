@@ -1,6 +1,7 @@
 //! One process and its data directory: settings, the command line, floods.
 //! These tests know that the store is the embedded one.
 
+mod checked;
 mod cli;
 mod directory;
 mod flood;
@@ -9,3 +10,4 @@ mod logs;
 mod settings;
 mod shares;
 mod stored;
+mod traces;

@@ -1,26 +1,29 @@
-//! The rows of what was revoked.
+//! Deletes the stored sessions that facts revoke.
+//!
+//! Promises: a repeated call is harmless. Never: deciding whether a session is revoked; the facts say it.
 
 use schema::{
-    FactKind, Stores, UserId,
-    store::{Replaced, Result, StoreError},
-    user::{MAX_VERSION, ended_below},
+    FactKind, UserId,
+    version::{MAX_VERSION, ended_below},
+};
+use store::{
+    Replaced, Result, StoreError, Stores,
+    cas::{self, Attempt, Pacing, ROW_ATTEMPTS_MAX},
 };
 
-/// How often a lost compare-and-set is tried again.
-const ATTEMPTS: usize = 16;
-
-/// Ends the rows that a fact is about: of one session, or of all of a user below a version, which
-/// the user's row then has. Done before is done again, and what is not there needs nothing.
+/// Deletes the rows of the sessions that a fact revokes: one session, or all sessions of a user below a
+/// version. In the latter case the user's stored version is raised first. A repeated call and a missing
+/// row are no error.
 ///
 /// # Errors
-/// When the store does not answer; to be called again.
-pub async fn end_rows(stores: &Stores, kind: &FactKind) -> Result<()> {
+/// When the store does not answer; the caller retries.
+pub async fn delete_revoked_rows(stores: &Stores, kind: &FactKind) -> Result<()> {
     match *kind {
         FactKind::SessionRevoked { user, session } => stores.sessions.end(user, session).await.map(drop),
-        // As the denials: nobody makes such a one.
+        // No node makes such a fact; the denials ignore it too.
         FactKind::UserVersion { at_least, .. } if at_least > MAX_VERSION => Ok(()),
         FactKind::UserVersion { user, at_least } => {
-            raise(stores, user, at_least).await?;
+            raise_version(stores, user, at_least).await?;
             stores.sessions.end_older(user, ended_below(at_least)).await
         }
         FactKind::TokenRevoked { .. } | FactKind::KeyRetired { .. } | FactKind::PermissionsChanged { .. } => {
@@ -29,21 +32,22 @@ pub async fn end_rows(stores: &Stores, kind: &FactKind) -> Result<()> {
     }
 }
 
-async fn raise(stores: &Stores, user: UserId, at_least: u64) -> Result<()> {
-    let Some(mut user) = stores.users.get(user).await? else { return Ok(()) };
-    for _ in 0..ATTEMPTS {
+/// Raises the user's stored version to at least this one.
+async fn raise_version(stores: &Stores, user: UserId, at_least: u64) -> Result<()> {
+    let Some(user) = stores.users.get(user).await? else { return Ok(()) };
+    cas::retry(Pacing::AtOnce(ROW_ATTEMPTS_MAX), user, |mut user| async move {
         if user.version >= at_least {
-            return Ok(());
+            return Ok(Attempt::Done(()));
         }
-        let mut next = user.clone();
-        (next.version, next.revision) = (at_least, user.revision + 1);
-        match stores.users.replace(&next).await? {
-            Replaced::Done | Replaced::Gone => return Ok(()),
-            Replaced::Changed(current) => user = *current,
+        user.version = at_least;
+        user.revision += 1;
+        match stores.users.replace(&user).await? {
+            Replaced::Done | Replaced::Gone => Ok(Attempt::Done(())),
+            Replaced::Changed(current) => Ok(Attempt::Lost(*current)),
             Replaced::EmailTaken => {
-                return Err(StoreError::Inconsistent("an email was taken by who did not change it".into()));
+                Err(StoreError::Inconsistent("email already claimed although the change kept it".into()))
             }
         }
-    }
-    Err(StoreError::unavailable("the user changes all the time"))
+    })
+    .await
 }

@@ -1,4 +1,4 @@
-//! The permission-cache actor: one load for all who ask.
+//! The permission-cache actor: one load for all callers that wait for the same user.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,6 +7,8 @@ use std::{
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use schema::UserId;
+use store::cas::{self, Attempt, Pacing, ROW_ATTEMPTS_MAX};
+use tracing::Instrument as _;
 
 use super::Snapshot;
 use crate::{
@@ -14,11 +16,10 @@ use crate::{
     shard::{self, Reply},
 };
 
-/// How many snapshots a shard keeps, and in how many bytes; the one that was loaded first goes first.
-const KEPT: usize = 16_384;
-const KEPT_BYTES: usize = 16 << 20;
-/// How often a load is repeated because permissions changed under it.
-const ATTEMPTS: usize = 16;
+/// How many snapshots a shard keeps. It evicts the one that was loaded first.
+const SNAPSHOTS_MAX: usize = 16_384;
+/// How many bytes the snapshots of a shard take.
+const SNAPSHOT_BYTES_MAX: usize = 16 << 20;
 
 pub(super) enum PermissionMessage {
     Load(UserId, Reply<Arc<Snapshot>>),
@@ -43,29 +44,34 @@ pub(super) struct State {
     kept: Kept,
 }
 
-/// The snapshots that a shard keeps, in the order of loading, and how large they were; some may have been
-/// invalidated since.
+/// The snapshots that a shard keeps, in the order of loading, and their sizes in bytes. Some may have
+/// been invalidated since.
 #[derive(Default)]
 struct Kept {
-    order: VecDeque<(UserId, usize)>,
+    order: VecDeque<KeptSnapshot>,
+    bytes: usize,
+}
+
+struct KeptSnapshot {
+    user: UserId,
     bytes: usize,
 }
 
 impl Kept {
-    /// One more was loaded.
+    /// Adds a snapshot that was loaded.
     fn add(&mut self, user: UserId, bytes: usize) {
-        self.order.push_back((user, bytes));
+        self.order.push_back(KeptSnapshot { user, bytes });
         self.bytes += bytes;
     }
 
-    /// The next one that has to go, if there are too many.
+    /// Removes and returns the next user to evict, if the shard keeps too much.
     fn surplus(&mut self) -> Option<UserId> {
-        if self.order.len() <= KEPT && self.bytes <= KEPT_BYTES {
+        if self.order.len() <= SNAPSHOTS_MAX && self.bytes <= SNAPSHOT_BYTES_MAX {
             return None;
         }
-        let (user, bytes) = self.order.pop_front()?;
-        self.bytes -= bytes;
-        Some(user)
+        let oldest = self.order.pop_front()?;
+        self.bytes -= oldest.bytes;
+        Some(oldest.user)
     }
 }
 
@@ -92,8 +98,8 @@ impl Actor for PermissionCacheActor {
                     self.start(myself, user);
                 }
             }
-            PermissionMessage::Loaded(user, Ok(loaded)) if self.is_old(user, &loaded) => {
-                // Invalidated while this message was on its way; somebody may have asked since.
+            PermissionMessage::Loaded(user, Ok(loaded)) if self.is_stale(user, &loaded) => {
+                // Invalidated while this message was on its way; a caller may have asked since.
                 self.start(myself, user);
             }
             PermissionMessage::Loaded(user, loaded) => {
@@ -115,32 +121,32 @@ impl Actor for PermissionCacheActor {
 impl PermissionCacheActor {
     fn start(&self, myself: ActorRef<PermissionMessage>, user: UserId) {
         let context = self.context.clone();
-        tokio::spawn(async move {
+        let load = async move {
             let loaded = shard::isolated(load(context, user)).await;
             let _ = myself.send_message(PermissionMessage::Loaded(user, loaded));
-        });
+        };
+        tokio::spawn(load.in_current_span());
     }
 
-    fn is_old(&self, user: UserId, loaded: &Loaded) -> bool {
+    fn is_stale(&self, user: UserId, loaded: &Loaded) -> bool {
         self.context.facts.snapshots().epoch_of(user) != loaded.epoch
     }
 }
 
-/// Reads what the user may do and publishes it; begins anew when it was invalidated meanwhile, so
-/// that everybody who waits gets what was true after they asked.
+/// Loads the user's permissions and publishes them. An invalidation during the load repeats it, so that
+/// every caller gets permissions that were true after its request.
 async fn load(context: Context, user: UserId) -> Result<Loaded, ActorError> {
-    let snapshots = context.facts.snapshots();
-    for _ in 0..ATTEMPTS {
+    let Context { stores, clock, facts, .. } = &context;
+    let snapshots = facts.snapshots();
+    cas::retry(Pacing::AtOnce(ROW_ATTEMPTS_MAX), (), |()| async {
         let epoch = snapshots.epoch_of(user);
-        let began = context.clock.monotonic();
-        let (stored, effective) =
-            tokio::try_join!(context.stores.users.get(user), context.stores.grants.effective(user))?;
+        let began = clock.monotonic();
+        let (stored, effective) = tokio::try_join!(stores.users.get(user), stores.grants.effective(user))?;
         let snapshot = Arc::new(Snapshot::new(stored.is_some(), &effective, began, snapshots.names()));
-        if snapshots.publish(user, epoch, snapshot.clone()) {
-            return Ok(Loaded { epoch, snapshot });
-        }
-    }
-    Err(ActorError::Busy)
+        let is_published = snapshots.publish(user, epoch, snapshot.clone());
+        Ok(if is_published { Attempt::Done(Loaded { epoch, snapshot }) } else { Attempt::Lost(()) })
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -148,8 +154,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_snapshots_are_bounded_by_number_and_by_bytes() {
-        for (bytes, most) in [(100, KEPT), (KEPT_BYTES / 8, 8), (KEPT_BYTES + 1, 0)] {
+    fn kept_snapshots_are_bounded_in_number_and_bytes() {
+        for (bytes, most) in [(100, SNAPSHOTS_MAX), (SNAPSHOT_BYTES_MAX / 8, 8), (SNAPSHOT_BYTES_MAX + 1, 0)]
+        {
             let mut kept = Kept::default();
             let mut inside = VecDeque::new();
             for n in 0..most as u128 + 10 {
@@ -157,7 +164,11 @@ mod tests {
                 kept.add(user, bytes);
                 inside.push_back(user);
                 while let Some(oldest) = kept.surplus() {
-                    assert_eq!(Some(oldest), inside.pop_front(), "the one that was loaded first goes first");
+                    assert_eq!(
+                        Some(oldest),
+                        inside.pop_front(),
+                        "the shard evicts the one that was loaded first"
+                    );
                 }
                 assert!(inside.len() <= most);
             }

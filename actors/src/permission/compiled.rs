@@ -1,8 +1,8 @@
-//! Permission queries made ready to be asked again and again.
+//! Permission queries compiled for repeated use.
 //!
-//! Names that users have are numbers here ([`Names`]), a snapshot is a set of bits, and a query that was
-//! compiled tests bits. A name that has no number is looked up among the user's names by its text, so a
-//! compiled query always answers as the query itself.
+//! Names that users have become numbers ([`Names`]), a snapshot is a set of bits, and a compiled query
+//! tests bits. A name without a number is looked up by its text among the user's names. Promise: a
+//! compiled query always gives the answer of the query itself.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,15 +12,15 @@ use schema::{Name, Query};
 
 use super::Snapshot;
 
-/// How many names get a number: a snapshot has a bit for each, half a kilobyte at most. Names that come later
-/// are compared by their text.
-const MAX_NAMES: u32 = 4_096;
+/// How many names get a number: a snapshot has a bit for each, half a kilobyte at most. Later names are
+/// compared by their text.
+const NUMBERED_NAMES_MAX: u32 = 4_096;
 
-/// Names of permissions as small numbers.
+/// Small numbers for the names of permissions.
 ///
-/// Only what a user has gets a number: questions about names that nobody has, which anybody may ask, leave
-/// nothing here. A number is given once and for ever, and when there are no more, there will never be: so a
-/// name with a number has had it in every snapshot that contains the name.
+/// Only names that a user has get a number: any caller may query names that no user has, and such queries
+/// take no memory here. A number is never changed or freed, and once the numbers are used up, no further
+/// name gets one. So a name with a number has that number in every snapshot that contains the name.
 #[derive(Debug)]
 pub struct Names {
     numbers: HashIndex<Name, u32, RandomState>,
@@ -34,15 +34,15 @@ impl Default for Names {
 }
 
 impl Names {
-    /// The number of a name that a user has; `None` when all numbers are given.
-    pub(super) fn give(&self, name: &Name) -> Option<u32> {
+    /// The number of a name that a user has, assigned if it has none; `None` when all numbers are used up.
+    pub(super) fn assign(&self, name: &Name) -> Option<u32> {
         if let Some(number) = self.number(name) {
             return Some(number);
         }
         match self.numbers.entry_sync(name.clone()) {
             Entry::Occupied(entry) => Some(*entry.get()),
             Entry::Vacant(entry) => {
-                let more = |next| (next < MAX_NAMES).then_some(next + 1);
+                let more = |next| (next < NUMBERED_NAMES_MAX).then_some(next + 1);
                 let number = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
                 drop(entry.insert_entry(number));
                 Some(number)
@@ -55,21 +55,21 @@ impl Names {
     }
 }
 
-/// A query whose names are numbers, as far as they have one.
+/// A query in which each name with a number is replaced by the number.
 #[derive(Debug)]
 pub enum Compiled {
-    /// Has the permission of this number.
+    /// Holds if the user has the permission whose name has this number.
     Number(u32),
-    /// Has the permission of this name.
+    /// Holds if the user has the permission of this name.
     Name(Name),
-    /// At least one of these holds.
+    /// Holds if at least one of these holds.
     Any(Box<[Compiled]>),
-    /// All of these hold.
+    /// Holds if all of these hold.
     All(Box<[Compiled]>),
 }
 
 impl Compiled {
-    /// Of a query.
+    /// Compiles a query.
     #[must_use]
     pub fn new(query: &Query, names: &Names) -> Self {
         let all = |queries: &[Query]| queries.iter().map(|query| Self::new(query, names)).collect();
@@ -80,7 +80,7 @@ impl Compiled {
         }
     }
 
-    /// Whether it holds for who has what the snapshot says.
+    /// Whether the query holds for the user of this snapshot.
     #[must_use]
     pub fn holds(&self, user: &Snapshot) -> bool {
         match self {
@@ -91,7 +91,7 @@ impl Compiled {
         }
     }
 
-    /// How many bytes it holds beside itself, about.
+    /// The approximate number of bytes on the heap.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -127,11 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn a_query_compiled_before_its_names_had_numbers_still_answers() {
+    fn query_compiled_before_names_had_numbers_still_answers() {
         let names = Names::default();
         let query = Query::parse(r#"{"all":["a","b"]}"#).unwrap();
         let early = Compiled::new(&query, &names);
-        let (both, one) = (having(&names, &["a", "b"]), having(&names, &["b", "c"]));
+        let both = having(&names, &["a", "b"]);
+        let one = having(&names, &["b", "c"]);
         let late = Compiled::new(&query, &names);
         assert!(matches!(&late, Compiled::All(parts) if matches!(parts[0], Compiled::Number(_))));
         for compiled in [early, late] {
@@ -141,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn when_numbers_run_out_names_are_compared() {
-        let names = Names { next: AtomicU32::new(MAX_NAMES - 1), ..Names::default() };
+    fn names_beyond_the_limit_are_compared_by_text() {
+        let names = Names { next: AtomicU32::new(NUMBERED_NAMES_MAX - 1), ..Names::default() };
         let user = having(&names, &["a", "b"]);
         for (text, holds) in [("a", true), ("b", true), ("c", false)] {
             let query = Query::parse(&format!("{text:?}")).unwrap();
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_leaves_nothing() {
+    fn query_of_unknown_names_assigns_no_number() {
         let names = Names::default();
         let _ = Compiled::new(&Query::parse(r#"{"any":["x","y"]}"#).unwrap(), &names);
         assert_eq!(names.numbers.len(), 0);
@@ -169,14 +170,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn compiled_queries_answer_as_queries(
+        fn compiled_query_answers_as_the_query(
             query in any_query(),
             had in prop::collection::btree_set("[a-h]", 0..8),
             earlier in prop::collection::btree_set("[a-h]", 0..8),
         ) {
             let names = Names::default();
             let texts = |set: &std::collections::BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
-            let (had, earlier) = (texts(&had), texts(&earlier));
+            let had = texts(&had);
+            let earlier = texts(&earlier);
             having(&names, &earlier.iter().map(String::as_str).collect::<Vec<_>>());
             let early = Compiled::new(&query, &names);
             let user = having(&names, &had.iter().map(String::as_str).collect::<Vec<_>>());

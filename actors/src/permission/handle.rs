@@ -1,4 +1,4 @@
-//! What others see of the permission-cache actor.
+//! The handle of the permission cache.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{ActorError, Context, shard::Shards};
 
-/// Reads what users may do.
+/// Reads the permissions of users.
 #[derive(Clone)]
 pub struct PermissionHandle {
     snapshots: Arc<Snapshots>,
@@ -25,15 +25,15 @@ impl PermissionHandle {
         Ok(Self { snapshots, shards })
     }
 
-    /// Reads the user's snapshot if it is published: no lock, no mailbox.
+    /// Reads the user's snapshot if it is cached, without a lock or a mailbox.
     pub fn with_published<T>(&self, user: UserId, read: impl FnOnce(&Snapshot) -> T) -> Option<T> {
         self.snapshots.with(user, read)
     }
 
-    /// Reads the user's snapshot: published, with no lock and no mailbox; else loaded.
+    /// Reads the user's snapshot. A cached one needs no lock and no mailbox; otherwise the actor loads it.
     ///
     /// # Errors
-    /// When it must be loaded and cannot.
+    /// When the snapshot is not cached and cannot be loaded.
     pub async fn with<T>(&self, user: UserId, read: impl Fn(&Snapshot) -> T) -> Result<T, ActorError> {
         match self.snapshots.with(user, &read) {
             Some(answer) => Ok(answer),
@@ -41,7 +41,7 @@ impl PermissionHandle {
         }
     }
 
-    /// Loads the user's snapshot from the store, together with everybody else who asks for it.
+    /// Loads the user's snapshot from the store. All callers that wait for it share one load.
     async fn load(&self, user: UserId) -> Result<Arc<Snapshot>, ActorError> {
         self.shards.ask(user.as_bytes(), |reply| PermissionMessage::Load(user, reply)).await
     }

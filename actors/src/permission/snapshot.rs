@@ -1,10 +1,10 @@
-//! Permission snapshots: what a user may do, as read from the store at some moment.
+//! Permission snapshots: the permissions of a user, as read from the store at some moment.
 //!
 //! Promises: [`Snapshots::with`] takes no lock and touches no mailbox; [`Snapshots::invalidate`]
-//! may be called by anyone and has taken effect when it returns; a load that began before an
-//! invalidation is never published after it.
+//! may be called on any thread and has taken effect when it returns. Never: a load that began before
+//! an invalidation is published after it.
 //!
-//! How the last is kept: every user has an epoch (users share a fixed number of them). An
+//! This is how the last rule holds: every user has an epoch (users share a fixed number of them). An
 //! invalidation first raises the epoch, then removes the snapshot. A publisher notes the epoch
 //! before it reads the store, and compares it while it holds the entry: either it sees that the
 //! epoch was raised, or the removal waits for the entry and comes after the insertion.
@@ -23,37 +23,38 @@ use schema::{PermissionId, RoleId, Subject, UserId, name::Name, permission::Effe
 
 use super::Names;
 
-/// Users share this many epochs; a collision costs one needless reload.
-const EPOCHS: usize = 1_024;
+/// The number of epochs, which users share; a collision costs one needless reload.
+const EPOCH_COUNT: usize = 1_024;
 
-/// What a user may do.
+/// The permissions of one user.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Whether there is such a user at all.
+    /// Whether the user exists.
     pub exists: bool,
-    /// By boot time.
+    /// The start of the load, by boot time.
     loaded_at: Duration,
-    /// Which numbered names the user has.
+    /// One bit for each name with a number, set if the user has the permission.
     bits: Box<[u64]>,
-    /// All of them, sorted.
+    /// The names of all permissions of the user, sorted.
     names: Box<[Name]>,
     roles: Box<[RoleId]>,
     permissions: Box<[PermissionId]>,
 }
 
 impl Snapshot {
-    /// From what the store says, asked at this boot time.
+    /// Creates a snapshot of permissions whose load started at `loaded_at`, by boot time.
     #[must_use]
     pub fn new(exists: bool, effective: &Effective, loaded_at: Duration, names: &Names) -> Self {
         let mut bits = Vec::new();
         for permission in &effective.combined {
-            if let Some(number) = names.give(&permission.name) {
-                let (word, bit) = place(number);
-                bits.resize(bits.len().max(word + 1), 0);
-                bits[word] |= bit;
+            if let Some(number) = names.assign(&permission.name) {
+                let bit = Bit::of(number);
+                bits.resize(bits.len().max(bit.word + 1), 0);
+                bits[bit.word] |= bit.mask;
             }
         }
-        let mut names: Box<[Name]> = effective.combined.iter().map(|p| p.name.clone()).collect();
+        let mut names: Box<[Name]> =
+            effective.combined.iter().map(|permission| permission.name.clone()).collect();
         names.sort_unstable();
         Self {
             exists,
@@ -61,7 +62,7 @@ impl Snapshot {
             bits: bits.into(),
             names,
             roles: effective.roles.iter().map(|role| role.id).collect(),
-            permissions: effective.combined.iter().map(|p| p.id).collect(),
+            permissions: effective.combined.iter().map(|permission| permission.id).collect(),
         }
     }
 
@@ -73,26 +74,27 @@ impl Snapshot {
 
     /// Whether the user has the permission of the name with this number.
     pub(super) fn has_number(&self, number: u32) -> bool {
-        let (word, bit) = place(number);
-        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+        let bit = Bit::of(number);
+        self.bits.get(bit.word).is_some_and(|word| word & bit.mask != 0)
     }
 
-    /// All names, sorted.
+    /// The names of all permissions of the user, sorted.
     #[must_use]
     pub fn names(&self) -> &[Name] {
         &self.names
     }
 
-    /// How many bytes it takes, about.
+    /// The approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
-        /// The pointer to a name, the counters before its text, and what the allocator takes.
-        const BESIDE_NAME: usize = 48;
-        let names: usize = self.names.iter().map(|name| name.as_str().len() + BESIDE_NAME).sum();
+        /// Bytes beside the text: the pointer to a name, the counters before its text, and the allocator's.
+        const NAME_OVERHEAD: usize = 48;
+        let names: usize = self.names.iter().map(|name| name.as_str().len() + NAME_OVERHEAD).sum();
         let ids = size_of_val(&*self.roles) + size_of_val(&*self.permissions);
         size_of::<Self>() + size_of_val(&*self.bits) + ids + names
     }
 
-    fn rests_on(&self, subject: Subject) -> bool {
+    /// Whether a change of the role or permission may change this snapshot.
+    fn depends_on(&self, subject: Subject) -> bool {
         match subject {
             Subject::User(_) => false,
             Subject::Role(role) => self.roles.contains(&role),
@@ -101,12 +103,19 @@ impl Snapshot {
     }
 }
 
-/// Where the bit of a number is.
-const fn place(number: u32) -> (usize, u64) {
-    (number as usize / 64, 1 << (number % 64))
+/// The bit of a numbered name in [`Snapshot::bits`].
+struct Bit {
+    word: usize,
+    mask: u64,
 }
 
-/// The snapshots that readers see.
+impl Bit {
+    const fn of(number: u32) -> Self {
+        Self { word: number as usize / 64, mask: 1 << (number % 64) }
+    }
+}
+
+/// The published snapshots.
 #[derive(Debug)]
 pub struct Snapshots {
     published: HashIndex<UserId, Arc<Snapshot>, RandomState>,
@@ -118,65 +127,65 @@ impl Default for Snapshots {
     fn default() -> Self {
         Self {
             published: HashIndex::with_hasher(RandomState::default()),
-            epochs: (0..EPOCHS).map(|_| AtomicU64::new(0)).collect(),
+            epochs: (0..EPOCH_COUNT).map(|_| AtomicU64::new(0)).collect(),
             names: Names::default(),
         }
     }
 }
 
 impl Snapshots {
-    /// Reads the snapshot of a user, if there is one.
+    /// Reads the snapshot of a user, if one is published.
     pub fn with<T>(&self, user: UserId, read: impl FnOnce(&Snapshot) -> T) -> Option<T> {
         self.published.peek_with(&user, |_, snapshot| read(snapshot))
     }
 
-    /// The numbers that names have in these snapshots.
+    /// The numbers of names in these snapshots.
     #[must_use]
     pub const fn names(&self) -> &Names {
         &self.names
     }
 
-    /// What is known about the subject is old from now on.
+    /// Removes the snapshots that depend on the subject. Loads under way that may depend on it are repeated.
     pub fn invalidate(&self, subject: Subject) {
         if let Subject::User(user) = subject {
             self.epoch(user).fetch_add(1, Ordering::SeqCst);
             self.published.remove_sync(&user);
         } else {
             self.repeat_loads();
-            self.published.retain_sync(|_, snapshot| !snapshot.rests_on(subject));
+            self.published.retain_sync(|_, snapshot| !snapshot.depends_on(subject));
         }
     }
 
-    /// What was loaded before that boot time is loaded again when it is asked for.
+    /// Removes snapshots whose load started before this boot time.
     pub fn forget_older(&self, than: Duration) {
         self.published.retain_sync(|_, snapshot| snapshot.loaded_at >= than);
     }
 
-    /// All that is known is old from now on.
+    /// Removes all snapshots, and repeats all loads under way.
     pub fn clear(&self) {
         self.repeat_loads();
         self.published.clear_sync();
     }
 
-    /// Rare, so it may cost: every load under way is repeated.
+    /// Repeats every load under way. This is costly, but rare.
     fn repeat_loads(&self) {
         self.epochs.iter().for_each(|epoch| {
             epoch.fetch_add(1, Ordering::SeqCst);
         });
     }
 
-    /// How many snapshots there are.
+    /// The number of published snapshots.
     #[must_use]
     pub fn count(&self) -> usize {
         self.published.len()
     }
 
-    /// The epoch to note before reading the store.
+    /// The user's epoch, which a load notes before it reads the store.
     pub(super) fn epoch_of(&self, user: UserId) -> u64 {
         self.epoch(user).load(Ordering::SeqCst)
     }
 
-    /// Publishes what was read since the epoch was noted; says whether it is still good.
+    /// Publishes a snapshot, unless the epoch was raised since the load noted it; returns whether it did.
     pub(super) fn publish(&self, user: UserId, epoch: u64, snapshot: Arc<Snapshot>) -> bool {
         let entry = self.published.entry_sync(user);
         if self.epoch_of(user) != epoch {
@@ -189,14 +198,14 @@ impl Snapshots {
         true
     }
 
-    /// Makes room.
+    /// Removes the user's snapshot to make room; a load under way is not repeated.
     pub(super) fn evict(&self, user: UserId) {
         self.published.remove_sync(&user);
     }
 
     fn epoch(&self, user: UserId) -> &AtomicU64 {
         let bytes = user.as_bytes();
-        &self.epochs[usize::from(u16::from_be_bytes([bytes[14], bytes[15]])) % EPOCHS]
+        &self.epochs[usize::from(u16::from_be_bytes([bytes[14], bytes[15]])) % EPOCH_COUNT]
     }
 }
 
@@ -207,7 +216,7 @@ mod tests {
     const ANN: UserId = UserId::from_bytes([1; 16]);
 
     #[test]
-    fn a_load_that_began_before_an_invalidation_is_never_published() {
+    fn load_begun_before_an_invalidation_is_not_published() {
         let snapshots = Snapshots::default();
         for subject in [
             Subject::User(ANN),
@@ -224,10 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn racing_publishers_and_invalidations_leave_nothing_old() {
-        // The "store" is a number; a snapshot that says less than the number said before the last
-        // finished invalidation is old.
-        let (snapshots, store) = (Snapshots::default(), AtomicU64::new(0));
+    fn racing_invalidations_leave_no_stale_snapshot() {
+        // The "store" is a number. A snapshot is stale if its number is below the store's number before the
+        // last finished invalidation.
+        let snapshots = Snapshots::default();
+        let store = AtomicU64::new(0);
         let read = |n: u64| {
             let roles = [RoleId::from_bytes(u128::from(n).to_be_bytes())].into();
             Arc::new(Snapshot { roles, ..Snapshot::default() })

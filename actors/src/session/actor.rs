@@ -1,4 +1,4 @@
-//! The session actor: starts the work, and hands one result to all who wait for the same.
+//! The session actor: starts the work, and gives one result to all callers that wait for it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,17 +7,16 @@ use schema::{
     fact::FactKind,
     session::{MAX_SESSIONS, SecretHash, Session},
 };
+use tracing::Instrument as _;
 
 use super::{
-    memory::{Known, Memory},
-    refresh::{self, RefreshRefusal, RefreshRequest, Refreshed},
+    memory::{KnownSession, Memory},
+    refresh::{self, Refresh, RefreshRequest},
 };
 use crate::{
     ActorError, Context,
     shard::{self, Reply},
 };
-
-pub(super) type Refresh = Result<Refreshed, RefreshRefusal>;
 
 pub(super) enum SessionMessage {
     Open(Box<Session>, Reply<()>),
@@ -28,13 +27,13 @@ pub(super) enum SessionMessage {
 #[derive(Clone)]
 pub(super) struct SessionActor {
     pub(super) context: Context,
-    /// Of all shards.
+    /// The memory that all shards share.
     pub(super) memory: Arc<Memory>,
 }
 
 impl Actor for SessionActor {
     type Msg = SessionMessage;
-    /// Who waits for the rotation of which token. Bounded by admission.
+    /// The callers that wait for the rotation of a token, by the token's hash. Bounded by admission.
     type State = HashMap<SecretHash, Vec<Reply<Refresh>>>;
     type Arguments = ();
 
@@ -50,20 +49,24 @@ impl Actor for SessionActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SessionMessage::Open(session, reply) => {
-                let (context, memory) = (self.context.clone(), self.memory.clone());
-                tokio::spawn(async move { reply.send(open(&context, &memory, *session).await) });
+                let context = self.context.clone();
+                let memory = self.memory.clone();
+                let open = async move { reply.send(open(&context, &memory, *session).await) };
+                tokio::spawn(open.in_current_span());
             }
             SessionMessage::Refresh(request, reply) => {
                 let presented = request.presented;
-                let together = waiting.entry(presented).or_default();
-                together.push(reply);
-                if together.len() == 1 {
-                    let (context, memory) = (self.context.clone(), self.memory.clone());
-                    tokio::spawn(async move {
+                let callers = waiting.entry(presented).or_default();
+                callers.push(reply);
+                if callers.len() == 1 {
+                    let context = self.context.clone();
+                    let memory = self.memory.clone();
+                    let refresh = async move {
                         let refresh = async move { refresh::refresh(&context, &memory, &request).await };
                         let result = shard::isolated(refresh).await;
                         let _ = myself.send_message(SessionMessage::Refreshed(presented, result));
-                    });
+                    };
+                    tokio::spawn(refresh.in_current_span());
                 }
             }
             SessionMessage::Refreshed(presented, result) => {
@@ -76,17 +79,17 @@ impl Actor for SessionActor {
     }
 }
 
-/// Adds the session; what it displaces is revoked before the answer.
+/// Adds the session and revokes the sessions that it displaces before the answer.
 async fn open(context: &Context, memory: &Memory, session: Session) -> Result<(), ActorError> {
     let at = context.clock.monotonic();
     let displaced = context.stores.sessions.open(&session, MAX_SESSIONS).await?;
     let user = session.user;
-    // Tokens are made for a user's version that is stored.
-    memory.know(Known { user_version: session.user_version, session, at });
+    // A log-in issues tokens for the user's stored version.
+    memory.remember(KnownSession { user_version: session.user_version, session, at });
     if !displaced.is_empty() {
         let kinds: Vec<_> =
             displaced.into_iter().map(|session| FactKind::SessionRevoked { user, session }).collect();
-        context.facts.take_away(&kinds).await?;
+        context.facts.apply_and_publish(&kinds).await?;
     }
     Ok(())
 }

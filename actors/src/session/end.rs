@@ -1,20 +1,20 @@
-//! Ending sessions: refused first, then durable, then gone from the store.
+//! Ending sessions: the node denies them first, then makes that durable, then deletes their rows.
 
 use schema::{SessionId, Timestamp, UserId, fact::FactKind};
 
 use crate::{
     ActorError, Context,
-    facts::{Denied, Rows},
+    facts::{Denied, StoredSessions},
 };
 
-/// Refuses sessions of a user from now on, until `expiry` at least.
+/// Denies sessions of a user on this node from now on, at least until `expiry`.
 pub(super) fn deny(context: &Context, expiry: Timestamp, user: UserId, sessions: &[SessionId]) -> Denied {
     let kinds: Vec<_> =
         sessions.iter().map(|session| FactKind::SessionRevoked { user, session: *session }).collect();
-    context.facts.deny_beyond(expiry, &kinds, Rows::End)
+    context.facts.deny_beyond(expiry, &kinds, StoredSessions::Delete)
 }
 
-/// The ids of a user's sessions except one, including sessions whose rows cannot be read.
+/// The ids of a user's sessions except `keep`, including sessions whose rows are unreadable.
 pub(super) async fn others(
     context: &Context,
     user: UserId,

@@ -1,4 +1,4 @@
-//! What others see of sessions.
+//! The handle of sessions.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use schema::{SessionId, Timestamp, UserId, session::Session};
 use super::{
     actor::{SessionActor, SessionMessage},
     end,
-    memory::Memory,
+    memory::{Memory, Outage},
     refresh::{RefreshRefusal, RefreshRequest, Refreshed},
 };
 use crate::{
@@ -31,26 +31,26 @@ impl SessionHandle {
         Ok(Self { context, memory, shards: Shards::start("session", actor).await? })
     }
 
-    /// The store has been away since then, until then or still: refreshes of that time may not have been
-    /// answered, and can be asked for again.
+    /// Notes an outage of the store, by the steady clock; `to` is `None` while it lasts. Refreshes during the
+    /// outage may have got no answer, so their callers can repeat them within the grace after it.
     pub fn store_was_away(&self, from: Timestamp, to: Option<Timestamp>) {
-        self.memory.store_was_away(from, to);
+        self.memory.note_outage(Outage { from, to });
     }
 
-    /// Begins a session; it is durable when this returns. Beyond
-    /// [`MAX_SESSIONS`](schema::session::MAX_SESSIONS) the user's oldest ends.
+    /// Opens a session; it is durable when this returns. Beyond
+    /// [`MAX_SESSIONS`](schema::session::MAX_SESSIONS) the user's oldest session ends.
     ///
     /// # Errors
-    /// When it is shed or the store does not answer.
+    /// When the shard is full or the store does not answer.
     pub async fn open(&self, session: Session) -> Result<(), ActorError> {
         let user = session.user;
         self.shards.ask(user.as_bytes(), |reply| SessionMessage::Open(Box::new(session), reply)).await
     }
 
-    /// Spends a refresh token, or finds what it was spent for.
+    /// Spends a refresh token; for one that is within its grace, returns what it was spent for.
     ///
     /// # Errors
-    /// When it is shed or the store does not answer; the token can be shown again.
+    /// When the shard is full or the store does not answer; the caller can present the token again.
     pub async fn refresh(
         &self,
         request: RefreshRequest,
@@ -59,45 +59,46 @@ impl SessionHandle {
         self.shards.ask(user.as_bytes(), |reply| SessionMessage::Refresh(Box::new(request), reply)).await
     }
 
-    /// Ends one session. It is refused here before anything is waited for.
+    /// Ends one session. This node refuses it before the call waits for anything.
     ///
     /// # Errors
-    /// When it could not be made durable.
+    /// When the fact could not be made durable.
     pub async fn end(&self, user: UserId, session: SessionId) -> Result<Receipt, ActorError> {
-        self.finish(Timestamp::EPOCH, user, &[session]).await
+        self.revoke(Timestamp::EPOCH, user, &[session]).await
     }
 
-    /// The same, for a caller that shows a token of the session which ends at `expiry`: the session is refused
-    /// at least until then, however far ahead the clock of the issuer was.
+    /// As [`Self::end`], for a caller with a token of the session that expires at `expiry`: this node refuses
+    /// the session at least until then, however far ahead the clock of the token's issuer was.
     ///
     /// # Errors
-    /// When it could not be made durable.
+    /// When the fact could not be made durable.
     pub async fn end_beyond(
         &self,
         expiry: Timestamp,
         user: UserId,
         session: SessionId,
     ) -> Result<Receipt, ActorError> {
-        self.finish(expiry, user, &[session]).await
+        self.revoke(expiry, user, &[session]).await
     }
 
     /// Ends every session of the user but `keep`.
     ///
     /// # Errors
-    /// When it could not be made durable.
+    /// When the sessions cannot be read, or the facts could not be made durable.
     pub async fn end_others(&self, user: UserId, keep: SessionId) -> Result<Receipt, ActorError> {
         let others = end::others(&self.context, user, keep).await?;
-        self.finish(Timestamp::EPOCH, user, &others).await
+        self.revoke(Timestamp::EPOCH, user, &others).await
     }
 
-    /// Denies here and now; the rest goes on when the caller is gone.
-    async fn finish(
+    /// Denies the sessions at once; publishing continues when the caller goes away.
+    async fn revoke(
         &self,
         expiry: Timestamp,
         user: UserId,
         sessions: &[SessionId],
     ) -> Result<Receipt, ActorError> {
-        let (facts, denied) = (self.context.facts.clone(), end::deny(&self.context, expiry, user, sessions));
+        let facts = self.context.facts.clone();
+        let denied = end::deny(&self.context, expiry, user, sessions);
         shard::isolated(async move { facts.publish(denied).await }).await
     }
 }

@@ -1,16 +1,22 @@
-//! What this node remembers of sessions. Nothing in here is true because it is here.
+//! What this node remembers of sessions, to save store calls and to survive outages of the store.
 //!
 //! **Known sessions** are rows as this node wrote them last, so that a refresh costs one statement of
-//! the store: the compare-and-set that spends the token finds out when the row is another one, and
-//! then the store is asked. What was known about the user then is believed for as long as facts that
-//! say otherwise are remembered: as long as access tokens live.
+//! the store. If the row has changed since, the compare-and-set that spends the token fails, and the
+//! node reads the store. The node relies on the remembered user version as long as access tokens live,
+//! because facts that contradict it are remembered that long.
 //!
-//! **Unanswered rotations**: the store did not say what became of them, and by the time it can, the
-//! grace of the spent token may be over. Its owner never got the successor, so showing the token again
-//! is no theft: it gets the successor. Here as long as this node runs; where the outage was seen, within
-//! the grace after it; and everywhere for [`OWED`], once this node has said so in the store
-//! ([`Memory::settle`]). Only when it was this node that spent it,
-//! which the time in the row tells: what another one spent and answered is shown again by a thief.
+//! **Unanswered rotations**: the store did not say whether they happened, and when it is back, the
+//! grace of the spent token may be over. Its owner never got the successor, so presenting the token
+//! again is no theft, and the node returns the successor:
+//! - on this node, as long as it runs;
+//! - on nodes that saw the outage, within the grace after it;
+//! - on every node for [`GRACE_EXTENSION`], once this node has extended the grace in the store
+//!   ([`Memory::settle`]).
+//!
+//! This holds only for a token that this node spent, which the time in the row tells. A token that
+//! another node spent, and answered, is a copy when it is presented again.
+//!
+//! Never: a refresh that rests on this memory alone. The store's compare-and-set decides.
 
 use std::{
     collections::HashSet,
@@ -26,89 +32,93 @@ use schema::{
 use super::recent::Recent;
 use crate::Context;
 
-/// How many sessions are known: some 10 MB at most.
-const KNOWN: usize = 10_000;
-/// How many unanswered rotations are remembered.
-const UNANSWERED: usize = 20_000;
-/// How many of them are looked after at a time; more rely on this node's memory.
-const SETTLING: usize = 256;
-/// How often, and after how long for the first time; then twice as long, up to 2 s, for an hour.
-const SETTLE_TRIES: u32 = 1_800;
-const SETTLE_FIRST: Duration = Duration::from_millis(500);
-/// For so long after the store is back the spent token gets its successor on every node, and then for
-/// the grace.
-pub const OWED: Duration = Duration::from_secs(600);
-/// How many tries of one token are remembered.
-const TRIED: usize = 64;
+/// How many sessions the node remembers: some 10 MB.
+const KNOWN_SESSIONS_MAX: usize = 10_000;
+/// For how many tokens the node remembers unanswered rotations.
+const UNANSWERED_TOKENS_MAX: usize = 20_000;
+/// For how many tokens at a time a task extends the grace in the store. Further tokens rely on this node's
+/// memory.
+const SETTLING_TOKENS_MAX: usize = 256;
+/// How many times such a task attempts it: for an hour.
+const SETTLE_ATTEMPTS_MAX: u32 = 1_800;
+/// The delay before the first attempt. It doubles up to four times this, 2 s.
+const SETTLE_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// How long every node returns the successor of a token that was spent without an answer, from the time
+/// the store is back. Then the grace starts.
+pub const GRACE_EXTENSION: Duration = Duration::from_secs(600);
+/// How many attempted rotations of one token the node remembers.
+const ATTEMPT_TIMES_MAX: usize = 64;
 
-/// What this node remembers.
+/// The node's memory of sessions.
 pub(super) struct Memory {
-    known: Recent<SessionId, Known>,
-    /// By the spent token.
-    unanswered: Recent<SecretHash, Unanswered>,
+    known: Recent<SessionId, KnownSession>,
+    /// Unanswered rotations by the hash of the spent token.
+    unanswered: Recent<SecretHash, UnansweredRotations>,
+    /// The tokens whose grace a task is extending.
     settling: Mutex<HashSet<SecretHash>>,
-    away: Mutex<Option<Away>>,
+    /// The last outage of the store.
+    outage: Mutex<Option<Outage>>,
 }
 
-/// When the store was away, as this node saw it by its steady clock.
+/// An outage of the store as this node saw it, by its steady clock.
 #[derive(Debug, Clone, Copy)]
-struct Away {
-    from: Timestamp,
-    /// `None` as long as it is.
-    to: Option<Timestamp>,
+pub(super) struct Outage {
+    pub(super) from: Timestamp,
+    /// The end of the outage; `None` while it lasts.
+    pub(super) to: Option<Timestamp>,
 }
 
-/// A session and its user's stored version, at some time.
+/// A session and its user's stored version, as read or written at some time.
 #[derive(Clone)]
-pub(super) struct Known {
+pub(super) struct KnownSession {
     pub(super) session: Session,
     pub(super) user_version: u64,
-    /// By boot time: what is known does not stay young when the wall clock is set back.
+    /// When the user's version was read, by boot time: setting the wall clock back makes it no younger.
     pub(super) at: Duration,
 }
 
-/// Rotations of one token that were not answered.
+/// Rotations of one token that the store did not answer.
 #[derive(Clone, Default)]
-struct Unanswered {
-    /// When it was tried: one that was made has one of these times.
-    tried: Vec<Timestamp>,
-    /// When its successor was given at last, if it was.
-    given: Option<Timestamp>,
+struct UnansweredRotations {
+    /// The times of the attempts. If one of them happened, the row carries its time.
+    attempted_at: Vec<Timestamp>,
+    /// When the node first returned the successor after all.
+    returned_at: Option<Timestamp>,
 }
 
-impl Unanswered {
-    /// Whether one of them made the session what it is.
-    fn made(&self, session: &Session, spent: &SecretHash) -> bool {
-        session.spent.iter().any(|entry| entry.hash == *spent && self.tried.contains(&entry.at))
+impl UnansweredRotations {
+    /// Whether one of these rotations spent the token, by the time in the session's row.
+    fn explain(&self, session: &Session, spent: &SecretHash) -> bool {
+        session.spent.iter().any(|entry| entry.hash == *spent && self.attempted_at.contains(&entry.at))
     }
 }
 
 impl Default for Memory {
     fn default() -> Self {
         Self {
-            known: Recent::with_capacity(KNOWN),
-            unanswered: Recent::with_capacity(UNANSWERED),
+            known: Recent::with_capacity(KNOWN_SESSIONS_MAX),
+            unanswered: Recent::with_capacity(UNANSWERED_TOKENS_MAX),
             settling: Mutex::default(),
-            away: Mutex::default(),
+            outage: Mutex::default(),
         }
     }
 }
 
 impl Memory {
-    /// The session, when this is its live token and what is known is not too old.
-    pub(super) fn known(&self, context: &Context, id: SessionId, live: &SecretHash) -> Option<Known> {
+    /// The remembered session, if `live` is its live token and the memory is younger than access tokens live.
+    pub(super) fn known(&self, context: &Context, id: SessionId, live: &SecretHash) -> Option<KnownSession> {
         let known = self.known.get(&id).filter(|known| known.session.live == *live)?;
         let age = context.clock.monotonic().saturating_sub(known.at);
         (age < context.facts.lifetimes().access_ttl).then_some(known)
     }
 
-    /// The store has been away since then, until then or still.
-    pub(super) fn store_was_away(&self, from: Timestamp, to: Option<Timestamp>) {
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some(Away { from, to });
+    /// Replaces the last outage of the store.
+    pub(super) fn note_outage(&self, outage: Outage) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(outage);
     }
 
-    /// Whether the token was spent while the store was away, by whatever node: perhaps nobody was
-    /// answered, so its grace begins when the store is back.
+    /// Whether the token was spent during an outage of the store, on any node. Its caller may have got no
+    /// answer, so its grace starts when the store is back.
     pub(super) fn was_spent_in_outage(
         &self,
         session: &Session,
@@ -116,33 +126,34 @@ impl Memory {
         now: Timestamp,
         grace: Duration,
     ) -> bool {
-        let away = *self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Away { from, to }) = away else { return false };
+        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Outage { from, to }) = outage else { return false };
         let until = to.unwrap_or(now);
         let in_outage = |entry: &Spent| entry.hash == *spent && from <= entry.at && entry.at <= until;
         session.spent.iter().any(in_outage) && now.since(until) < grace
     }
 
-    /// The session is like this now, and the store has said so.
-    pub(super) fn know(&self, known: Known) {
+    /// Remembers a session that the store has confirmed.
+    pub(super) fn remember(&self, known: KnownSession) {
         if let Some(spent) = known.session.spent.first() {
             self.unanswered.remove(&spent.hash);
         }
         self.known.insert(known.session.id, known);
     }
 
-    /// The rotation that spends this token was tried now, and not answered.
-    pub(super) fn was_unanswered(&self, spent: SecretHash, now: Timestamp) {
+    /// Remembers that the store did not answer a rotation that spends this token, attempted at `now`.
+    pub(super) fn note_unanswered(&self, spent: SecretHash, now: Timestamp) {
         let mut unanswered = self.unanswered.get(&spent).unwrap_or_default();
-        if unanswered.tried.len() >= TRIED {
-            // The first ones may have been made before the store was known to be away.
-            unanswered.tried.remove(TRIED / 2);
+        if unanswered.attempted_at.len() >= ATTEMPT_TIMES_MAX {
+            // The first attempts stay: they may have happened before the node noticed the outage.
+            unanswered.attempted_at.remove(ATTEMPT_TIMES_MAX / 2);
         }
-        unanswered.tried.push(now);
+        unanswered.attempted_at.push(now);
         self.unanswered.insert(spent, unanswered);
     }
 
-    /// Whether the token was spent without an answer, so that it gets its successor still.
+    /// Whether a rotation without an answer spent the token, so that its caller still gets the successor. The
+    /// first call starts the grace for repeated ones.
     pub(super) fn is_owed(
         &self,
         session: &Session,
@@ -151,46 +162,51 @@ impl Memory {
         grace: Duration,
     ) -> bool {
         let Some(unanswered) = self.unanswered.get(spent) else { return false };
-        if !unanswered.made(session, spent) {
+        if !unanswered.explain(session, spent) {
             return false;
         }
-        match unanswered.given {
+        match unanswered.returned_at {
             Some(at) => now.since(at) < grace,
             None => {
-                self.unanswered.insert(*spent, Unanswered { given: Some(now), ..unanswered });
+                let returned = UnansweredRotations { returned_at: Some(now), ..unanswered };
+                self.unanswered.insert(*spent, returned);
                 true
             }
         }
     }
 
-    /// The rotation was not answered: begins its grace anew, and later, when the store is back.
+    /// Extends the grace of a token whose rotation was not answered, when the store is back. Does nothing if
+    /// too many such tasks run, or one for this token.
     pub(super) async fn settle(&self, context: &Context, previous: &Session, successor: SecretHash) {
         let settling = || self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = {
+        let starts = {
             let mut settling = settling();
-            settling.len() < SETTLING && settling.insert(previous.live)
+            settling.len() < SETTLING_TOKENS_MAX && settling.insert(previous.live)
         };
-        if begins {
-            self.renew_grace(context, previous, successor).await;
+        if starts {
+            self.extend_grace(context, previous, successor).await;
             settling().remove(&previous.live);
         }
     }
 
-    async fn renew_grace(&self, context: &Context, previous: &Session, successor: SecretHash) {
+    /// Retries until the row carries the extended grace, or shows that the rotation did not happen or that
+    /// the session went on.
+    async fn extend_grace(&self, context: &Context, previous: &Session, successor: SecretHash) {
         let spent = previous.live;
         let sessions = &context.stores.sessions;
-        for attempt in 0..SETTLE_TRIES {
-            tokio::time::sleep(SETTLE_FIRST.saturating_mul(1 << attempt.min(2))).await;
+        for attempt in 0..SETTLE_ATTEMPTS_MAX {
+            tokio::time::sleep(SETTLE_INTERVAL_MIN.saturating_mul(1 << attempt.min(2))).await;
             let Ok(latest) = sessions.latest(previous.user, previous.id).await else { continue };
             let Some(current) = latest else { return };
             let Some(unanswered) = self.unanswered.get(&spent) else { return };
-            if current.live != successor || !unanswered.made(&current, &spent) {
+            if current.live != successor || !unanswered.explain(&current, &spent) {
                 return;
             }
             let mut next = current.clone();
-            let owed = context.clock.steady().plus(OWED);
-            self.was_unanswered(spent, owed);
-            next.spent.iter_mut().filter(|entry| entry.hash == spent).for_each(|entry| entry.at = owed);
+            let spent_at = context.clock.steady().plus(GRACE_EXTENSION);
+            // This write may get no answer either, and then the row carries this time.
+            self.note_unanswered(spent, spent_at);
+            next.spent.iter_mut().filter(|entry| entry.hash == spent).for_each(|entry| entry.at = spent_at);
             if sessions.rotate(&current, &next).await.is_ok() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! What was seen recently, bounded: two generations, of which the older goes when the newer is full.
+//! A bounded map of recent entries: two generations, of which the older is dropped when the newer is full.
 
 use std::{
     collections::HashMap,
@@ -8,14 +8,14 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-/// A bounded memory. It may forget anything at any time.
+/// A bounded map that may evict any entry at any time.
 pub(super) struct Recent<K, V> {
     generations: Mutex<[HashMap<K, V, RandomState>; 2]>,
     capacity: usize,
 }
 
 impl<K: Eq + Hash, V: Clone> Recent<K, V> {
-    /// Remembers at least the last `capacity`, at most twice as many.
+    /// Creates a map that keeps at least the last `capacity` entries, and at most twice as many.
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self { generations: Mutex::default(), capacity }
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_are_remembered_and_the_rest_bounded() {
+    fn last_entries_are_kept_and_the_number_is_bounded() {
         let recent = Recent::with_capacity(10);
         for n in 0..1_000 {
             recent.insert(n, n * 2);

@@ -1,4 +1,4 @@
-//! The user actor: one change of a user at a time, in the order of asking.
+//! The user actor: one change of a user at a time, in the order of the requests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,9 +11,10 @@ use schema::UserId;
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) enum UserMessage {
-    /// Do this when the user's earlier changes are done. The work holds its own reply, and with it
-    /// the admission.
+    /// Runs the work after the user's earlier changes. The work holds its own reply, and with it the
+    /// admission.
     Do(UserId, Work),
+    /// The user's change under way has ended.
     Done(UserId),
 }
 
@@ -22,7 +23,7 @@ pub(super) struct UserActor;
 
 impl Actor for UserActor {
     type Msg = UserMessage;
-    /// Users with a change under way, and what waits behind it. Bounded by admission.
+    /// Users with a change under way, and the work that waits behind it. Bounded by admission.
     type State = HashMap<UserId, VecDeque<Work>>;
     type Arguments = ();
 
@@ -55,9 +56,9 @@ impl Actor for UserActor {
 
 fn run(myself: ActorRef<UserMessage>, user: UserId, work: Work) {
     tokio::spawn(async move {
-        // A panic ends the inner task, not this one: the user's next change is not held up.
+        // A panic ends the inner task only, so the user's next change still runs.
         if let Err(error) = tokio::spawn(work).await {
-            tracing::error!(%user, %error, "a change of a user did not end well");
+            tracing::error!(%user, %error, "change of a user ended without a result");
         }
         let _ = myself.send_message(UserMessage::Done(user));
     });

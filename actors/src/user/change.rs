@@ -1,21 +1,22 @@
-//! Changes of a user's own record, each a compare-and-set.
+//! Changes of a user's record, each a compare-and-set.
 
 use schema::{
     Timestamp, UserId,
     email::Email,
     session::{SecretHash, Session},
-    store::{Replaced, Rotated},
     text::PersonName,
-    user::{PasswordHash, User, ended_below},
+    user::{PasswordHash, User},
+    version::ended_below,
+};
+use store::{
+    Replaced, Rotated,
+    cas::{self, Attempt, Pacing, ROW_ATTEMPTS_MAX},
 };
 
-use super::{UserError, revoke::kill_tokens};
-use crate::{ActorError, Context, Receipt};
+use super::{UserError, revoke::revoke_tokens};
+use crate::{Context, Receipt};
 
-/// How often a lost compare-and-set is tried again.
-const ATTEMPTS: usize = 16;
-
-/// What a user may change about itself. `None` leaves things as they are.
+/// A change of a user's profile. `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "the fields are what their names say")]
 pub struct ProfileChange {
@@ -24,31 +25,31 @@ pub struct ProfileChange {
     pub last_name: Option<Option<PersonName>>,
 }
 
-/// A new password, and what becomes of the session that asked for it.
+/// A new password, and the session that stays when the user changes it itself.
 #[derive(Debug, Clone)]
 pub struct NewPassword {
     /// The hash of the new password.
     pub hash: PasswordHash,
-    /// When the user does it itself; `None` when an admin does.
+    /// The user's own authority; `None` when an admin sets the password.
     pub own: Option<OwnChange>,
 }
 
-/// What a user's own change of its password rests on, and the session that goes on.
+/// What authorizes a user's own change of its password, and the session that it keeps.
 #[derive(Debug, Clone)]
 pub struct OwnChange {
-    /// The hash that the old password was checked against.
+    /// The hash that the old password was verified against.
     pub confirmed: PasswordHash,
-    /// The version of the token that asks.
+    /// The user version in the caller's access token.
     pub token_version: u64,
-    /// The session of the token.
+    /// The session of the caller's token, which the change keeps.
     pub session: schema::SessionId,
-    /// Its new refresh token.
+    /// The hash of the new refresh token of that session.
     pub live: SecretHash,
 }
 
 impl OwnChange {
-    /// Whether nothing that it rests on was taken away meanwhile.
-    fn still_stands(&self, context: &Context, user: &User) -> bool {
+    /// Whether the user still has the confirmed password and no fact has revoked the caller's token.
+    fn is_still_valid(&self, context: &Context, user: &User) -> bool {
         let denials = context.facts.denials();
         user.active
             && user.password.as_ref() == Some(&self.confirmed)
@@ -58,30 +59,34 @@ impl OwnChange {
     }
 }
 
-/// Reads a user, changes it, writes it, and again when somebody was faster.
+/// Changes a user's record by compare-and-set, and returns the changed user. `change` runs again on the
+/// current record when another writer was faster.
 pub(super) async fn update(
     context: &Context,
     id: UserId,
-    change: impl Fn(&mut User) -> Result<(), UserError> + Send,
+    change: impl Fn(&mut User) -> Result<(), UserError> + Send + Sync,
 ) -> Result<User, UserError> {
-    let mut user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    for _ in 0..ATTEMPTS {
+    let users = &context.stores.users;
+    let change = &change;
+    let user = users.get(id).await?.ok_or(UserError::NotFound)?;
+    cas::retry(Pacing::AtOnce(ROW_ATTEMPTS_MAX), user, |user: User| async move {
         let mut next = user.clone();
         change(&mut next)?;
         if next == user {
-            return Ok(user);
+            return Ok(Attempt::Done(user));
         }
         next.revision = user.revision + 1;
-        match context.stores.users.replace(&next).await? {
-            Replaced::Done => return Ok(next),
-            Replaced::Changed(current) => user = *current,
-            Replaced::Gone => return Err(UserError::NotFound),
-            Replaced::EmailTaken => return Err(UserError::EmailTaken),
+        match users.replace(&next).await? {
+            Replaced::Done => Ok(Attempt::Done(next)),
+            Replaced::Changed(current) => Ok(Attempt::Lost(*current)),
+            Replaced::Gone => Err(UserError::NotFound),
+            Replaced::EmailTaken => Err(UserError::EmailTaken),
         }
-    }
-    Err(ActorError::Busy.into())
+    })
+    .await
 }
 
+/// Changes the profile. An email that folds to another address becomes unconfirmed.
 pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange) -> Result<User, UserError> {
     update(context, id, |user| {
         if let Some(email) = &change.email {
@@ -99,37 +104,37 @@ pub(super) async fn profile(context: &Context, id: UserId, change: ProfileChange
     .await
 }
 
-/// Raises the stored version to what was heard, so that tokens issued from it are good.
+/// Raises the stored version to the version that this node's denials require, so that tokens issued from
+/// it are accepted.
 pub(super) async fn catch_up(context: &Context, id: UserId) -> Result<User, UserError> {
-    let heard = context.facts.denials().user_version(id);
+    let required = context.facts.denials().user_version(id);
     update(context, id, |user| {
-        user.version = user.version.max(heard);
+        user.version = user.version.max(required);
         Ok(())
     })
     .await
 }
 
-/// Sets the password and kills every earlier token of the user. The session to keep is given the
-/// new version and a new refresh token; gives the version, the refresh token's end, and what the
-/// others know.
+/// Sets the password and revokes all earlier tokens of the user. The kept session gets the new version
+/// and a new refresh token. Returns the version, the expiry of that refresh token, and the receipt.
 pub(super) async fn password(
     context: &Context,
     id: UserId,
     password: NewPassword,
 ) -> Result<(u64, Timestamp, Receipt), UserError> {
     let user = context.stores.users.get(id).await?.ok_or(UserError::NotFound)?;
-    if password.own.as_ref().is_some_and(|own| !own.still_stands(context, &user)) {
+    if password.own.as_ref().is_some_and(|own| !own.is_still_valid(context, &user)) {
         return Err(UserError::Revoked);
     }
     let set = |user: &mut User| {
-        // Changed by another node between the look above and here: that change stands.
+        // Another node changed the password since the check above: that change stands.
         if password.own.as_ref().is_some_and(|own| user.password.as_ref() != Some(&own.confirmed)) {
             return Err(UserError::Revoked);
         }
         user.password = Some(password.hash.clone());
         Ok(())
     };
-    let (user, receipt) = kill_tokens(context, &user, set).await?;
+    let (user, receipt) = revoke_tokens(context, &user, set).await?;
     let now = context.clock.now();
     let expires_at = Timestamp::from_secs(now.plus(context.refresh.ttl).as_secs());
     if let Some(OwnChange { session, live, .. }) = password.own {
@@ -147,20 +152,22 @@ pub(super) async fn password(
     Ok((user.version, expires_at, receipt))
 }
 
+/// Replaces the stored session by compare-and-set.
 async fn renew_session(
     context: &Context,
     user: UserId,
     id: schema::SessionId,
-    renew: impl Fn(&Session) -> Session,
+    renew: impl Fn(&Session) -> Session + Send + Sync,
 ) -> Result<(), UserError> {
     let sessions = &context.stores.sessions;
-    // Gone: somebody ended it meanwhile, and its fact refuses the tokens that the caller gets.
-    let Some(mut session) = sessions.get(user, id).await? else { return Ok(()) };
-    for _ in 0..ATTEMPTS {
-        match sessions.rotate(&session, &renew(&session)).await? {
-            Rotated::Done | Rotated::Gone => return Ok(()),
-            Rotated::Lost(current) => session = *current,
-        }
-    }
-    Err(ActorError::Busy.into())
+    // Without a row, another call has ended the session, and its fact refuses the caller's new tokens.
+    let renew = &renew;
+    let Some(session) = sessions.get(user, id).await? else { return Ok(()) };
+    cas::retry(Pacing::AtOnce(ROW_ATTEMPTS_MAX), session, |session: Session| async move {
+        Ok(match sessions.rotate(&session, &renew(&session)).await? {
+            Rotated::Done | Rotated::Gone => Attempt::Done(()),
+            Rotated::Lost(current) => Attempt::Lost(*current),
+        })
+    })
+    .await
 }

@@ -1,9 +1,11 @@
-//! What others see of the user actor.
+//! The handle of the user actor.
 
 use std::sync::Arc;
 
 use ractor::SpawnErr;
-use schema::{Timestamp, UserId, fact::FactKind, store::Created, user::User};
+use schema::{Timestamp, UserId, fact::FactKind, user::User};
+use store::Created;
+use tracing::Instrument as _;
 
 use super::{
     UserError,
@@ -14,11 +16,11 @@ use super::{
 };
 use crate::{
     ActorError, Context, Receipt,
-    facts::Rows,
+    facts::StoredSessions,
     shard::{self, Shards},
 };
 
-/// Registers and changes users. Everything is durable when it returns.
+/// Registers and changes users. Each change is durable when its call returns.
 #[derive(Clone)]
 pub struct UserHandle {
     context: Arc<Context>,
@@ -33,7 +35,7 @@ impl UserHandle {
     /// Adds a user.
     ///
     /// # Errors
-    /// `EmailTaken`, or it was not done.
+    /// `EmailTaken`, or `Actor`.
     pub async fn register(&self, user: User) -> Result<(), UserError> {
         self.serially(user.id, async move |context| match context.stores.users.create(&user).await? {
             Created::Done => Ok(()),
@@ -42,18 +44,19 @@ impl UserHandle {
         .await
     }
 
-    /// Changes the profile; gives the user as it is now.
+    /// Changes the profile and returns the changed user.
     ///
     /// # Errors
-    /// `NotFound`, `EmailTaken`, or it was not done.
+    /// `NotFound`, `EmailTaken`, or `Actor`.
     pub async fn change_profile(&self, user: UserId, change: ProfileChange) -> Result<User, UserError> {
         self.serially(user, async move |context| change::profile(&context, user, change).await).await
     }
 
-    /// Replaces the password hash by a stronger one of the same password, unless it has changed.
+    /// Replaces the password hash `old` by a stronger hash of the same password; does nothing if the user
+    /// has another hash by now.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
+    /// `NotFound`, or `Actor`.
     pub async fn rehash_password(
         &self,
         user: UserId,
@@ -72,11 +75,11 @@ impl UserHandle {
         .await
     }
 
-    /// Sets the password and kills every earlier token; gives the version that new tokens are to
-    /// carry and the end of the kept session's refresh token.
+    /// Sets the password and revokes all earlier tokens. Returns the user version for new tokens, the
+    /// expiry of the kept session's refresh token, and the receipt.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
+    /// `NotFound`, `Revoked`, or `Actor`.
     pub async fn change_password(
         &self,
         user: UserId,
@@ -85,29 +88,29 @@ impl UserHandle {
         self.serially(user, async move |context| change::password(&context, user, password).await).await
     }
 
-    /// The user with a version that no fact refuses: a store that heard of a revocation late is
-    /// told of it first.
+    /// Returns the user with a version that no fact refuses. If the store lags behind a revocation, the
+    /// stored version is raised first.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
+    /// `NotFound`, or `Actor`.
     pub async fn catch_up(&self, user: UserId) -> Result<User, UserError> {
         self.serially(user, async move |context| change::catch_up(&context, user).await).await
     }
 
-    /// Ends all sessions of a user whose tokens carry versions below `at_least`. They are refused
-    /// here before anything is waited for.
+    /// Ends all sessions of a user whose tokens carry versions below `at_least`. This node refuses them
+    /// before the call waits for anything.
     ///
     /// # Errors
-    /// When it was not made durable.
+    /// When the fact could not be made durable.
     pub async fn end_all_sessions(&self, user: UserId, at_least: u64) -> Result<Receipt, ActorError> {
         self.end_all_beyond(Timestamp::EPOCH, user, at_least).await
     }
 
-    /// The same, for a caller that shows a token of the user which ends at `expiry`: it is refused at least
-    /// until then, however far ahead the clock of the issuer was.
+    /// As [`Self::end_all_sessions`], for a caller with a token of the user that expires at `expiry`: the
+    /// node refuses the token at least until then, however far ahead the clock of its issuer was.
     ///
     /// # Errors
-    /// When it was not made durable.
+    /// When the fact could not be made durable.
     pub async fn end_all_beyond(
         &self,
         expiry: Timestamp,
@@ -115,61 +118,63 @@ impl UserHandle {
         at_least: u64,
     ) -> Result<Receipt, ActorError> {
         let facts = self.context.facts.clone();
-        let denied = facts.deny_beyond(expiry, &[FactKind::UserVersion { user, at_least }], Rows::End);
+        let denied =
+            facts.deny_beyond(expiry, &[FactKind::UserVersion { user, at_least }], StoredSessions::Delete);
         shard::isolated(async move { facts.publish(denied).await }).await
     }
 
-    /// Enables or disables; gives the user as it is now.
+    /// Enables or disables a user and returns the changed user.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
     pub async fn set_active(&self, user: UserId, active: bool) -> Result<(User, Receipt), UserError> {
         self.serially(user, async move |context| revoke::set_active(&context, user, active).await).await
     }
 
-    /// Ends every session of a user, even if the user's row cannot be read.
+    /// Ends every session of a user, even if the user's row is unreadable.
     ///
     /// # Errors
-    /// `NotFound`, or it was not done.
+    /// `NotFound`, or `Actor`.
     pub async fn end_sessions(&self, user: UserId) -> Result<Receipt, UserError> {
         self.serially(user, async move |context| revoke::end_sessions(&context, user).await).await
     }
 
-    /// Removes the user and all it has.
+    /// Deletes a user with its sessions and grants.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
     pub async fn delete(&self, user: UserId) -> Result<Receipt, UserError> {
         self.serially(user, async move |context| revoke::delete(&context, user).await).await
     }
 
-    /// Gives a role or permission. Had already is no error.
+    /// Gives a role or permission to a user. A grant that the user already has is no error.
     ///
     /// # Errors
-    /// `NotFound`, `Full`, or it was not done.
+    /// `NotFound`, `Full`, or `Actor`.
     pub async fn give(&self, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
         self.serially(user, async move |context| grants::give(&context, user, change).await).await
     }
 
-    /// Takes a role or permission back. Not had is no error.
+    /// Takes a role or permission from a user. A grant that the user does not have is no error.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
     pub async fn take(&self, user: UserId, change: GrantChange) -> Result<Receipt, UserError> {
         self.serially(user, async move |context| grants::take(&context, user, change).await).await
     }
 
-    /// Takes everything that gives `all_all`: roles and the direct permission; says whether there
-    /// was any. `even_last`: also from the last superuser, for operators who say so.
+    /// Takes every grant that gives `all_all` from a user, roles and the direct permission, and returns
+    /// whether there was any. With `even_last`, which is for operators, the last superuser loses them too.
     ///
     /// # Errors
-    /// `NotFound`, `LastSuperuser`, or it was not done.
-    pub async fn take_power(&self, user: UserId, even_last: bool) -> Result<bool, UserError> {
-        self.serially(user, async move |context| grants::take_power(&context, user, even_last).await).await
+    /// `NotFound`, `LastSuperuser`, or `Actor`.
+    pub async fn take_privileges(&self, user: UserId, even_last: bool) -> Result<bool, UserError> {
+        self.serially(user, async move |context| grants::take_privileges(&context, user, even_last).await)
+            .await
     }
 
-    /// Runs work when the user's earlier changes are done. It goes on when the asker is gone: a
-    /// change is never left half-way because a client closed its connection.
+    /// Runs the work after the user's earlier changes. It continues when the caller goes away, so a closed
+    /// connection never leaves a change half done.
     async fn serially<T, W, F>(&self, user: UserId, work: W) -> Result<T, UserError>
     where
         T: Send + 'static,
@@ -178,7 +183,9 @@ impl UserHandle {
     {
         let context = self.context.clone();
         let done = self.shards.ask(user.as_bytes(), |reply| {
-            UserMessage::Do(user, Box::pin(async move { reply.send(Ok(work(context).await)) }))
+            let work = async move { reply.send(Ok(work(context).await)) };
+            // The work may wait behind a change of another request.
+            UserMessage::Do(user, Box::pin(work.in_current_span()))
         });
         done.await.map_err(|error: ActorError| UserError::from(error))?
     }

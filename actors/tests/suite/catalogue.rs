@@ -1,4 +1,4 @@
-//! Changes of roles and permissions reach everybody who is cached.
+//! Changes of roles and permissions invalidate cached users.
 
 use actors::{ActorError, CatalogueError, user::GrantChange};
 use schema::{
@@ -8,7 +8,7 @@ use schema::{
 
 use crate::world::{World, abandoned, eventually, within};
 
-/// Three users who are cached: with the role, with the direct permission, with neither.
+/// Three cached users: one with the role, one with the direct permission, one with neither.
 struct Library {
     world: World,
     role: Role,
@@ -26,8 +26,9 @@ impl Library {
         let direct = world.samples.stored_permission(&world.stores, "write_books").await;
         let role = world.samples.stored_role(&world.stores, "reader").await;
         let (role, _) = world.actors.catalogue.add(&role, &by_role).await.unwrap();
-        let (reader, writer, stranger) =
-            (world.user().await.id, world.user().await.id, world.user().await.id);
+        let reader = world.user().await.id;
+        let writer = world.user().await.id;
+        let stranger = world.user().await.id;
         world.actors.users.give(reader, GrantChange::Role(role.clone())).await.unwrap();
         world.actors.users.give(writer, GrantChange::Permission(direct.clone())).await.unwrap();
         let this = Self { world, role, by_role, direct, reader, writer, stranger };
@@ -36,7 +37,7 @@ impl Library {
         this
     }
 
-    /// What the reader and the writer may do, as the cache says.
+    /// Whether the reader and the writer have their permissions according to the cache.
     async fn seen(&self) -> (bool, bool) {
         let reads = self.world.may(self.reader, "read_books").await;
         (reads, self.world.may(self.writer, "write_books").await)
@@ -51,7 +52,7 @@ impl Library {
     }
 }
 
-/// A change of the catalogue, the store's part in it, and whom it concerns.
+/// A change of the catalogue.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Remove,
@@ -92,8 +93,8 @@ impl Change {
         }
     }
 
-    /// What the reader and the writer may do afterwards.
-    const fn leaves(self) -> (bool, bool) {
+    /// Whether the reader and the writer have their permissions afterwards.
+    const fn remaining(self) -> (bool, bool) {
         match self {
             Self::DeleteDirect => (true, false),
             _ => (false, true),
@@ -106,19 +107,19 @@ impl Change {
 }
 
 #[tokio::test]
-async fn what_is_deleted_or_taken_out_reaches_cached_users() {
+async fn removal_from_the_catalogue_reaches_cached_users() {
     for change in ALL {
         let library = Library::open().await;
         change.made(&library).await.unwrap();
         assert!(!library.is_cached(change.concerns(&library)), "{change:?}");
-        assert!(library.is_cached(library.stranger), "{change:?}: whom it does not concern");
-        assert_eq!(library.seen().await, change.leaves(), "{change:?}");
+        assert!(library.is_cached(library.stranger), "{change:?}: an unaffected user");
+        assert_eq!(library.seen().await, change.remaining(), "{change:?}");
         assert!(library.published(change.subject(&library)) > 0, "{change:?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_put_in_reaches_cached_users() {
+async fn addition_to_a_role_reaches_cached_users() {
     let library = Library::open().await;
     assert!(!library.world.may(library.reader, "write_books").await);
     library.world.actors.catalogue.add(&library.role, &library.direct).await.unwrap();
@@ -126,7 +127,7 @@ async fn what_is_put_in_reaches_cached_users() {
 }
 
 #[tokio::test]
-async fn a_change_that_the_store_did_not_answer_still_invalidates() {
+async fn change_without_an_answer_still_invalidates() {
     for change in ALL {
         for happened in [false, true] {
             let library = Library::open().await;
@@ -140,14 +141,14 @@ async fn a_change_that_the_store_did_not_answer_still_invalidates() {
             assert_eq!(made, Err(ActorError::Unavailable.into()), "{change:?}");
             assert!(!library.is_cached(change.concerns(&library)), "{change:?}");
             assert_eq!(library.published(change.subject(&library)), before + 1, "{change:?}");
-            let expected = if happened { change.leaves() } else { (true, true) };
+            let expected = if happened { change.remaining() } else { (true, true) };
             assert_eq!(library.seen().await, expected, "{change:?}, happened: {happened}");
         }
     }
 }
 
 #[tokio::test]
-async fn an_addition_that_the_store_did_not_answer_still_invalidates() {
+async fn addition_without_an_answer_still_invalidates() {
     let library = Library::open().await;
     library.world.faults.lose("roles.add", 1);
     let added = library.world.actors.catalogue.add(&library.role, &library.direct).await;
@@ -156,17 +157,17 @@ async fn an_addition_that_the_store_did_not_answer_still_invalidates() {
 }
 
 #[tokio::test]
-async fn a_change_whose_fact_is_not_published_invalidates_here_and_is_an_error() {
+async fn unpublished_change_is_an_error_and_invalidates_here() {
     for change in ALL {
         let library = Library::open().await;
         library.world.faults.fail("sink.publish", 1);
         assert_eq!(change.made(&library).await, Err(ActorError::Unavailable.into()), "{change:?}");
-        assert_eq!(library.seen().await, change.leaves(), "{change:?}");
+        assert_eq!(library.seen().await, change.remaining(), "{change:?}");
     }
 }
 
 #[tokio::test]
-async fn a_change_goes_on_when_its_asker_is_gone() {
+async fn catalogue_change_continues_when_its_caller_goes_away() {
     for change in ALL {
         for (held, calls) in
             [(change.store_call(), true), (change.store_call(), false), ("sink.publish", true)]
@@ -179,13 +180,13 @@ async fn a_change_goes_on_when_its_asker_is_gone() {
             hold.release();
             eventually("the fact", async || library.published(change.subject(&library)) == before + 1).await;
             assert!(!library.is_cached(change.concerns(&library)), "{change:?} {held}");
-            assert_eq!(library.seen().await, change.leaves(), "{change:?} {held}");
+            assert_eq!(library.seen().await, change.remaining(), "{change:?} {held}");
         }
     }
 }
 
 #[tokio::test]
-async fn what_does_not_exist_any_more_is_not_found() {
+async fn change_of_a_deleted_role_or_permission_is_not_found() {
     for change in ALL {
         let library = Library::open().await;
         match change {
@@ -200,7 +201,7 @@ async fn what_does_not_exist_any_more_is_not_found() {
             }
         }
         assert_eq!(change.made(&library).await, Err(CatalogueError::NotFound), "{change:?}");
-        // It was deleted by somebody whose fact may not have come here.
-        assert_eq!(library.seen().await, change.leaves(), "{change:?}");
+        // Another node may have deleted it, and its fact may not have arrived.
+        assert_eq!(library.seen().await, change.remaining(), "{change:?}");
     }
 }

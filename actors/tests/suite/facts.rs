@@ -1,4 +1,4 @@
-//! How long facts matter, and what is done when some were missed.
+//! How long facts live, and how a node recovers from facts that it missed.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use schema::{Fact, FactKind, Timestamp, horizon::manual::horizon_at, permission:
 use crate::world::{ACCESS_TTL, START, World, within};
 
 #[tokio::test]
-async fn a_fact_matters_until_the_last_access_token_of_before_has_ended() {
+async fn fact_lives_until_the_last_earlier_access_token_expires() {
     let world = World::start().await;
     let user = world.user().await.id;
     let until = async |at_least| {
-        world.facts.take_away(&[FactKind::UserVersion { user, at_least }]).await.unwrap();
+        world.facts.apply_and_publish(&[FactKind::UserVersion { user, at_least }]).await.unwrap();
         world.sink.published().last().unwrap().until
     };
     assert_eq!(until(1).await, START.plus(ACCESS_TTL));
-    // Longer from now on.
+    // Access tokens live longer from now on.
     let hour = Lifetimes { access_ttl: Duration::from_secs(3600), access_horizon: Timestamp::EPOCH };
     world.facts.set_lifetimes(hour);
     assert_eq!(world.facts.lifetimes(), hour);
     assert_eq!(until(2).await, START.plus(Duration::from_secs(3600)));
-    // Shorter again: those of the hour live on.
+    // They live shorter again, but tokens of an hour are still valid.
     let horizon = START.plus(Duration::from_secs(3600));
     world.facts.set_lifetimes(Lifetimes { access_ttl: Duration::from_secs(60), access_horizon: horizon });
     assert_eq!(until(3).await, horizon);
@@ -30,15 +30,15 @@ async fn a_fact_matters_until_the_last_access_token_of_before_has_ended() {
 }
 
 #[tokio::test]
-async fn a_fact_matters_until_the_clock_furthest_ahead_has_reached_its_end() {
+async fn fact_lives_longer_by_the_lead_of_the_fastest_clock() {
     let world = World::start().await;
     let user = world.user().await.id;
     let until = async |ahead| {
         world.facts.set_clock_ahead(ahead);
-        world.facts.take_away(&[FactKind::UserVersion { user, at_least: 1 }]).await.unwrap();
+        world.facts.apply_and_publish(&[FactKind::UserVersion { user, at_least: 1 }]).await.unwrap();
         world.sink.published().last().unwrap().until
     };
-    // What was said last counts, also when it is less: a clock may have been set right.
+    // The last value counts, even if it is lower: the other clock may have been corrected.
     let seconds = [0, 3, 90, 10, 0].map(Duration::from_secs);
     for ahead in seconds {
         assert_eq!(until(ahead).await, START.plus(ACCESS_TTL + ahead), "{ahead:?}");
@@ -47,10 +47,11 @@ async fn a_fact_matters_until_the_clock_furthest_ahead_has_reached_its_end() {
     assert_eq!(
         published,
         seconds.map(|ahead| START.plus(ACCESS_TTL + ahead)),
-        "those before stay as they are"
+        "earlier facts stay as they are"
     );
-    // So it is with tokens that were issued when they lived longer.
-    let (ahead, horizon) = (Duration::from_secs(90), START.plus(ACCESS_TTL * 4));
+    // The lead also extends the horizon of tokens that were issued when they lived longer.
+    let ahead = Duration::from_secs(90);
+    let horizon = START.plus(ACCESS_TTL * 4);
     world.facts.set_lifetimes(Lifetimes { access_ttl: ACCESS_TTL, access_horizon: horizon });
     assert_eq!(until(ahead).await, horizon.plus(ahead));
     world.clock.advance(ACCESS_TTL * 4);
@@ -59,9 +60,9 @@ async fn a_fact_matters_until_the_clock_furthest_ahead_has_reached_its_end() {
 }
 
 #[tokio::test]
-async fn a_denial_is_kept_until_the_clock_furthest_ahead_has_reached_its_end() {
+async fn denial_is_kept_longer_by_the_lead_of_the_fastest_clock() {
     let [none, some, more] = [0, 90, 3_600].map(Duration::from_secs);
-    // Taken away twice, when somebody was so far ahead; the furthest counts, whichever was first.
+    // Revoked twice, with these leads of another clock: the larger one counts, in either order.
     for (first, second, furthest) in
         [(none, none, none), (some, some, some), (none, some, some), (more, some, more), (more, none, more)]
     {
@@ -70,9 +71,9 @@ async fn a_denial_is_kept_until_the_clock_furthest_ahead_has_reached_its_end() {
         let session = world.samples.session(user).id;
         for ahead in [first, second] {
             world.facts.set_clock_ahead(ahead);
-            world.facts.take_away(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
+            world.facts.apply_and_publish(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
         }
-        // What is known later changes nothing of what was taken away before.
+        // A later lead does not change earlier denials.
         world.facts.set_clock_ahead(none);
         let end = START.plus(ACCESS_TTL + furthest);
         world.facts.denials().forget(horizon_at(end), Duration::ZERO);
@@ -84,14 +85,15 @@ async fn a_denial_is_kept_until_the_clock_furthest_ahead_has_reached_its_end() {
     }
 }
 
-/// What is heard has its end from who made it, who knew how far clocks were apart.
+/// The node that made a fact has set its end, with regard to its own measure of the clocks.
 #[tokio::test]
-async fn what_is_heard_ends_when_it_says_however_far_a_clock_is_ahead() {
+async fn received_fact_keeps_its_end_whatever_clock_is_ahead() {
     let world = World::start().await;
-    let (user, until) = (world.user().await.id, START.plus(ACCESS_TTL));
+    let user = world.user().await.id;
+    let until = START.plus(ACCESS_TTL);
     let session = world.samples.session(user).id;
     world.facts.set_clock_ahead(Duration::from_secs(3_600));
-    world.facts.hear(&Fact { kind: FactKind::SessionRevoked { user, session }, until });
+    world.facts.apply(&Fact { kind: FactKind::SessionRevoked { user, session }, until });
     world.facts.denials().forget(horizon_at(until), Duration::ZERO);
     assert!(world.refuses(user, session, 0));
     world.facts.denials().forget(horizon_at(until.plus(Duration::from_millis(1))), Duration::ZERO);
@@ -99,12 +101,13 @@ async fn what_is_heard_ends_when_it_says_however_far_a_clock_is_ahead() {
 }
 
 #[tokio::test]
-async fn a_denial_is_kept_until_its_fact_ends() {
+async fn denial_is_kept_until_its_fact_ends() {
     let world = World::start().await;
-    let (user, session) = (world.user().await.id, world.samples.session(world.user().await.id).id);
+    let user = world.user().await.id;
+    let session = world.samples.session(world.user().await.id).id;
     let lifetimes = Lifetimes { access_ttl: ACCESS_TTL * 2, access_horizon: Timestamp::EPOCH };
     world.facts.set_lifetimes(lifetimes);
-    world.facts.take_away(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
+    world.facts.apply_and_publish(&[FactKind::SessionRevoked { user, session }]).await.unwrap();
     world.facts.denials().forget(horizon_at(START.plus(ACCESS_TTL * 2)), Duration::ZERO);
     assert!(world.refuses(user, session, 0));
     world
@@ -115,7 +118,7 @@ async fn a_denial_is_kept_until_its_fact_ends() {
 }
 
 #[tokio::test]
-async fn who_may_have_missed_facts_reads_anew_what_users_may_do() {
+async fn missed_facts_make_the_node_reload_permissions() {
     let world = World::start().await;
     let permission = world.samples.stored_permission(&world.stores, "read_books").await;
     let mut users = Vec::new();
@@ -123,13 +126,13 @@ async fn who_may_have_missed_facts_reads_anew_what_users_may_do() {
         let user = world.user().await.id;
         world.actors.users.give(user, GrantChange::Permission(permission.clone())).await.unwrap();
         assert!(world.may(user, "read_books").await);
-        // Another node takes it, and this one does not hear of it.
+        // Another node takes the permission, and this node misses the fact.
         world.stores.grants.take(user, Grant::Permission(permission.id)).await.unwrap();
-        assert!(world.may(user, "read_books").await, "as it was read");
+        assert!(world.may(user, "read_books").await, "the cached answer");
         users.push(user);
     }
     assert_eq!(world.facts.snapshots().count(), 3);
-    world.facts.may_have_missed_some();
+    world.facts.invalidate_all_permissions();
     assert_eq!(world.facts.snapshots().count(), 0);
     for user in users {
         assert!(!world.may(user, "read_books").await);
@@ -137,7 +140,7 @@ async fn who_may_have_missed_facts_reads_anew_what_users_may_do() {
 }
 
 #[tokio::test]
-async fn who_may_have_missed_facts_repeats_the_loads_under_way() {
+async fn missed_facts_repeat_the_loads_under_way() {
     let world = World::start().await;
     let user = world.user().await.id;
     let permission = world.samples.stored_permission(&world.stores, "read_books").await;
@@ -146,19 +149,19 @@ async fn who_may_have_missed_facts_repeats_the_loads_under_way() {
     let (may, ()) = tokio::join!(world.may(user, "read_books"), async {
         within("the load", hold.reached(1)).await;
         world.stores.grants.take(user, Grant::Permission(permission.id)).await.unwrap();
-        world.facts.may_have_missed_some();
+        world.facts.invalidate_all_permissions();
         hold.release();
     });
-    assert!(!may, "also for who asked before");
+    assert!(!may, "also for a caller that asked before");
     assert!(!world.may(user, "read_books").await);
 }
 
 #[tokio::test]
-async fn who_may_have_missed_facts_still_refuses_what_was_heard() {
+async fn missed_facts_keep_the_denials() {
     let world = World::start().await;
     let user = world.user().await.id;
     let session = world.samples.stored_session(&world.stores, user).await;
     world.actors.sessions.end(user, session.id).await.unwrap();
-    world.facts.may_have_missed_some();
+    world.facts.invalidate_all_permissions();
     assert!(world.refuses(user, session.id, 0));
 }

@@ -1,7 +1,7 @@
-//! A store that fails, waits or is behind when a test says so, and counts what it is asked.
+//! A store that fails, waits or lags when a test says so, and counts its calls.
 //!
-//! Methods are named `noun.verb`, as in `sessions.rotate`; where facts go is `sink.publish`. What a
-//! test says of a method holds for its next calls, one after another; then it works again.
+//! Methods are named `noun.verb`, as in `sessions.rotate`; the sink of facts is `sink.publish`. Each fault
+//! that a test sets for a method holds for one of its next calls, in order; then the method works again.
 
 use std::{
     any::Any,
@@ -11,54 +11,54 @@ use std::{
 
 use async_trait::async_trait;
 use schema::{
-    LoginId, SessionId, StoreError, Stores, Timestamp, UserId,
+    LoginId, SessionId, Timestamp, UserId,
     email::FoldedEmail,
     login::Login,
     name::Name,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
     place::{AccountKey, Place},
-    power::Power,
     session::Session,
-    store::{
-        Added, Created, GrantsStore, Logins, Permissions, Replaced, Result, Roles, Rotated, Sessions,
-        Superusers, Users, Versioned,
-    },
+    superusers::SuperuserSet,
     user::User,
+};
+use store::{
+    Added, Created, GrantsStore, Logins, Permissions, Replaced, Result, Roles, Rotated, Sessions, StoreError,
+    Stores, Superusers, Users, Versioned,
 };
 use tokio::sync::watch;
 
-/// What becomes of the next calls.
+/// The faults of the next calls, by method.
 #[derive(Default)]
 pub struct Faults {
-    turns: Mutex<HashMap<&'static str, VecDeque<Turn>>>,
+    queued: Mutex<HashMap<&'static str, VecDeque<Fault>>>,
     calls: Mutex<HashMap<&'static str, usize>>,
 }
 
-enum Turn {
-    /// Nothing happens, and nobody knows.
+enum Fault {
+    /// The call does not happen, and the answer is an error.
     Fail,
-    /// It happens, and nobody knows.
+    /// The call happens, and the answer is an error.
     Lose,
-    /// It happens when it is released.
+    /// The call happens when the hold is released.
     HoldCall(Hold),
-    /// It happens, and the answer comes when it is released.
+    /// The call happens, and the answer comes when the hold is released.
     HoldAnswer(Hold),
-    /// Nothing happens, and this is the answer.
+    /// The call does not happen, and this is the answer.
     Instead(Box<dyn Any + Send>),
 }
 
-/// Calls that wait until they are released.
+/// Holds calls until it is released.
 #[derive(Clone)]
 pub struct Hold(Arc<(watch::Sender<usize>, watch::Sender<bool>)>);
 
 impl Hold {
-    /// Returns when so many calls wait, or have waited.
+    /// Returns when this number of calls wait or have waited.
     pub async fn reached(&self, calls: usize) {
         self.0.0.subscribe().wait_for(|reached| *reached >= calls).await.unwrap();
     }
 
-    /// Lets go who waits and who comes.
+    /// Releases the waiting calls and lets later ones pass.
     pub fn release(&self) {
         self.0.1.send_replace(true);
     }
@@ -70,49 +70,49 @@ impl Hold {
 }
 
 impl Faults {
-    /// The next `n` calls are not done and `Unavailable`.
+    /// The next `n` calls do not happen and return `Unavailable`.
     pub fn fail(&self, method: &'static str, n: usize) {
-        (0..n).for_each(|_| self.then(method, Turn::Fail));
+        (0..n).for_each(|_| self.then(method, Fault::Fail));
     }
 
-    /// The next `n` calls are done and `Unavailable`.
+    /// The next `n` calls happen and return `Unavailable`.
     pub fn lose(&self, method: &'static str, n: usize) {
-        (0..n).for_each(|_| self.then(method, Turn::Lose));
+        (0..n).for_each(|_| self.then(method, Fault::Lose));
     }
 
-    /// The next `n` calls are done when they are released.
+    /// The next `n` calls happen when the hold is released.
     pub fn hold_calls(&self, method: &'static str, n: usize) -> Hold {
         let hold = Hold(Arc::default());
-        (0..n).for_each(|_| self.then(method, Turn::HoldCall(hold.clone())));
+        (0..n).for_each(|_| self.then(method, Fault::HoldCall(hold.clone())));
         hold
     }
 
-    /// The next `n` calls are done, and answered when they are released.
+    /// The next `n` calls happen, and return when the hold is released.
     pub fn hold_answers(&self, method: &'static str, n: usize) -> Hold {
         let hold = Hold(Arc::default());
-        (0..n).for_each(|_| self.then(method, Turn::HoldAnswer(hold.clone())));
+        (0..n).for_each(|_| self.then(method, Fault::HoldAnswer(hold.clone())));
         hold
     }
 
-    /// The next call is answered with this, whatever is stored.
+    /// The next call does not reach the store and returns this answer.
     pub fn answer<T: Send + 'static>(&self, method: &'static str, answer: T) {
-        self.then(method, Turn::Instead(Box::new(answer)));
+        self.then(method, Fault::Instead(Box::new(answer)));
     }
 
-    /// How often the method was called.
+    /// The number of calls of the method.
     pub fn calls(&self, method: &'static str) -> usize {
         lock(&self.calls).get(method).copied().unwrap_or(0)
     }
 
-    /// How often the store was called, whatever for.
+    /// The number of calls of the store.
     pub fn store_calls(&self) -> usize {
         let calls = lock(&self.calls);
         calls.iter().filter(|(method, _)| !method.starts_with("sink.")).map(|(_, calls)| calls).sum()
     }
 
-    /// All works again. Who is held stays held.
+    /// Drops all faults that are still to come. Calls at a hold keep waiting.
     pub fn clear(&self) {
-        lock(&self.turns).clear();
+        lock(&self.queued).clear();
     }
 
     pub async fn around<T: Send + 'static>(
@@ -121,30 +121,30 @@ impl Faults {
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         *lock(&self.calls).entry(method).or_default() += 1;
-        let turn = lock(&self.turns).get_mut(method).and_then(VecDeque::pop_front);
+        let fault = lock(&self.queued).get_mut(method).and_then(VecDeque::pop_front);
         let lost = || StoreError::unavailable_because("as the test asked");
-        match turn {
+        match fault {
             None => call.await,
-            Some(Turn::Fail) => Err(lost()),
-            Some(Turn::Lose) => {
+            Some(Fault::Fail) => Err(lost()),
+            Some(Fault::Lose) => {
                 call.await?;
                 Err(lost())
             }
-            Some(Turn::HoldCall(hold)) => {
+            Some(Fault::HoldCall(hold)) => {
                 hold.pass().await;
                 call.await
             }
-            Some(Turn::HoldAnswer(hold)) => {
+            Some(Fault::HoldAnswer(hold)) => {
                 let answer = call.await;
                 hold.pass().await;
                 answer
             }
-            Some(Turn::Instead(answer)) => Ok(*answer.downcast().expect("an answer of this method")),
+            Some(Fault::Instead(answer)) => Ok(*answer.downcast().expect("an answer of this method")),
         }
     }
 
-    fn then(&self, method: &'static str, turn: Turn) {
-        lock(&self.turns).entry(method).or_default().push_back(turn);
+    fn then(&self, method: &'static str, fault: Fault) {
+        lock(&self.queued).entry(method).or_default().push_back(fault);
     }
 }
 
@@ -152,7 +152,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// These stores behind these faults.
+/// Puts the stores behind the faults.
 pub fn faulty(inner: &Stores, faults: &Arc<Faults>) -> Stores {
     let faulty = Arc::new(Faulty { inner: inner.clone(), faults: faults.clone() });
     Stores {
@@ -231,8 +231,8 @@ behind_faults!(grants: GrantsStore {
 });
 
 behind_faults!(superusers: Superusers {
-    load() -> Versioned<Power>;
-    swap(expected: u64, next: &Power) -> bool;
+    load() -> Versioned<SuperuserSet>;
+    swap(expected: u64, next: &SuperuserSet) -> bool;
 });
 
 behind_faults!(logins: Logins {

@@ -1,8 +1,9 @@
-//! What the actors promise: one module a noun, one test a behaviour.
+//! Tests of the actors' promises: one module a noun, one test a behaviour.
 //!
-//! The store is a real one, with faults put in front of it by [`faults`]; the time, the randomness
-//! and where facts go are the test's own ([`world`]).
+//! The store is a real one behind the faults of [`faults`]. The test controls time, randomness and the
+//! sink of facts ([`world`]).
 
+#![allow(clippy::disallowed_methods, reason = "a test measures how long the thing under test takes")]
 #![allow(missing_docs, reason = "a test is documented by its name")]
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@ mod ends;
 mod facts;
 mod faults;
 mod permissions;
+mod random_changes;
 mod refresh;
 mod superusers;
 mod two_nodes;

@@ -7,7 +7,7 @@ use schema::{FactKind, Subject, UserId, permission::Permission};
 use crate::world::{World, within};
 
 /// A user with a direct permission.
-async fn begun() -> (World, UserId, Permission) {
+async fn setup() -> (World, UserId, Permission) {
     let world = World::start().await;
     let user = world.user().await.id;
     let permission = world.samples.stored_permission(&world.stores, "read_books").await;
@@ -15,14 +15,14 @@ async fn begun() -> (World, UserId, Permission) {
     (world, user, permission)
 }
 
-async fn taken(world: &World, user: UserId, permission: &Permission) {
+async fn take(world: &World, user: UserId, permission: &Permission) {
     let change = GrantChange::Permission(permission.clone());
-    within("the taking", world.actors.users.take(user, change)).await.unwrap();
+    within("the removal", world.actors.users.take(user, change)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_askers_cost_one_load() {
-    let (world, user, _) = begun().await;
+async fn hundred_callers_share_one_load() {
+    let (world, user, _) = setup().await;
     let before = world.faults.calls("grants.effective");
     let hold = world.faults.hold_answers("grants.effective", 1);
     let (answers, ()) = tokio::join!(join_all((0..100).map(|_| world.may(user, "read_books"))), async {
@@ -35,35 +35,35 @@ async fn a_hundred_askers_cost_one_load() {
 }
 
 #[tokio::test]
-async fn a_load_that_is_held_while_something_is_taken_never_serves_the_old() {
-    let (world, user, permission) = begun().await;
+async fn load_held_over_a_removal_never_serves_stale_permissions() {
+    let (world, user, permission) = setup().await;
     for held in ["grants.effective", "users.get"] {
-        // What was read is on its way.
+        // The store has answered, and the answer is on its way.
         let hold = world.faults.hold_answers(held, 1);
         let mut early = Box::pin(world.may(user, "read_books"));
         within("the load", async {
             tokio::select! { _ = &mut early => panic!("held"), () = hold.reached(1) => {} }
         })
         .await;
-        taken(&world, user, &permission).await;
+        take(&world, user, &permission).await;
         let mut late = Box::pin(world.may(user, "read_books"));
-        assert!((&mut late).now_or_never().is_none(), "there is nothing to answer from");
+        assert!((&mut late).now_or_never().is_none(), "nothing is cached");
         hold.release();
-        assert!(!within("who asks after", late).await, "{held}");
-        within("who asked before", early).await;
+        assert!(!within("the later caller", late).await, "{held}");
+        within("the earlier caller", early).await;
         assert!(!world.may(user, "read_books").await, "{held}");
         world.actors.users.give(user, GrantChange::Permission(permission.clone())).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_load_that_became_old_is_never_shown_while_it_is_repeated() {
-    let (world, user, permission) = begun().await;
+async fn stale_load_is_not_published_while_it_is_repeated() {
+    let (world, user, permission) = setup().await;
     let first = world.faults.hold_answers("grants.effective", 1);
     let second = world.faults.hold_calls("grants.effective", 1);
     let (may, ()) = tokio::join!(world.may(user, "read_books"), async {
         within("the load", first.reached(1)).await;
-        taken(&world, user, &permission).await;
+        take(&world, user, &permission).await;
         first.release();
         within("the load again", second.reached(1)).await;
         assert_eq!(world.facts.snapshots().with(user, |snapshot| snapshot.has("read_books")), None);
@@ -73,10 +73,10 @@ async fn a_load_that_became_old_is_never_shown_while_it_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_after_an_invalidation_never_gets_what_was_just_published() {
-    let (world, user, permission) = begun().await;
+async fn query_after_an_invalidation_gets_no_stale_snapshot() {
+    let (world, user, permission) = setup().await;
     let old = world.stores.grants.effective(user).await.unwrap();
-    taken(&world, user, &permission).await;
+    take(&world, user, &permission).await;
     let snapshots = world.facts.snapshots();
     for round in 0..300 {
         snapshots.invalidate(Subject::User(user));
@@ -86,7 +86,7 @@ async fn who_asks_after_an_invalidation_never_gets_what_was_just_published() {
         while snapshots.with(user, |_| ()).is_none() {
             std::hint::spin_loop();
         }
-        // Published, and perhaps not answered yet.
+        // The snapshot is published, and the caller may not have its answer yet.
         snapshots.invalidate(Subject::User(user));
         assert!(!world.may(user, "read_books").await, "round {round}");
         early.await.unwrap().unwrap();
@@ -94,8 +94,8 @@ async fn who_asks_after_an_invalidation_never_gets_what_was_just_published() {
 }
 
 #[tokio::test]
-async fn a_load_that_is_held_over_what_others_changed_never_serves_the_old() {
-    let (world, user, permission) = begun().await;
+async fn load_held_over_a_received_fact_serves_nothing_stale() {
+    let (world, user, permission) = setup().await;
     let grant = schema::permission::Grant::Permission(permission.id);
     for subject in [Subject::User(user), Subject::Permission(permission.id)] {
         let hold = world.faults.hold_answers("grants.effective", 1);
@@ -104,7 +104,7 @@ async fn a_load_that_is_held_over_what_others_changed_never_serves_the_old() {
             within("the load", hold.reached(1)).await;
             world.stores.grants.take(user, grant).await.unwrap();
             let until = schema::Timestamp::MAX;
-            world.facts.hear(&schema::Fact { kind: FactKind::PermissionsChanged { subject }, until });
+            world.facts.apply(&schema::Fact { kind: FactKind::PermissionsChanged { subject }, until });
             hold.release();
         });
         assert!(!may, "{subject:?}");
@@ -114,27 +114,27 @@ async fn a_load_that_is_held_over_what_others_changed_never_serves_the_old() {
 }
 
 #[tokio::test]
-async fn askers_who_go_away_leave_nothing_wrong_behind() {
-    let (world, user, permission) = begun().await;
+async fn callers_that_go_away_leave_no_stale_snapshot() {
+    let (world, user, permission) = setup().await;
     let hold = world.faults.hold_answers("grants.effective", 1);
     for _ in 0..10 {
         assert!(world.may(user, "read_books").now_or_never().is_none());
     }
     within("the load", hold.reached(1)).await;
-    taken(&world, user, &permission).await;
+    take(&world, user, &permission).await;
     hold.release();
-    assert!(!within("the next asker", world.may(user, "read_books")).await);
-    // And who goes away does not take the load along.
+    assert!(!within("the next caller", world.may(user, "read_books")).await);
+    // A caller that goes away does not cancel the load.
     world.facts.snapshots().invalidate(Subject::User(user));
     let before = world.faults.calls("grants.effective");
     assert!(world.may(user, "read_books").now_or_never().is_none());
-    assert!(!within("the next asker", world.may(user, "read_books")).await);
+    assert!(!within("the next caller", world.may(user, "read_books")).await);
     assert_eq!(world.faults.calls("grants.effective") - before, 1);
 }
 
 #[tokio::test]
-async fn a_load_that_failed_is_not_kept() {
-    let (world, user, _) = begun().await;
+async fn failed_load_is_not_cached() {
+    let (world, user, _) = setup().await;
     for held in ["grants.effective", "users.get"] {
         world.facts.snapshots().invalidate(Subject::User(user));
         world.faults.fail(held, 1);
@@ -146,19 +146,19 @@ async fn a_load_that_failed_is_not_kept() {
 }
 
 #[tokio::test]
-async fn what_is_given_and_taken_is_seen_by_the_next_question() {
-    let (world, user, permission) = begun().await;
+async fn next_query_sees_given_and_taken_permissions() {
+    let (world, user, permission) = setup().await;
     for _ in 0..5 {
         assert!(world.may(user, "read_books").await);
-        taken(&world, user, &permission).await;
+        take(&world, user, &permission).await;
         assert!(!world.may(user, "read_books").await);
         world.actors.users.give(user, GrantChange::Permission(permission.clone())).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_take_whose_answer_was_lost_is_seen_by_the_next_question() {
-    let (world, user, permission) = begun().await;
+async fn next_query_sees_a_removal_without_an_answer() {
+    let (world, user, permission) = setup().await;
     assert!(world.may(user, "read_books").await);
     world.faults.lose("grants.take", 1);
     let take = world.actors.users.take(user, GrantChange::Permission(permission)).await;
@@ -168,11 +168,11 @@ async fn a_take_whose_answer_was_lost_is_seen_by_the_next_question() {
 }
 
 #[tokio::test]
-async fn nobody_may_do_anything_and_does_not_exist() {
+async fn unknown_user_does_not_exist_and_has_no_permissions() {
     let world = World::start().await;
-    let nobody = world.samples.user().id;
+    let unknown = world.samples.user().id;
     let (exists, names) =
-        world.actors.permissions.with(nobody, |s| (s.exists, s.names().len())).await.unwrap();
+        world.actors.permissions.with(unknown, |s| (s.exists, s.names().len())).await.unwrap();
     assert!(!exists);
     assert_eq!(names, 0);
 }

@@ -4,12 +4,12 @@ use actors::{ActorError, CatalogueError, user::GrantChange, user::UserError};
 use schema::{
     UserId,
     permission::{ALL_ALL, Permission, Role},
-    power::LEAVE,
+    superusers::RESERVATION_TTL,
 };
 
 use crate::world::{Node, World, within};
 
-/// How a superuser loses power.
+/// A way to remove a superuser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     Role,
@@ -29,8 +29,8 @@ pub const ALL: [Removal; 6] = [
     Removal::EmptyRole,
 ];
 
-/// Somebody with power, by a role of their own or directly, as the removal needs it.
-pub struct Super {
+/// A superuser by a role of its own or directly, as the removal needs it.
+pub struct Superuser {
     pub user: UserId,
     pub role: Role,
     pub all_all: Permission,
@@ -42,7 +42,7 @@ pub async fn all_all(world: &World) -> Permission {
 }
 
 impl Removal {
-    /// What it does to the store.
+    /// The store call that makes the removal.
     pub const fn store_call(self) -> &'static str {
         match self {
             Self::Role | Self::Direct => "grants.take",
@@ -54,13 +54,13 @@ impl Removal {
     }
 }
 
-impl Super {
-    pub async fn made(world: &World, all_all: &Permission, removal: Removal) -> Self {
+impl Superuser {
+    pub async fn create(world: &World, all_all: &Permission, removal: Removal) -> Self {
         let user = world.user().await.id;
         let role = world.samples.stored_role(&world.stores, &format!("super-{}", user.uuid().simple())).await;
         let (role, _) = world.actors.catalogue.add(&role, all_all).await.unwrap();
         let this = Self { user, role, all_all: all_all.clone(), removal };
-        this.is_given(world).await;
+        this.give(world).await;
         this
     }
 
@@ -71,12 +71,12 @@ impl Super {
         }
     }
 
-    pub async fn is_given(&self, node: &Node) {
+    pub async fn give(&self, node: &Node) {
         node.actors.users.give(self.user, self.grant()).await.unwrap();
     }
 
-    /// Whether it was let happen.
-    pub async fn is_removed(&self, node: &Node) -> Result<bool, ActorError> {
+    /// Requests the removal; returns whether it happened, or `false` if the user is the last superuser.
+    pub async fn remove(&self, node: &Node) -> Result<bool, ActorError> {
         let Node { actors, .. } = node;
         let of_user = |error| match error {
             UserError::LastSuperuser => Ok(false),
@@ -109,58 +109,57 @@ impl Super {
         within("the removal", call).await
     }
 
-    pub async fn has_power(&self, world: &World) -> bool {
+    pub async fn is_superuser(&self, world: &World) -> bool {
         let active = world.stores.users.get(self.user).await.unwrap().is_some_and(|user| user.active);
         let effective = world.stores.grants.effective(self.user).await.unwrap();
         active && effective.combined.iter().any(|permission| permission.name.as_str() == ALL_ALL)
     }
 
-    pub async fn counts(&self, world: &World) -> bool {
+    pub async fn is_counted(&self, world: &World) -> bool {
         world.stores.superusers.load().await.unwrap().value.counted.contains(&self.user)
     }
 }
 
 #[tokio::test]
-async fn the_last_superuser_stays_however_asked() {
+async fn last_superuser_stays_in_every_removal() {
     for removal in ALL {
         let world = World::start().await;
-        let last = Super::made(&world, &all_all(&world).await, removal).await;
-        assert_eq!(last.is_removed(&world).await, Ok(false), "{removal:?}");
-        assert!(last.has_power(&world).await && last.counts(&world).await, "{removal:?}");
+        let last = Superuser::create(&world, &all_all(&world).await, removal).await;
+        assert_eq!(last.remove(&world).await, Ok(false), "{removal:?}");
+        assert!(last.is_superuser(&world).await && last.is_counted(&world).await, "{removal:?}");
     }
 }
 
 #[tokio::test]
-async fn the_last_but_one_goes_however_asked() {
+async fn last_but_one_superuser_can_be_removed() {
     for removal in ALL {
         let world = World::start().await;
         let all_all = all_all(&world).await;
-        let one = Super::made(&world, &all_all, removal).await;
-        let other = Super::made(&world, &all_all, Removal::Role).await;
-        assert_eq!(one.is_removed(&world).await, Ok(true), "{removal:?}");
-        assert!(!one.has_power(&world).await && !one.counts(&world).await, "{removal:?}");
-        assert_eq!(other.is_removed(&world).await, Ok(false), "{removal:?}");
+        let one = Superuser::create(&world, &all_all, removal).await;
+        let other = Superuser::create(&world, &all_all, Removal::Role).await;
+        assert_eq!(one.remove(&world).await, Ok(true), "{removal:?}");
+        assert!(!one.is_superuser(&world).await && !one.is_counted(&world).await, "{removal:?}");
+        assert_eq!(other.remove(&world).await, Ok(false), "{removal:?}");
     }
 }
 
 #[tokio::test]
-async fn of_two_parallel_removals_at_two_nodes_one_leaves_a_superuser() {
+async fn parallel_removals_on_two_nodes_leave_one_superuser() {
     for (i, first) in ALL.into_iter().enumerate() {
         for second in ALL.into_iter().skip(i) {
             let world = World::start().await;
             let elsewhere = world.another_node().await;
             let all_all = all_all(&world).await;
-            let one = Super::made(&world, &all_all, first).await;
-            let two = Super::made(&world, &all_all, second).await;
-            // Both have seen two superusers before one of them goes.
+            let one = Superuser::create(&world, &all_all, first).await;
+            let two = Superuser::create(&world, &all_all, second).await;
+            // Both nodes read two superusers before either removal is made.
             let hold = world.faults.hold_answers("superusers.load", 2);
-            let (gone_one, gone_two, ()) =
-                tokio::join!(one.is_removed(&world), two.is_removed(&elsewhere), async {
-                    within("both have counted", hold.reached(2)).await;
-                    hold.release();
-                });
+            let (gone_one, gone_two, ()) = tokio::join!(one.remove(&world), two.remove(&elsewhere), async {
+                within("both nodes have read the set", hold.reached(2)).await;
+                hold.release();
+            });
             let gone = [gone_one.unwrap(), gone_two.unwrap()];
-            let left = [one.has_power(&world).await, two.has_power(&world).await];
+            let left = [one.is_superuser(&world).await, two.is_superuser(&world).await];
             assert_eq!(gone.iter().filter(|gone| **gone).count(), 1, "{first:?} {second:?}: {gone:?}");
             assert_eq!(left.iter().filter(|left| **left).count(), 1, "{first:?} {second:?}: {left:?}");
         }
@@ -168,100 +167,100 @@ async fn of_two_parallel_removals_at_two_nodes_one_leaves_a_superuser() {
 }
 
 #[tokio::test]
-async fn a_role_of_all_superusers_keeps_its_power() {
+async fn role_of_all_superusers_keeps_all_all() {
     for removal in [Removal::DeleteRole, Removal::EmptyRole] {
         let world = World::start().await;
         let all_all = all_all(&world).await;
-        let one = Super::made(&world, &all_all, removal).await;
+        let one = Superuser::create(&world, &all_all, removal).await;
         let second = world.user().await.id;
         world.actors.users.give(second, one.grant()).await.unwrap();
-        assert_eq!(one.is_removed(&world).await, Ok(false), "{removal:?}");
-        assert!(one.has_power(&world).await, "{removal:?}");
-        // Somebody who has power otherwise makes it possible.
-        let other = Super::made(&world, &all_all, Removal::Direct).await;
-        assert_eq!(one.is_removed(&world).await, Ok(true), "{removal:?}");
-        assert!(!one.counts(&world).await && other.counts(&world).await, "{removal:?}");
+        assert_eq!(one.remove(&world).await, Ok(false), "{removal:?}");
+        assert!(one.is_superuser(&world).await, "{removal:?}");
+        // With a superuser by another grant, the removal is possible.
+        let other = Superuser::create(&world, &all_all, Removal::Direct).await;
+        assert_eq!(one.remove(&world).await, Ok(true), "{removal:?}");
+        assert!(!one.is_counted(&world).await && other.is_counted(&world).await, "{removal:?}");
     }
 }
 
 #[tokio::test]
-async fn a_role_that_gains_all_all_makes_its_holders_count() {
+async fn role_that_gains_all_all_makes_its_holders_superusers() {
     let world = World::start().await;
     let all_all = all_all(&world).await;
-    let root = Super::made(&world, &all_all, Removal::Direct).await;
+    let root = Superuser::create(&world, &all_all, Removal::Direct).await;
     let role = world.samples.stored_role(&world.stores, "admins").await;
     let user = world.user().await.id;
     world.actors.users.give(user, GrantChange::Role(role.clone())).await.unwrap();
-    assert_eq!(root.is_removed(&world).await, Ok(false));
+    assert_eq!(root.remove(&world).await, Ok(false));
     world.actors.catalogue.add(&role, &all_all).await.unwrap();
-    assert_eq!(root.is_removed(&world).await, Ok(true));
+    assert_eq!(root.remove(&world).await, Ok(true));
 }
 
 #[tokio::test]
-async fn a_removal_interrupted_between_count_and_take_is_safe() {
+async fn removal_interrupted_after_its_reservation_is_safe() {
     for removal in ALL {
         let world = World::start().await;
         let all_all = all_all(&world).await;
-        let one = Super::made(&world, &all_all, removal).await;
-        let other = Super::made(&world, &all_all, Removal::Role).await;
+        let one = Superuser::create(&world, &all_all, removal).await;
+        let other = Superuser::create(&world, &all_all, Removal::Role).await;
         world.faults.fail(removal.store_call(), 1);
-        assert_eq!(one.is_removed(&world).await, Err(ActorError::Unavailable), "{removal:?}");
-        assert!(one.has_power(&world).await && !one.counts(&world).await, "{removal:?}");
-        // Who has power and does not count is nobody to rely on.
-        assert_eq!(other.is_removed(&world).await, Ok(false), "{removal:?}");
-        // Asked again, the removal is done.
-        assert_eq!(one.is_removed(&world).await, Ok(true), "{removal:?}");
-        assert!(!one.has_power(&world).await && other.has_power(&world).await, "{removal:?}");
+        assert_eq!(one.remove(&world).await, Err(ActorError::Unavailable), "{removal:?}");
+        assert!(one.is_superuser(&world).await && !one.is_counted(&world).await, "{removal:?}");
+        // A user with `all_all` that is missing from the set does not count as the remaining one.
+        assert_eq!(other.remove(&world).await, Ok(false), "{removal:?}");
+        // A repeated request completes the removal.
+        assert_eq!(one.remove(&world).await, Ok(true), "{removal:?}");
+        assert!(!one.is_superuser(&world).await && other.is_superuser(&world).await, "{removal:?}");
     }
 }
 
 #[tokio::test]
-async fn giving_again_counts_again() {
+async fn user_given_all_all_again_is_a_superuser_again() {
     for removal in [Removal::Role, Removal::Direct] {
         let world = World::start().await;
         let all_all = all_all(&world).await;
-        let one = Super::made(&world, &all_all, removal).await;
-        let other = Super::made(&world, &all_all, Removal::Role).await;
+        let one = Superuser::create(&world, &all_all, removal).await;
+        let other = Superuser::create(&world, &all_all, Removal::Role).await;
         world.faults.fail("grants.take", 1);
-        assert_eq!(one.is_removed(&world).await, Err(ActorError::Unavailable), "{removal:?}");
-        one.is_given(&world).await;
-        assert!(one.counts(&world).await, "{removal:?}");
-        // The first taking may come yet, so for a while nobody relies on it.
-        assert_eq!(other.is_removed(&world).await, Ok(false), "{removal:?}");
-        world.clock.advance(LEAVE);
-        assert_eq!(other.is_removed(&world).await, Ok(true), "{removal:?}");
-        assert!(one.has_power(&world).await, "{removal:?}");
+        assert_eq!(one.remove(&world).await, Err(ActorError::Unavailable), "{removal:?}");
+        one.give(&world).await;
+        assert!(one.is_counted(&world).await, "{removal:?}");
+        // The first removal may still happen, so for a while the user does not count as the remaining one.
+        assert_eq!(other.remove(&world).await, Ok(false), "{removal:?}");
+        world.clock.advance(RESERVATION_TTL);
+        assert_eq!(other.remove(&world).await, Ok(true), "{removal:?}");
+        assert!(one.is_superuser(&world).await, "{removal:?}");
     }
-    // Enabling again, too.
+    // A user that is enabled again is a superuser again, too.
     let world = World::start().await;
     let all_all = all_all(&world).await;
-    let one = Super::made(&world, &all_all, Removal::Disable).await;
-    let other = Super::made(&world, &all_all, Removal::Role).await;
-    assert_eq!(one.is_removed(&world).await, Ok(true));
+    let one = Superuser::create(&world, &all_all, Removal::Disable).await;
+    let other = Superuser::create(&world, &all_all, Removal::Role).await;
+    assert_eq!(one.remove(&world).await, Ok(true));
     world.actors.users.set_active(one.user, true).await.unwrap();
-    assert_eq!(other.is_removed(&world).await, Ok(true));
+    assert_eq!(other.remove(&world).await, Ok(true));
 }
 
 #[tokio::test]
-async fn an_operator_takes_even_the_last_and_it_counts_no_more() {
+async fn operator_can_remove_the_last_superuser() {
     let world = World::start().await;
-    let last = Super::made(&world, &all_all(&world).await, Removal::Role).await;
-    let refused = world.actors.users.take_power(last.user, false).await;
+    let last = Superuser::create(&world, &all_all(&world).await, Removal::Role).await;
+    let refused = world.actors.users.take_privileges(last.user, false).await;
     assert_eq!(refused, Err(UserError::LastSuperuser));
-    assert!(last.has_power(&world).await && last.counts(&world).await);
-    assert_eq!(world.actors.users.take_power(last.user, true).await, Ok(true));
-    assert!(!last.has_power(&world).await && !last.counts(&world).await);
+    assert!(last.is_superuser(&world).await && last.is_counted(&world).await);
+    assert_eq!(world.actors.users.take_privileges(last.user, true).await, Ok(true));
+    assert!(!last.is_superuser(&world).await && !last.is_counted(&world).await);
 }
 
 #[tokio::test]
-async fn who_is_disabled_is_no_superuser_to_rely_on() {
+async fn disabled_user_is_no_superuser() {
     let world = World::start().await;
     let all_all = all_all(&world).await;
-    let last = Super::made(&world, &all_all, Removal::Role).await;
+    let last = Superuser::create(&world, &all_all, Removal::Role).await;
     let disabled = world.user().await.id;
     world.actors.users.set_active(disabled, false).await.unwrap();
     world.actors.users.give(disabled, last.grant()).await.unwrap();
-    assert_eq!(last.is_removed(&world).await, Ok(false));
+    assert_eq!(last.remove(&world).await, Ok(false));
     world.actors.users.set_active(disabled, true).await.unwrap();
-    assert_eq!(last.is_removed(&world).await, Ok(true));
+    assert_eq!(last.remove(&world).await, Ok(true));
 }

@@ -1,4 +1,4 @@
-//! Passwords, disabling, deleting.
+//! Changes of users: passwords, disabling, deleting.
 
 use actors::{
     ActorError,
@@ -7,30 +7,30 @@ use actors::{
 };
 use schema::{
     FactKind, UserId,
-    conformance::sample::Samples,
     session::Session,
     text::PersonName,
     user::{PasswordHash, User},
 };
+use store::conformance::sample::Samples;
 
 use crate::world::{Node, World, abandoned, eventually, within};
 
-/// What kills every earlier token of a user.
+/// A change that revokes every earlier token of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kill {
+enum Revocation {
     Password,
     Disable,
     Delete,
 }
 
-const ALL: [Kill; 3] = [Kill::Password, Kill::Disable, Kill::Delete];
+const ALL: [Revocation; 3] = [Revocation::Password, Revocation::Disable, Revocation::Delete];
 
 fn new_hash() -> PasswordHash {
     PasswordHash::new("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$bmV3".into())
 }
 
-impl Kill {
-    async fn done(self, node: &Node, user: UserId) -> Result<(), UserError> {
+impl Revocation {
+    async fn run(self, node: &Node, user: UserId) -> Result<(), UserError> {
         let users = &node.actors.users;
         let call = async {
             match self {
@@ -44,7 +44,7 @@ impl Kill {
         within("the change", call).await
     }
 
-    /// What it does to the store.
+    /// The store call that makes the change.
     const fn store_call(self) -> &'static str {
         match self {
             Self::Password | Self::Disable => "users.replace",
@@ -62,7 +62,7 @@ impl Kill {
     }
 }
 
-async fn begun() -> (World, UserId, Session) {
+async fn setup() -> (World, UserId, Session) {
     let world = World::start().await;
     let user = world.user().await.id;
     let session = world.samples.stored_session(&world.stores, user).await;
@@ -73,8 +73,8 @@ fn of_version(samples: &Samples, user: &User) -> Session {
     Session { user_version: user.version, ..samples.session(user.id) }
 }
 
-/// No token of the session gets anything any more.
-async fn is_dead(world: &World, session: &Session) {
+/// Asserts that the node refuses both tokens of the session.
+async fn assert_revoked(world: &World, session: &Session) {
     assert!(world.refuses(session.user, session.id, session.user_version), "the access token");
     let request = RefreshRequest {
         user: session.user,
@@ -90,26 +90,26 @@ async fn is_dead(world: &World, session: &Session) {
 }
 
 #[tokio::test]
-async fn every_earlier_token_is_dead_after_a_change_that_kills() {
-    for kill in ALL {
-        let (world, user, session) = begun().await;
-        kill.done(&world, user).await.unwrap();
-        assert!(kill.is_stored(&world, user).await, "{kill:?}");
-        is_dead(&world, &session).await;
-        assert!(!world.has_row(user, session.id).await, "{kill:?}");
-        assert!(world.sink.has(FactKind::UserVersion { user, at_least: 1 }), "{kill:?}");
+async fn revoking_change_refuses_every_earlier_token() {
+    for revocation in ALL {
+        let (world, user, session) = setup().await;
+        revocation.run(&world, user).await.unwrap();
+        assert!(revocation.is_stored(&world, user).await, "{revocation:?}");
+        assert_revoked(&world, &session).await;
+        assert!(!world.has_row(user, session.id).await, "{revocation:?}");
+        assert!(world.sink.has(FactKind::UserVersion { user, at_least: 1 }), "{revocation:?}");
     }
 }
 
 #[tokio::test]
-async fn who_logged_in_between_the_fact_and_the_change_is_denied_as_well() {
-    for kill in ALL {
-        let (world, user, session) = begun().await;
+async fn log_in_between_fact_and_change_is_denied_too() {
+    for revocation in ALL {
+        let (world, user, session) = setup().await;
         let elsewhere = world.another_node().await;
-        let hold = world.faults.hold_calls(kill.store_call(), 1);
+        let hold = world.faults.hold_calls(revocation.store_call(), 1);
         let log_in = async {
             within("the change is about to be made", hold.reached(1)).await;
-            elsewhere.hear_all(&world.sink.published());
+            elsewhere.apply_all(&world.sink.published());
             let caught_up = elsewhere.actors.users.catch_up(user).await.unwrap();
             assert_eq!(caught_up.version, 1);
             let session = of_version(&world.samples, &caught_up);
@@ -118,36 +118,36 @@ async fn who_logged_in_between_the_fact_and_the_change_is_denied_as_well() {
             hold.release();
             session
         };
-        let (done, meanwhile) = tokio::join!(kill.done(&world, user), log_in);
+        let (done, logged_in) = tokio::join!(revocation.run(&world, user), log_in);
         done.unwrap();
-        assert!(kill.is_stored(&world, user).await, "{kill:?}");
-        for session in [&session, &meanwhile] {
-            is_dead(&world, session).await;
-            assert!(!world.has_row(user, session.id).await, "{kill:?}");
+        assert!(revocation.is_stored(&world, user).await, "{revocation:?}");
+        for session in [&session, &logged_in] {
+            assert_revoked(&world, session).await;
+            assert!(!world.has_row(user, session.id).await, "{revocation:?}");
         }
-        // The other nodes hear of it too.
-        elsewhere.hear_all(&world.sink.published());
-        assert!(elsewhere.refuses(user, meanwhile.id, meanwhile.user_version), "{kill:?}");
+        // Other nodes refuse it too, by the published facts.
+        elsewhere.apply_all(&world.sink.published());
+        assert!(elsewhere.refuses(user, logged_in.id, logged_in.user_version), "{revocation:?}");
     }
 }
 
 #[tokio::test]
-async fn a_change_that_the_store_did_not_answer_is_done_by_asking_again() {
-    for kill in [Kill::Password, Kill::Disable] {
+async fn change_without_an_answer_completes_when_repeated() {
+    for revocation in [Revocation::Password, Revocation::Disable] {
         for happened in [false, true] {
-            let (world, user, session) = begun().await;
+            let (world, user, session) = setup().await;
             if happened {
                 world.faults.lose("users.replace", 1);
             } else {
                 world.faults.fail("users.replace", 1);
             }
-            assert_eq!(kill.done(&world, user).await, Err(ActorError::Unavailable.into()));
-            assert!(world.refuses(user, session.id, 0), "{kill:?}");
-            kill.done(&world, user).await.unwrap();
-            let case = format!("{kill:?}, happened: {happened}");
-            assert!(kill.is_stored(&world, user).await, "{case}");
-            is_dead(&world, &session).await;
-            // What is denied is at least what is stored, and a log-in catches up with it.
+            assert_eq!(revocation.run(&world, user).await, Err(ActorError::Unavailable.into()));
+            assert!(world.refuses(user, session.id, 0), "{revocation:?}");
+            revocation.run(&world, user).await.unwrap();
+            let case = format!("{revocation:?}, happened: {happened}");
+            assert!(revocation.is_stored(&world, user).await, "{case}");
+            assert_revoked(&world, &session).await;
+            // The denied version is at least the stored one, and a log-in raises the stored one to it.
             let stored = world.stored(user).await;
             assert!(world.facts.denials().user_version(user) >= stored.version, "{case}");
             let caught_up = world.actors.users.catch_up(user).await.unwrap();
@@ -158,98 +158,98 @@ async fn a_change_that_the_store_did_not_answer_is_done_by_asking_again() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_the_store_did_not_answer_is_done_by_asking_again() {
-    let (world, user, session) = begun().await;
+async fn deletion_without_an_answer_completes_when_repeated() {
+    let (world, user, session) = setup().await;
     world.faults.fail("users.delete", 1);
-    assert_eq!(Kill::Delete.done(&world, user).await, Err(ActorError::Unavailable.into()));
-    is_dead(&world, &session).await;
-    Kill::Delete.done(&world, user).await.unwrap();
-    assert!(Kill::Delete.is_stored(&world, user).await);
-    is_dead(&world, &session).await;
-    assert_eq!(Kill::Delete.done(&world, user).await, Err(UserError::NotFound));
-    // It had happened, and only the answer was lost: nobody knows the user any more.
-    let (world, user, session) = begun().await;
+    assert_eq!(Revocation::Delete.run(&world, user).await, Err(ActorError::Unavailable.into()));
+    assert_revoked(&world, &session).await;
+    Revocation::Delete.run(&world, user).await.unwrap();
+    assert!(Revocation::Delete.is_stored(&world, user).await);
+    assert_revoked(&world, &session).await;
+    assert_eq!(Revocation::Delete.run(&world, user).await, Err(UserError::NotFound));
+    // The deletion happened, and only the answer was lost.
+    let (world, user, session) = setup().await;
     world.faults.lose("users.delete", 1);
-    assert_eq!(Kill::Delete.done(&world, user).await, Err(ActorError::Unavailable.into()));
-    is_dead(&world, &session).await;
-    assert_eq!(Kill::Delete.done(&world, user).await, Err(UserError::NotFound));
+    assert_eq!(Revocation::Delete.run(&world, user).await, Err(ActorError::Unavailable.into()));
+    assert_revoked(&world, &session).await;
+    assert_eq!(Revocation::Delete.run(&world, user).await, Err(UserError::NotFound));
 }
 
 #[tokio::test]
-async fn a_change_whose_fact_is_not_durable_is_not_made() {
-    for kill in ALL {
-        let (world, user, session) = begun().await;
+async fn change_is_not_made_unless_its_fact_is_durable() {
+    for revocation in ALL {
+        let (world, user, session) = setup().await;
         world.faults.fail("sink.publish", 1);
-        assert_eq!(kill.done(&world, user).await, Err(ActorError::Unavailable.into()), "{kill:?}");
-        assert!(!kill.is_stored(&world, user).await, "{kill:?}");
-        assert!(world.refuses(user, session.id, 0), "{kill:?}: denied is denied");
-        kill.done(&world, user).await.unwrap();
-        assert!(kill.is_stored(&world, user).await, "{kill:?}");
+        assert_eq!(revocation.run(&world, user).await, Err(ActorError::Unavailable.into()), "{revocation:?}");
+        assert!(!revocation.is_stored(&world, user).await, "{revocation:?}");
+        assert!(world.refuses(user, session.id, 0), "{revocation:?}: the denial stays");
+        revocation.run(&world, user).await.unwrap();
+        assert!(revocation.is_stored(&world, user).await, "{revocation:?}");
     }
 }
 
 #[tokio::test]
-async fn a_change_that_kills_goes_on_when_its_asker_is_gone() {
-    for kill in ALL {
-        let (world, user, session) = begun().await;
+async fn revoking_change_continues_when_its_caller_goes_away() {
+    for revocation in ALL {
+        let (world, user, session) = setup().await;
         let hold = world.faults.hold_calls("sink.publish", 1);
-        abandoned(kill.done(&world, user), &hold).await;
-        assert!(world.refuses(user, session.id, 0), "{kill:?}");
+        abandoned(revocation.run(&world, user), &hold).await;
+        assert!(world.refuses(user, session.id, 0), "{revocation:?}");
         hold.release();
-        eventually("the change", async || kill.is_stored(&world, user).await).await;
-        eventually("the row goes", async || !world.has_row(user, session.id).await).await;
+        eventually("the change", async || revocation.is_stored(&world, user).await).await;
+        eventually("the row is deleted", async || !world.has_row(user, session.id).await).await;
     }
 }
 
 #[tokio::test]
-async fn the_session_that_changes_the_password_goes_on_and_no_other() {
-    let (world, user, session) = begun().await;
+async fn password_change_keeps_only_its_own_session() {
+    let (world, user, session) = setup().await;
     let other = world.samples.stored_session(&world.stores, user).await;
     let live = world.samples.hash();
     let confirmed = world.stored(user).await.password.unwrap();
     let own = OwnChange { confirmed, token_version: 0, session: session.id, live };
     let password = NewPassword { hash: new_hash(), own: Some(own) };
     let (version, expires_at, _) = world.actors.users.change_password(user, password).await.unwrap();
-    is_dead(&world, &other).await;
+    assert_revoked(&world, &other).await;
     assert!(!world.has_row(user, other.id).await);
     assert!(world.refuses(user, session.id, 0));
     assert!(!world.refuses(user, session.id, version));
     let kept = world.stores.sessions.get(user, session.id).await.unwrap().unwrap();
     assert_eq!((kept.live, kept.user_version, kept.expires_at), (live, version, expires_at));
-    // The token of before is dead, not a sign of theft.
-    is_dead(&world, &session).await;
+    // The earlier token is revoked, and is no sign of theft.
+    assert_revoked(&world, &session).await;
     assert!(world.has_row(user, session.id).await);
 }
 
 #[tokio::test]
 async fn disabling_twice_publishes_again() {
-    let (world, user, session) = begun().await;
-    Kill::Disable.done(&world, user).await.unwrap();
+    let (world, user, session) = setup().await;
+    Revocation::Disable.run(&world, user).await.unwrap();
     let version = world.stored(user).await.version;
     let kind = FactKind::UserVersion { user, at_least: version };
     assert_eq!(world.sink.times(kind), 1);
-    // A node that has not heard of the first time.
+    // On a node that missed the first fact.
     let elsewhere = world.another_node().await;
-    Kill::Disable.done(&elsewhere, user).await.unwrap();
+    Revocation::Disable.run(&elsewhere, user).await.unwrap();
     assert_eq!(world.sink.times(kind), 2);
     assert!(elsewhere.refuses(user, session.id, 0));
-    assert_eq!(world.stored(user).await.version, version, "nothing is left to kill");
+    assert_eq!(world.stored(user).await.version, version, "there are no more tokens to revoke");
 }
 
 #[tokio::test]
-async fn who_is_enabled_again_logs_in_with_good_tokens_and_the_old_ones_stay_dead() {
-    let (world, user, session) = begun().await;
-    Kill::Disable.done(&world, user).await.unwrap();
+async fn enabled_user_logs_in_and_its_old_tokens_stay_revoked() {
+    let (world, user, session) = setup().await;
+    Revocation::Disable.run(&world, user).await.unwrap();
     let (enabled, _) = world.actors.users.set_active(user, true).await.unwrap();
     assert!(enabled.active);
     let again = of_version(&world.samples, &enabled);
     world.actors.sessions.open(again.clone()).await.unwrap();
     assert!(!world.refuses(user, again.id, again.user_version));
-    is_dead(&world, &session).await;
+    assert_revoked(&world, &session).await;
 }
 
 #[tokio::test]
-async fn changes_of_one_user_at_two_nodes_are_all_made() {
+async fn changes_of_one_user_on_two_nodes_are_all_made() {
     let world = World::start().await;
     let user = world.user().await.id;
     let other = world.another_node().await;

@@ -1,4 +1,4 @@
-//! A node's actors on a store of their own, and all that surrounds them in the hands of the test.
+//! The actors of a node on a store of their own. The test controls everything around them.
 
 use std::{
     sync::{
@@ -8,35 +8,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actors::superusers::PowerLock;
+use actors::superusers::PrivilegeLock;
 use actors::{
-    Actors, Context, Durability, FactSink, Facts, Lifetimes, Receipt, Rows, end_rows, session::RefreshPolicy,
+    Actors, Context, Durability, FactSink, Facts, Lifetimes, Receipt, StoredSessions, delete_revoked_rows,
+    session::RefreshPolicy,
 };
 use async_trait::async_trait;
 use schema::{
-    Entropy, Fact, FactKind, SessionId, Stores, Timestamp, UserId,
-    conformance::sample::Samples,
+    Entropy, Fact, FactKind, SessionId, Timestamp, UserId,
     horizon::manual::ManualClocks,
     id::{KeyId, TokenId},
-    store::Result as StoreResult,
     token::AccessClaims,
     user::User,
 };
+use store::{Result as StoreResult, Stores, conformance::sample::Samples};
 use tempfile::TempDir;
 
 use crate::faults::{Faults, faulty, lock};
 
-/// When the tests begin.
+/// The time at which each test starts.
 pub const START: Timestamp = Timestamp::from_secs(2_000_000_000);
 pub const ACCESS_TTL: Duration = Duration::from_secs(15 * 60);
 pub const REFRESH: RefreshPolicy =
     RefreshPolicy { ttl: Duration::from_secs(30 * 24 * 3600), grace: Duration::from_secs(10) };
-/// Nothing that a test waits for takes longer.
-const BOUND: Duration = Duration::from_secs(20);
+/// How long a test waits for anything before it fails.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One store, and what runs on it.
+/// One store and the node that runs on it.
 pub struct World {
-    /// The store without faults, to look and to prepare.
+    /// The store without faults, for setup and assertions.
     pub stores: Stores,
     pub faults: Arc<Faults>,
     pub clock: Arc<ManualClocks>,
@@ -46,7 +46,7 @@ pub struct World {
     _directory: TempDir,
 }
 
-/// The actors of a node, and what it has heard.
+/// The actors of a node and the facts that it has applied.
 pub struct Node {
     pub actors: Actors,
     pub facts: Arc<Facts>,
@@ -63,7 +63,7 @@ impl World {
         Self { stores, faults, clock, sink, samples: Samples::at(START), node, _directory: directory }
     }
 
-    /// One more node on the same store. What it hears is the test's to tell.
+    /// Starts another node on the same store. It applies only the facts that the test gives it.
     pub async fn another_node(&self) -> Node {
         node(&self.stores, &self.faults, &self.clock, &self.sink).await
     }
@@ -72,7 +72,7 @@ impl World {
         self.samples.stored_user(&self.stores).await
     }
 
-    /// The user as it is stored.
+    /// The stored user.
     pub async fn stored(&self, user: UserId) -> User {
         self.stores.users.get(user).await.unwrap().unwrap()
     }
@@ -99,13 +99,13 @@ async fn node(stores: &Stores, faults: &Arc<Faults>, clock: &Arc<ManualClocks>, 
         clock: clocks,
         entropy: Arc::new(Seeded(AtomicU64::new(1))),
         refresh: REFRESH,
-        power: PowerLock::default(),
+        privileges: PrivilegeLock::default(),
     };
     Node { actors: Actors::start(context).await.unwrap(), facts }
 }
 
 impl Node {
-    /// Whether an access token with this version of the user is refused.
+    /// Whether the node refuses an access token with this version of the user.
     pub fn refuses(&self, user: UserId, session: SessionId, version: u64) -> bool {
         self.facts.denials().refuses(&AccessClaims {
             user,
@@ -119,17 +119,17 @@ impl Node {
         })
     }
 
-    /// Whether the user has the permission, as the cache says.
+    /// Whether the user has the permission according to the cache.
     pub async fn may(&self, user: UserId, permission: &str) -> bool {
         self.actors.permissions.with(user, |snapshot| snapshot.has(permission)).await.unwrap()
     }
 
-    pub fn hear_all(&self, facts: &[Fact]) {
-        facts.iter().for_each(|fact| self.facts.hear(fact));
+    pub fn apply_all(&self, facts: &[Fact]) {
+        facts.iter().for_each(|fact| self.facts.apply(fact));
     }
 }
 
-/// Counts; what it gives differs each time and is the same in each run.
+/// A counter: its values differ within a run and are the same in each run.
 struct Seeded(AtomicU64);
 
 impl Entropy for Seeded {
@@ -141,21 +141,22 @@ impl Entropy for Seeded {
     }
 }
 
-/// Does what a node's own does, without a disk and peers: keeps the facts that were published, ends
-/// rows in the store, and remembers those that could not be ended. Fails and waits as `sink.publish`.
+/// A sink without a disk and peers: it keeps the published facts, deletes rows in the store, and remembers
+/// the rows that it could not delete. Its faults have the name `sink.publish`.
 pub struct Sink {
     stores: Stores,
     faults: Arc<Faults>,
     published: Mutex<Vec<Fact>>,
-    left: Mutex<Vec<FactKind>>,
+    /// The kinds of facts whose rows are not deleted yet.
+    pending: Mutex<Vec<FactKind>>,
 }
 
 impl Sink {
     fn new(stores: Stores, faults: Arc<Faults>) -> Self {
-        Self { stores, faults, published: Mutex::default(), left: Mutex::default() }
+        Self { stores, faults, published: Mutex::default(), pending: Mutex::default() }
     }
 
-    /// In the order of publishing.
+    /// The published facts in the order of publishing.
     pub fn published(&self) -> Vec<Fact> {
         lock(&self.published).clone()
     }
@@ -168,57 +169,57 @@ impl Sink {
         lock(&self.published).iter().filter(|fact| fact.kind == kind).count()
     }
 
-    /// Tries again to end the rows that are left; says how many are left still.
-    pub async fn catch_up(&self) -> usize {
-        let kinds = std::mem::take(&mut *lock(&self.left));
-        self.end(kinds).await
+    /// Retries the deletions that failed, and returns how many are still pending.
+    pub async fn delete_pending(&self) -> usize {
+        let kinds = std::mem::take(&mut *lock(&self.pending));
+        self.delete(kinds).await
     }
 
-    /// Says how many are left.
-    async fn end(&self, kinds: impl IntoIterator<Item = FactKind>) -> usize {
-        let mut left = Vec::new();
+    /// Deletes the rows of these facts, and returns how many failed.
+    async fn delete(&self, kinds: impl IntoIterator<Item = FactKind>) -> usize {
+        let mut failed = Vec::new();
         for kind in kinds {
-            if end_rows(&self.stores, &kind).await.is_err() {
-                left.push(kind);
+            if delete_revoked_rows(&self.stores, &kind).await.is_err() {
+                failed.push(kind);
             }
         }
-        lock(&self.left).extend_from_slice(&left);
-        left.len()
+        lock(&self.pending).extend_from_slice(&failed);
+        failed.len()
     }
 }
 
 #[async_trait]
 impl FactSink for Sink {
-    async fn publish(&self, facts: &[Fact], rows: Rows) -> StoreResult<Receipt> {
+    async fn publish(&self, facts: &[Fact], rows: StoredSessions) -> StoreResult<Receipt> {
         let publish = async {
             lock(&self.published).extend_from_slice(facts);
-            let ends = facts.iter().filter(|_| rows == Rows::End);
-            let left = self.end(ends.map(|fact| fact.kind).collect::<Vec<_>>()).await;
-            let durability = if left == 0 { Durability::Store } else { Durability::Journal };
+            let to_delete = facts.iter().filter(|_| rows == StoredSessions::Delete);
+            let failed = self.delete(to_delete.map(|fact| fact.kind).collect::<Vec<_>>()).await;
+            let durability = if failed == 0 { Durability::Store } else { Durability::Journal };
             Ok(Receipt { visible: 0, live: 0, durability })
         };
         self.faults.around("sink.publish", publish).await
     }
 }
 
-/// Awaits what must come to an end.
+/// Awaits the future and panics when it takes too long.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(BOUND, future).await {
+    match tokio::time::timeout(WAIT_TIMEOUT, future).await {
         Ok(done) => done,
-        Err(_) => panic!("not within {BOUND:?}: {what}"),
+        Err(_) => panic!("took longer than {WAIT_TIMEOUT:?}: {what}"),
     }
 }
 
-/// Looks until it is so.
+/// Polls `look` until it is true, and panics when that takes too long.
 pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
     let start = Instant::now();
     while !look().await {
-        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+        assert!(start.elapsed() < WAIT_TIMEOUT, "took longer than {WAIT_TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Begins a call and drops it when it waits at a hold.
+/// Starts a call and drops it when it waits at the hold.
 pub async fn abandoned<T>(call: impl Future<Output = T>, hold: &crate::faults::Hold) {
     let abandon = async {
         tokio::select! {

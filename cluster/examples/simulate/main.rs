@@ -1,5 +1,5 @@
-//! Runs the protocol of the cluster in virtual time: how fast a thousand nodes know what one of them took
-//! away, and whether random faults break a promise.
+//! Runs the replication protocol in virtual time: how fast a fact reaches a thousand nodes, and whether
+//! random faults break a promise.
 //!
 //! ```text
 //! simulate --nodes 1000 --loss 5 --facts 1000 --seed 1     time to all-refuse, messages and bytes a node
@@ -9,13 +9,14 @@
 //!
 //! | option | meaning | default |
 //! |---|---|---|
-//! | `--nodes N` | how many | 1000 |
-//! | `--links N` | links a node, when it has not one with everybody | 16 above 64 nodes |
+//! | `--nodes N` | the number of nodes | 1000 |
+//! | `--links N` | links of each node, when not every node is linked with every other | 16 above 64 nodes |
 //! | `--loss P` | packets lost in a hundred: a retransmission each, 200 ms | 0 |
-//! | `--facts N` | things taken away, each by a random node | 1000 |
-//! | `--rate N` | of them in a second | 1000 |
-//! | `--latency US` | one way, at least; as much again comes on top in the mean | 100 |
-//! | `--seed N` | another course | 1 |
+//! | `--facts N` | facts, each published by a random node | 1000 |
+//! | `--rate N` | facts published in a second | 1000 |
+//! | `--latency US` | the shortest delay one way, in microseconds; the mean is twice as long | 100 |
+//! | `--seed N` | the seed of all randomness | 1 |
+#![allow(clippy::disallowed_methods, reason = "it measures")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 mod random;
@@ -92,7 +93,9 @@ fn args(mut given: impl Iterator<Item = String>) -> Result<Args, String> {
 
 fn schedules(args: &Args) -> ExitCode {
     let begin = Instant::now();
-    let (mut failed, mut slowest, mut messages) = (0, 0, 0);
+    let mut failed = 0;
+    let mut slowest = 0;
+    let mut messages = 0;
     for seed in args.seed..args.seed + args.schedules {
         let schedule = Schedule::random(seed);
         if args.trace {
@@ -119,10 +122,17 @@ fn schedules(args: &Args) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Traffic of one node in the mean.
+#[derive(Debug, Clone, Copy)]
+struct PerNode {
+    messages: f64,
+    bytes: f64,
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a million")]
 fn spread(args: &Args) -> ExitCode {
     let tuning = Tuning::default();
-    let fanout = args.links.or((args.nodes > tuning.mesh).then_some(16));
+    let fanout = args.links.or((args.nodes > tuning.mesh_max).then_some(16));
     let settings = Settings {
         fanout,
         tuning,
@@ -136,39 +146,18 @@ fn spread(args: &Args) -> ExitCode {
     println!("{args:?}");
     let begin = Instant::now();
     let mut world = World::new(settings);
-    while !world.is_linked_up() && world.now() < 60 * SECOND {
-        world.run_until(world.now() + 100 * MS);
-    }
-    world.run_until(world.now() + 2 * SECOND);
-    let (idle_begin, idle_from) = (world.traffic(), world.now());
-    world.run_until(world.now() + 2 * SECOND);
-    let idle = per_node(&idle_begin, &world.traffic());
-    let idle_seconds = seconds(world.now() - idle_from);
-    println!(
-        "{} links, all up and quiet at {:.1} s; idle: {:.0} messages, {:.0} bytes a node and second",
-        world.links(),
-        seconds(idle_from),
-        idle.0 / idle_seconds,
-        idle.1 / idle_seconds
-    );
+    let idle = idle_traffic(&mut world);
 
-    let mut random = Random::new(args.seed);
-    let (before, from) = (world.traffic(), world.now());
-    for n in 0..args.facts {
-        world.run_until(from + n * SECOND / args.rate);
-        world.step(Step::Publish { node: random.index(args.nodes), count: 1, lasts: 900_000 });
-    }
-    let deadline = world.now() + 60 * SECOND;
-    while (world.spread().len() as u64) < args.facts && world.now() < deadline {
-        world.run_until(world.now() + 10 * MS);
-    }
+    let before = world.traffic();
+    let from = world.now();
+    publish(&mut world, args);
     let took = seconds(world.now() - from);
     let busy = per_node(&before, &world.traffic());
     let mut spread = world.spread();
     spread.sort_unstable();
     let at = |share: usize| spread.get((spread.len() * share / 100).min(spread.len() - 1)).copied();
     if spread.is_empty() {
-        println!("no fact reached all");
+        println!("no fact reached all nodes");
         return ExitCode::FAILURE;
     }
     let ms = |micros: Option<Micros>| seconds(micros.unwrap_or(0)) * 1_000.0;
@@ -182,24 +171,60 @@ fn spread(args: &Args) -> ExitCode {
     );
     println!(
         "a node in these {took:.1} s: {:.0} messages, {:.0} bytes; a fact: {:.2} messages, {:.0} bytes a node",
-        busy.0,
-        busy.1,
-        (busy.0 - idle.0 / idle_seconds * took) / args.facts as f64,
-        (busy.1 - idle.1 / idle_seconds * took) / args.facts as f64
+        busy.messages,
+        busy.bytes,
+        (busy.messages - idle.messages * took) / args.facts as f64,
+        (busy.bytes - idle.bytes * took) / args.facts as f64
     );
     println!("computed in {:.1} s; repeat with --seed {}", begin.elapsed().as_secs_f64(), args.seed);
     if spread.len() as u64 == args.facts { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Waits until all links are up and quiet. Returns the traffic of an idle node in a second.
+fn idle_traffic(world: &mut World) -> PerNode {
+    while !world.is_linked_up() && world.now() < 60 * SECOND {
+        world.run_until(world.now() + 100 * MS);
+    }
+    world.run_until(world.now() + 2 * SECOND);
+    let before = world.traffic();
+    let from = world.now();
+    world.run_until(world.now() + 2 * SECOND);
+    let idle = per_node(&before, &world.traffic());
+    let took = seconds(world.now() - from);
+    let idle = PerNode { messages: idle.messages / took, bytes: idle.bytes / took };
+    println!(
+        "{} links, all up and quiet at {:.1} s; idle: {:.0} messages, {:.0} bytes a node and second",
+        world.links(),
+        seconds(from),
+        idle.messages,
+        idle.bytes
+    );
+    idle
+}
+
+/// Publishes the facts, each on a random node, and waits until every node has all of them, at most a minute.
+fn publish(world: &mut World, args: &Args) {
+    let mut random = Random::new(args.seed);
+    let from = world.now();
+    for number in 0..args.facts {
+        world.run_until(from + number * SECOND / args.rate);
+        world.step(Step::Publish { node: random.index(args.nodes), count: 1, lasts: 900_000 });
+    }
+    let deadline = world.now() + 60 * SECOND;
+    while (world.spread().len() as u64) < args.facts && world.now() < deadline {
+        world.run_until(world.now() + 10 * MS);
+    }
 }
 
 fn seconds(micros: Micros) -> f64 {
     micros as f64 / SECOND as f64
 }
 
-/// Messages and bytes, in the mean.
-fn per_node(before: &[Traffic], after: &[Traffic]) -> (f64, f64) {
+/// The traffic between two moments, of one node in the mean.
+fn per_node(before: &[Traffic], after: &[Traffic]) -> PerNode {
     let sum = |of: &[Traffic], what: fn(&Traffic) -> u64| of.iter().map(what).sum::<u64>() as f64;
     let nodes = after.len() as f64;
     let messages = sum(after, |traffic| traffic.messages) - sum(before, |traffic| traffic.messages);
     let bytes = sum(after, |traffic| traffic.bytes) - sum(before, |traffic| traffic.bytes);
-    (messages / nodes, bytes / nodes)
+    PerNode { messages: messages / nodes, bytes: bytes / nodes }
 }

@@ -1,4 +1,4 @@
-//! Random schedules of faults.
+//! Random schedules of faults: a world, and what is done to it when.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::{
     world::{MS, Micros, SECOND, Settings, Step, World},
 };
 
-/// How long all may take to get well after the last fault.
-const WITHIN: Micros = 40 * SECOND;
+/// How long nodes may take to settle after the last fault.
+const SETTLE_TIMEOUT: Micros = 40 * SECOND;
 
-/// What is done to which world, and when.
+/// A world, and what is done to it at which times.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pub settings: Settings,
@@ -22,24 +22,24 @@ pub struct Schedule {
 /// How a schedule ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// From the end of the faults.
+    /// How long the nodes took to settle after the last fault.
     pub settled_in: Micros,
     pub messages: u64,
 }
 
 impl Settings {
-    /// A few nodes near each other, with numbers small enough that every limit is met.
+    /// A few nodes with a fast network, and limits small enough that every one is reached.
     pub fn small(seed: u64, nodes: usize) -> Self {
         Self {
             seed,
             nodes,
             fanout: None,
             tuning: Tuning {
-                batch: 16,
-                window: 64,
-                pull: 100,
-                digests: Duration::from_secs(5),
-                ping: Duration::from_millis(500),
+                batch_max: 16,
+                push_window: 64,
+                pull_max: 100,
+                digest_interval: Duration::from_secs(5),
+                ping_interval: Duration::from_millis(500),
                 ..Tuning::default()
             },
             latency: 200,
@@ -68,22 +68,22 @@ impl Schedule {
         settings.has_store = random.one_in(3);
         settings.wall_rate = random.pick(&[1, 1, 30]);
         let tuning = &mut settings.tuning;
-        tuning.batch = random.pick(&[1, 7, 64, 512]);
-        tuning.window = random.pick(&[8, 64, 300, 8_192]);
-        tuning.pull = random.pick(&[10, 100, 65_536]);
-        tuning.ping = Duration::from_millis(random.pick(&[250, 500]));
+        tuning.batch_max = random.pick(&[1, 7, 64, 512]);
+        tuning.push_window = random.pick(&[8, 64, 300, 8_192]);
+        tuning.pull_max = random.pick(&[10, 100, 65_536]);
+        tuning.ping_interval = Duration::from_millis(random.pick(&[250, 500]));
         if random.one_in(6) {
             settings.chaos = random.pick(&[1_000, 30_000]);
         }
         if random.one_in(6) {
             // Links are few.
-            settings.tuning.mesh = 2;
+            settings.tuning.mesh_max = 2;
             settings.fanout = Some(4);
         }
         if settings.has_store && random.one_in(4) {
-            settings.tuning.max_bytes = 40 * 1024;
+            settings.tuning.bytes_max = 40 * 1024;
         }
-        // Within what tokens allow, and at times one that is far beyond.
+        // Within the allowed skew, and at times one clock far beyond it.
         settings.offsets = (0..nodes).map(|_| random.below(50_000).cast_signed() - 25_000).collect();
         if random.one_in(4) {
             settings.offsets[random.index(nodes)] = 600_000;
@@ -101,13 +101,13 @@ impl Schedule {
         Self { settings, steps }
     }
 
-    /// Does it all.
+    /// Runs the schedule. `traces` prints all that happens.
     ///
     /// # Errors
     /// Which promise was broken.
-    pub fn run(&self, says: bool) -> Result<Outcome, String> {
+    pub fn run(&self, traces: bool) -> Result<Outcome, String> {
         let mut world = World::new(self.settings.clone());
-        world.says = says;
+        world.traces = traces;
         for (at, step) in &self.steps {
             world.run_until(*at);
             if let Some(broken) = world.broken() {
@@ -115,23 +115,24 @@ impl Schedule {
             }
             world.step(*step);
         }
-        // What is cut off may be so for long enough to be noticed.
+        // Some schedules leave nodes cut off for long enough that gossip notices.
         world.run_until(world.now() + self.settings.seed % 4 * SECOND);
-        let settled_in = world.settle(WITHIN)?;
+        let settled_in = world.settle(SETTLE_TIMEOUT)?;
         let messages = world.traffic().iter().map(|traffic| traffic.messages).sum();
         Ok(Outcome { settled_in, messages })
     }
 }
 
-/// By how much clocks jump, in milliseconds.
-const JUMPS: [i64; 8] =
+/// By how much clocks may jump, in milliseconds.
+const CLOCK_JUMPS_MS: [i64; 8] =
     [3_600_000, -3_600_000, 3_600_000, -3_600_000, 120_000, -120_000, 40 * 86_400_000, -40 * 86_400_000];
 
 fn step(random: &mut Random, settings: &Settings, lasts: &[u64], jumps: bool) -> Step {
     let nodes = settings.nodes;
-    let (node, other) = (random.index(nodes), random.index(nodes));
+    let node = random.index(nodes);
+    let other = random.index(nodes);
     match random.below(if jumps { 40 } else { 32 }) {
-        32.. => Step::Jump { node, by: random.pick(&JUMPS) },
+        32.. => Step::Jump { node, by: random.pick(&CLOCK_JUMPS_MS) },
         0..12 => {
             let count = random.pick(&[1, 1, 1, 3, 20, 300]);
             Step::Publish { node, count, lasts: random.pick(lasts) }

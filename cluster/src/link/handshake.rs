@@ -1,20 +1,21 @@
-//! What is said before the first frame.
+//! What is sent before the first frame.
 //!
 //! ```text
 //! dialer                                              answerer
 //!   preamble: PLSD, min, max version, cluster ───────►            in clear, 10 bytes
-//!                             ◄─────── preamble                   also when it refuses
-//!   Noise: e, psk; who we are ────────────────────────►           u16 length ‖ message
-//!                             ◄─────── Noise: e, ee; who we are   or length 0: not our secret
+//!                             ◄─────── preamble                   also if it refuses
+//!   Noise: e, psk; identity ──────────────────────────►           u16 length ‖ message
+//!                             ◄─────── Noise: e, ee; identity     or length 0: another secret
 //!   an empty frame ───────────────────────────────────►           the dialer is no recording
 //! ```
 //!
-//! Promises: each is told why it was refused as far as it can help who made a mistake: other name, other
-//! version, other secret. Both preambles are in Noise's prologue, so whoever alters them is found out.
-//! Two exponentiations are done only for who knows the secret, or has a recording of who does.
+//! Promises: each end learns why it was refused as far as that helps an operator who made a mistake: another
+//! cluster name, version or secret. Both preambles are in Noise's prologue, so altering them is detected. The
+//! answerer does its two exponentiations only for a dialer that knows the secret, or has a recording of a
+//! node that does.
 //!
-//! Never: more than [`MAX_MESSAGE`] bytes are read at a time, or anything is sent to who has not said
-//! the magic word.
+//! Never: more than [`MESSAGE_BYTES_MAX`] bytes are read at a time, or anything is sent to a dialer that has
+//! not sent [`MAGIC`].
 
 use std::{error::Error, io, ops::RangeInclusive, sync::Arc};
 
@@ -26,19 +27,20 @@ use tokio::{
 };
 
 use super::{
-    Local, MAX_NAME, Patience, Peer, Progress, Refused,
+    Local, NAME_BYTES_MAX, Peer, Progress, Refused, Timeouts,
     frame::{Broken, Reader, Writer},
 };
 use crate::protocol::message;
 
+/// The first bytes of every connection.
 const MAGIC: [u8; 4] = *b"PLSD";
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-/// What the key is derived for.
+/// The purpose for which the key is derived from the secret.
 const PURPOSE: &str = "link";
-/// Node and incarnation; the name follows.
-const ORIGIN: usize = 16 + 8;
-/// A key, who we are, a tag.
-const MAX_MESSAGE: usize = 32 + ORIGIN + MAX_NAME + 16;
+/// The size of a node id and an incarnation, in bytes. The name follows.
+const ORIGIN_BYTES: usize = 16 + 8;
+/// The maximum size of a handshake message, in bytes: a key, an identity and a tag.
+const MESSAGE_BYTES_MAX: usize = 32 + ORIGIN_BYTES + NAME_BYTES_MAX + 16;
 
 type Preamble = [u8; 10];
 type Link<R, W> = (Peer, Reader<R>, Writer<W>);
@@ -47,13 +49,13 @@ pub(super) async fn dial<R, W>(
     reader: R,
     writer: W,
     local: &Local,
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Result<Link<R, W>, Refused>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    timeout(patience.handshake, introduce(reader, writer, local, patience))
+    timeout(timeouts.handshake, dial_handshake(reader, writer, local, timeouts))
         .await
         .map_err(|_| Refused::Slow)?
 }
@@ -62,22 +64,22 @@ pub(super) async fn answer<R, W>(
     reader: R,
     writer: W,
     local: &Local,
-    patience: Patience,
+    timeouts: Timeouts,
     progress: &Progress,
 ) -> Result<Link<R, W>, Refused>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let examined = examine(reader, writer, local, patience, progress);
-    timeout(patience.handshake, examined).await.map_err(|_| Refused::Slow)?
+    let answered = answer_handshake(reader, writer, local, timeouts, progress);
+    timeout(timeouts.handshake, answered).await.map_err(|_| Refused::Slow)?
 }
 
-async fn introduce<R, W>(
+async fn dial_handshake<R, W>(
     mut reader: R,
     mut writer: W,
     local: &Local,
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Result<Link<R, W>, Refused>
 where
     R: AsyncRead + Unpin,
@@ -89,31 +91,32 @@ where
     let theirs = read_preamble(&mut reader).await?;
     let version = agree(&ours, &theirs)?;
 
-    let mut noise = noise(local, &ours, &theirs, |builder| builder.build_initiator())?;
-    send(&mut writer, &mut noise, local).await?;
-    let mut message = [0; MAX_MESSAGE];
-    let message = receive(&mut reader, &mut message).await?;
+    let key = local.secret.derive(PURPOSE).map_err(failed)?;
+    let mut noise = noise(&key, &ours, &theirs, |builder| builder.build_initiator())?;
+    send_identity(&mut writer, &mut noise, local).await?;
+    let mut message = [0; MESSAGE_BYTES_MAX];
+    let message = receive_message(&mut reader, &mut message).await?;
     if message.is_empty() {
         return Err(Refused::OtherSecret);
     }
-    let (origin, name) = open(&mut noise, message)?;
+    let (origin, name) = open_identity(&mut noise, message)?;
     if origin == local.origin {
         return Err(Refused::Itself);
     }
 
     let transport = Arc::new(noise.into_stateless_transport_mode().map_err(failed)?);
-    let reader = Reader::new(reader, transport.clone(), patience.rest);
-    let mut writer = Writer::new(writer, transport, patience.write);
+    let reader = Reader::new(reader, transport.clone(), timeouts.rest);
+    let mut writer = Writer::new(writer, transport, timeouts.write);
     writer.write(&[]).await.map_err(unproved)?;
     writer.flush().await.map_err(unproved)?;
     Ok((Peer { origin, name, version }, reader, writer))
 }
 
-async fn examine<R, W>(
+async fn answer_handshake<R, W>(
     mut reader: R,
     mut writer: W,
     local: &Local,
-    patience: Patience,
+    timeouts: Timeouts,
     progress: &Progress,
 ) -> Result<Link<R, W>, Refused>
 where
@@ -122,35 +125,34 @@ where
 {
     let ours = preamble(local);
     let theirs =
-        timeout(patience.preamble, read_preamble(&mut reader)).await.map_err(|_| Refused::Slow)??;
-    // Before we refuse, so that the dialer can name the reason too.
+        timeout(timeouts.preamble, read_preamble(&mut reader)).await.map_err(|_| Refused::Slow)??;
+    // Sent before this node refuses, so that the dialer can name the reason too.
     writer.write_all(&ours).await?;
     writer.flush().await?;
     let version = agree(&ours, &theirs)?;
-    progress.reached(Progress::SPEAKS);
+    progress.reached(Progress::STEP_PREAMBLE);
 
-    let mut noise = noise(local, &theirs, &ours, |builder| builder.build_responder())?;
-    let mut message = [0; MAX_MESSAGE];
-    let message = receive(&mut reader, &mut message).await?;
-    let (origin, name) = match open(&mut noise, message) {
+    let mut message = [0; MESSAGE_BYTES_MAX];
+    let message = receive_message(&mut reader, &mut message).await?;
+    let (mut noise, (origin, name)) = match open_first(local, &theirs, &ours, message) {
         Err(Refused::OtherSecret) => {
-            // It is refused in any case.
+            // The dialer is refused whether or not this is sent.
             let _ = writer.write_all(&[0, 0]).await;
             let _ = writer.flush().await;
             return Err(Refused::OtherSecret);
         }
         opened => opened?,
     };
-    progress.reached(Progress::KNOWS);
-    send(&mut writer, &mut noise, local).await?;
-    // Not before the dialer can find it too.
+    progress.reached(Progress::STEP_SECRET);
+    send_identity(&mut writer, &mut noise, local).await?;
+    // Not earlier, so that the dialer notices too.
     if origin == local.origin {
         return Err(Refused::Itself);
     }
 
     let transport = Arc::new(noise.into_stateless_transport_mode().map_err(failed)?);
-    let mut reader = Reader::new(reader, transport.clone(), patience.rest);
-    let writer = Writer::new(writer, transport, patience.write);
+    let mut reader = Reader::new(reader, transport.clone(), timeouts.rest);
+    let writer = Writer::new(writer, transport, timeouts.write);
     if !reader.read().await.map_err(unproved)?.is_empty() {
         return Err(Refused::Malformed("the first frame is not empty"));
     }
@@ -166,7 +168,8 @@ fn preamble(local: &Local) -> Preamble {
 async fn read_preamble(reader: &mut (impl AsyncRead + Unpin)) -> Result<Preamble, Refused> {
     let mut preamble = [0; 10];
     let (magic, rest) = preamble.split_at_mut(MAGIC.len());
-    // First the word alone: who speaks another protocol may wait for us after fewer than ten bytes.
+    // The magic bytes alone first: a dialer of another protocol may wait for an answer after fewer than ten
+    // bytes.
     reader.read_exact(magic).await?;
     if *magic != MAGIC {
         return Err(Refused::NotPalisade);
@@ -175,7 +178,7 @@ async fn read_preamble(reader: &mut (impl AsyncRead + Unpin)) -> Result<Preamble
     Ok(preamble)
 }
 
-/// The version that both will speak.
+/// The highest version that both nodes speak.
 fn agree(ours: &Preamble, theirs: &Preamble) -> Result<u8, Refused> {
     let (ours, our_cluster) = versions(ours);
     let (theirs, their_cluster) = versions(theirs);
@@ -199,45 +202,44 @@ fn versions(preamble: &Preamble) -> (RangeInclusive<u8>, [u8; 4]) {
 }
 
 fn noise(
-    local: &Local,
+    key: &[u8; 32],
     dialer: &Preamble,
     answerer: &Preamble,
     side: impl FnOnce(Builder<'_>) -> Result<HandshakeState, snow::Error>,
 ) -> Result<HandshakeState, Refused> {
-    let key = local.secret.derive(PURPOSE).map_err(failed)?;
     let prologue = [dialer.as_slice(), answerer].concat();
     let builder = Builder::new(NOISE.parse().map_err(failed)?);
-    let builder = builder.psk(0, &key).and_then(|builder| builder.prologue(&prologue)).map_err(failed)?;
+    let builder = builder.psk(0, key).and_then(|builder| builder.prologue(&prologue)).map_err(failed)?;
     side(builder).map_err(failed)
 }
 
-/// Says who we are.
-async fn send(
+/// Sends this node's identity.
+async fn send_identity(
     writer: &mut (impl AsyncWrite + Unpin),
     noise: &mut HandshakeState,
     local: &Local,
 ) -> Result<(), Refused> {
-    if !fit(&local.name) {
-        return Err(Refused::Malformed("our own name"));
+    if !is_printable(&local.name) {
+        return Err(Refused::Malformed("this node's own name"));
     }
-    let mut who = [0; ORIGIN + MAX_NAME];
-    let end = ORIGIN + local.name.len();
-    who[..16].copy_from_slice(local.origin.node.as_bytes());
-    who[16..ORIGIN].copy_from_slice(&local.origin.incarnation.to_be_bytes());
-    who[ORIGIN..end].copy_from_slice(local.name.as_bytes());
+    let mut identity = [0; ORIGIN_BYTES + NAME_BYTES_MAX];
+    let end = ORIGIN_BYTES + local.name.len();
+    identity[..16].copy_from_slice(local.origin.node.as_bytes());
+    identity[16..ORIGIN_BYTES].copy_from_slice(&local.origin.incarnation.to_be_bytes());
+    identity[ORIGIN_BYTES..end].copy_from_slice(local.name.as_bytes());
 
-    let mut message = [0; 2 + MAX_MESSAGE];
-    let length = noise.write_message(&who[..end], &mut message[2..]).map_err(failed)?;
+    let mut message = [0; 2 + MESSAGE_BYTES_MAX];
+    let length = noise.write_message(&identity[..end], &mut message[2..]).map_err(failed)?;
     let head = u16::try_from(length).map_err(failed)?.to_be_bytes();
     message[..2].copy_from_slice(&head);
     writer.write_all(&message[..2 + length]).await?;
     Ok(writer.flush().await?)
 }
 
-/// A message, or nothing.
-async fn receive<'a>(
+/// Reads a message; empty if the other end has another secret.
+async fn receive_message<'a>(
     reader: &mut (impl AsyncRead + Unpin),
-    message: &'a mut [u8; MAX_MESSAGE],
+    message: &'a mut [u8; MESSAGE_BYTES_MAX],
 ) -> Result<&'a [u8], Refused> {
     let mut head = [0; 2];
     reader.read_exact(&mut head).await?;
@@ -247,41 +249,60 @@ async fn receive<'a>(
     Ok(message)
 }
 
-/// Who the other end says it is.
-fn open(noise: &mut HandshakeState, message: &[u8]) -> Result<(Origin, String), Refused> {
-    let mut who = [0; MAX_MESSAGE];
-    let length = noise.read_message(message, &mut who).map_err(|why| match why {
+/// Decrypts a dialer's first message with the first accepted secret that fits.
+fn open_first(
+    local: &Local,
+    dialer: &Preamble,
+    answerer: &Preamble,
+    message: &[u8],
+) -> Result<(HandshakeState, (Origin, String)), Refused> {
+    for key in local.secret.derive_accepted(PURPOSE).map_err(failed)? {
+        let mut noise = noise(&key, dialer, answerer, |builder| builder.build_responder())?;
+        match open_identity(&mut noise, message) {
+            Err(Refused::OtherSecret) => {}
+            opened => return Ok((noise, opened?)),
+        }
+    }
+    Err(Refused::OtherSecret)
+}
+
+/// Decrypts the identity of the other end.
+fn open_identity(noise: &mut HandshakeState, message: &[u8]) -> Result<(Origin, String), Refused> {
+    let mut identity = [0; MESSAGE_BYTES_MAX];
+    let length = noise.read_message(message, &mut identity).map_err(|why| match why {
         snow::Error::Decrypt => Refused::OtherSecret,
         _ => Refused::Malformed("no Noise message"),
     })?;
-    let who = &who[..length];
-    let (node, rest) = who.split_first_chunk().ok_or(Refused::Malformed("no node"))?;
+    let (node, rest) = identity[..length].split_first_chunk().ok_or(Refused::Malformed("no node"))?;
     let (incarnation, name) = rest.split_first_chunk().ok_or(Refused::Malformed("no incarnation"))?;
-    let name = str::from_utf8(name).ok().filter(|name| fit(name)).ok_or(Refused::Malformed("its name"))?;
+    let name = str::from_utf8(name)
+        .ok()
+        .filter(|name| is_printable(name))
+        .ok_or(Refused::Malformed("a name that is too long or unprintable"))?;
     let origin = Origin { node: NodeId::from_bytes(*node), incarnation: u64::from_be_bytes(*incarnation) };
     if !message::is_plausible(origin) {
-        return Err(Refused::Malformed("an id or incarnation that no node has"));
+        return Err(Refused::Malformed("an id or incarnation that no node can have"));
     }
     Ok((origin, name.to_owned()))
 }
 
-/// Whether it can be shown in a log.
-fn fit(name: &str) -> bool {
-    name.len() <= MAX_NAME && !name.contains(char::is_control)
+/// Whether a name can be shown in a log.
+fn is_printable(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control)
 }
 
-/// The frame that proves the dialer did not come.
+/// Why the frame that proves the dialer did not arrive.
 fn unproved(why: Broken) -> Refused {
     match why {
         Broken::Io(error) => error.into(),
         Broken::Closed | Broken::Cut => Refused::Closed,
         Broken::Slow => Refused::Slow,
-        Broken::Forged => Refused::Malformed("it was recorded, or altered on the way"),
+        Broken::Forged => Refused::Malformed("a first frame that is recorded or altered"),
         Broken::Length(_) | Broken::Spent | Broken::Before => Refused::Malformed("no first frame"),
     }
 }
 
-/// Our own fault.
+/// An error of this node, not of the other end.
 fn failed(why: impl Error + Send + Sync + 'static) -> Refused {
     Refused::Io(io::Error::other(why))
 }

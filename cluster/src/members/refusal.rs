@@ -1,4 +1,4 @@
-//! Why datagrams are refused: counted always, named in the log not more often than people can read.
+//! Why datagrams are refused. Every refusal is counted; for each reason at most one in ten seconds is logged.
 
 use std::{
     net::SocketAddr,
@@ -10,29 +10,31 @@ use std::{
 };
 
 use tokio::time::Instant;
+
+use crate::timer;
 use tracing::{debug, warn};
 
-/// Between two lines in the log for one reason.
-const QUIET: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines for one reason.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a datagram was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// It is of another format: another version of this program, or not ours at all.
+    /// The datagram has another format: from another version of this program, or from another program.
     OtherVersion,
-    /// It was sealed by a node of a cluster of another name.
+    /// The sender belongs to a cluster of another name.
     OtherCluster,
-    /// It does not open: another secret, or somebody altered it.
+    /// The datagram cannot be decrypted: the sender has another secret, or the datagram was altered.
     OtherSecret,
-    /// It, or a much newer one of the same sender, was here before.
+    /// The datagram, or a much newer one of the same sender, arrived before.
     Replayed,
-    /// It is one of our own.
+    /// The datagram is one of this node's own.
     Reflected,
-    /// It opens, but what is in it cannot be read; or it is too short to be one.
+    /// The datagram can be decrypted, but its content cannot be read; or it is too short.
     Malformed,
-    /// It has more bytes than a datagram may have.
+    /// The datagram is longer than a datagram may be.
     TooLong,
-    /// Too many of unknown senders came within a second.
+    /// Too many datagrams of unknown senders arrived within a second.
     TooMany,
 }
 
@@ -49,7 +51,7 @@ impl Refusal {
         Self::TooMany,
     ];
 
-    /// A name for logs and metrics.
+    /// The reason's name in logs and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,28 +67,28 @@ impl Refusal {
     }
 }
 
-/// Counts refusals and names them in the log.
+/// Counts and logs refusals.
 #[derive(Default)]
 pub(super) struct Refusals {
     counts: [AtomicU64; Refusal::ALL.len()],
-    shown: Mutex<[Shown; Refusal::ALL.len()]>,
+    logged: Mutex<[LoggedAt; Refusal::ALL.len()]>,
 }
 
 #[derive(Default, Clone, Copy)]
-struct Shown {
+struct LoggedAt {
     at: Option<Instant>,
-    hidden: u64,
+    omitted: u64,
 }
 
-impl Shown {
-    /// How many were not shown before this one, if this one is.
+impl LoggedAt {
+    /// If this refusal is logged, the number that were left out before it.
     fn next(&mut self, now: Instant) -> Option<u64> {
-        if self.at.is_some_and(|at| now.saturating_duration_since(at) < QUIET) {
-            self.hidden = self.hidden.saturating_add(1);
+        if self.at.is_some_and(|at| now.saturating_duration_since(at) < LOG_INTERVAL) {
+            self.omitted = self.omitted.saturating_add(1);
             return None;
         }
         self.at = Some(now);
-        Some(std::mem::take(&mut self.hidden))
+        Some(std::mem::take(&mut self.omitted))
     }
 }
 
@@ -95,16 +97,16 @@ impl Refusals {
         if let Some(count) = self.counts.get(refusal as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = shown.get_mut(refusal as usize).and_then(|shown| shown.next(Instant::now()));
-        drop(shown);
-        let Some(hidden) = line else { return };
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = logged.get_mut(refusal as usize).and_then(|logged| logged.next(timer::now()));
+        drop(logged);
+        let Some(omitted) = line else { return };
         let reason = refusal.as_str();
-        // A seed that leads back here is no mistake (one name for all nodes), and harms nobody.
+        // A seed that resolves to this node is no mistake (one name for all nodes) and does no harm.
         if refusal == Refusal::Reflected {
-            debug!(%peer, reason, hidden, "gossip refused");
+            debug!(%peer, reason, omitted, "gossip datagram refused");
         } else {
-            warn!(%peer, reason, hidden, "gossip refused");
+            warn!(%peer, reason, omitted, "gossip datagram refused");
         }
     }
 
@@ -120,21 +122,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_per_reason_and_the_number_of_those_not_shown() {
-        let mut shown = Shown::default();
-        let start = Instant::now();
-        assert_eq!(shown.next(start), Some(0));
+    fn log_line_names_the_number_of_omitted_refusals() {
+        let mut logged = LoggedAt::default();
+        let start = timer::now();
+        assert_eq!(logged.next(start), Some(0));
         for n in 1..10 {
-            assert_eq!(shown.next(start + Duration::from_secs(n)), None, "{n}");
+            assert_eq!(logged.next(start + Duration::from_secs(n)), None, "{n}");
         }
-        assert_eq!(shown.next(start + QUIET), Some(9));
-        assert_eq!(shown.next(start + QUIET * 2), Some(0));
+        assert_eq!(logged.next(start + LOG_INTERVAL), Some(9));
+        assert_eq!(logged.next(start + LOG_INTERVAL * 2), Some(0));
     }
 
     #[test]
     fn every_reason_has_its_own_count() {
-        for (n, refusal) in Refusal::ALL.into_iter().enumerate() {
-            assert_eq!(refusal as usize, n);
+        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, index);
         }
     }
 }

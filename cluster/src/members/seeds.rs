@@ -1,4 +1,4 @@
-//! Seeds: names that are looked up again and again, and the address that others use for us.
+//! Seeds: names that are looked up again and again; and the address at which other nodes reach this one.
 
 use std::{
     io,
@@ -16,23 +16,24 @@ use tracing::{info, warn};
 
 use super::Shared;
 
-/// How long a name may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between look-ups while nobody is alive, and otherwise.
-const ALONE: Duration = Duration::from_secs(1);
-const IN_COMPANY: Duration = Duration::from_secs(5);
+/// How long a look-up may take before it is logged.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between look-ups while no other member is alive.
+const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(1);
+/// The pause between look-ups otherwise.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks up one seed for ever. A name that hangs holds up no other, and is not asked a second time
-/// meanwhile: every look-up takes a thread.
+/// Looks up one seed for as long as the node runs. A look-up that hangs delays no other seed, and is not
+/// repeated before it returns, because every look-up takes a thread.
 pub(super) async fn follow(seed: String, shared: Arc<Shared>) {
     let mut failing = false;
     loop {
         let mut lookup = pin!(lookup_host(&seed));
-        let found = match timeout(PATIENCE, &mut lookup).await {
+        let found = match timeout(LOOKUP_TIMEOUT, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
                 if !failing {
-                    warn!(seed, "a seed's name is not answered yet");
+                    warn!(seed, "seed look-up is slow");
                 }
                 failing = true;
                 lookup.await
@@ -41,7 +42,7 @@ pub(super) async fn follow(seed: String, shared: Arc<Shared>) {
         match found {
             Ok(addresses) => {
                 if failing {
-                    info!(seed, "a seed's name resolves again");
+                    info!(seed, "seed resolves again");
                 }
                 failing = false;
                 for address in addresses {
@@ -50,20 +51,21 @@ pub(super) async fn follow(seed: String, shared: Arc<Shared>) {
             }
             Err(error) => {
                 if !failing {
-                    warn!(seed, %error, "a seed's name does not resolve");
+                    warn!(seed, %error, "seed does not resolve");
                 }
                 failing = true;
             }
         }
-        sleep(if shared.is_alone() { ALONE } else { IN_COMPANY }).await;
+        sleep(if shared.is_alone() { LOOKUP_INTERVAL_ALONE } else { LOOKUP_INTERVAL }).await;
     }
 }
 
-/// The address that others reach this node at: the given `host:port`; else the one listened on; when
-/// that is all of them, the one that leads to the first seed that resolves, or this machine's name.
+/// The address at which other nodes reach this one: the given `host:port`, else the address that the node
+/// listens on. If the node listens on all addresses: the one from which it would send to the first seed that
+/// resolves, else the one that this machine's name resolves to.
 ///
 /// # Errors
-/// When none of these is known; it says what to set.
+/// When none of these is known. The message names the setting.
 pub async fn advertised(
     listen: SocketAddr,
     advertise: Option<&str>,
@@ -78,7 +80,8 @@ pub async fn advertised(
         })?;
         let usable = |address: &SocketAddr| !address.ip().is_unspecified() && address.port() != 0;
         return best(listen, found.into_iter().filter(usable)).ok_or_else(|| {
-            let problem = format!("PALISADE_CLUSTER_ADVERTISE={given} is no address that others could use");
+            let problem =
+                format!("PALISADE_CLUSTER_ADVERTISE={given} is not an address that other nodes can reach");
             io::Error::new(io::ErrorKind::InvalidInput, problem)
         });
     }
@@ -87,7 +90,7 @@ pub async fn advertised(
     }
     for seed in seeds {
         for address in look_up(seed).await.unwrap_or_default() {
-            if let Some(ip) = way_to(address).await
+            if let Some(ip) = local_address_towards(address).await
                 && reachable(listen, ip)
             {
                 return Ok(SocketAddr::new(ip, listen.port()));
@@ -102,21 +105,20 @@ pub async fn advertised(
             return Ok(address);
         }
     }
-    let problem =
-        "which of its addresses others use is not known: set PALISADE_CLUSTER_ADVERTISE to host:port";
+    let problem = "the address at which other nodes reach this one is not known: set PALISADE_CLUSTER_ADVERTISE to host:port";
     Err(io::Error::new(io::ErrorKind::AddrNotAvailable, problem))
 }
 
 async fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
-    Ok(timeout(PATIENCE, lookup_host(name)).await??.collect())
+    Ok(timeout(LOOKUP_TIMEOUT, lookup_host(name)).await??.collect())
 }
 
-/// Whether a socket that listens there hears what is sent to this address.
+/// Whether a socket that listens at `listen` receives what is sent to `ip`.
 fn reachable(listen: SocketAddr, ip: IpAddr) -> bool {
     !ip.is_unspecified() && (listen.is_ipv6() || ip.is_ipv4())
 }
 
-/// The first that the socket hears, else the first.
+/// The first address at which the socket is reachable, else the first of all.
 fn best(listen: SocketAddr, mut found: impl Iterator<Item = SocketAddr>) -> Option<SocketAddr> {
     let first = found.next()?;
     if reachable(listen, first.ip()) {
@@ -125,8 +127,8 @@ fn best(listen: SocketAddr, mut found: impl Iterator<Item = SocketAddr>) -> Opti
     Some(found.find(|address| reachable(listen, address.ip())).unwrap_or(first))
 }
 
-/// The address that the system would send from. No packet is sent.
-async fn way_to(address: SocketAddr) -> Option<IpAddr> {
+/// The local address from which the system would send to `address`. No packet is sent.
+async fn local_address_towards(address: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_given_counts() {
+    async fn given_address_is_advertised() {
         let any = address("0.0.0.0:7100");
         let given = advertised(any, Some("localhost:7200"), &[]).await.unwrap();
         assert_eq!(given, address("127.0.0.1:7200"));
@@ -161,20 +163,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn else_what_is_listened_on() {
+    async fn listening_address_is_advertised_by_default() {
         let one = address("127.0.0.9:7100");
         assert_eq!(advertised(one, None, &["nowhere.invalid:1".into()]).await.unwrap(), one);
     }
 
     #[tokio::test]
-    async fn else_the_way_to_the_first_seed_that_resolves() {
+    async fn address_towards_first_resolving_seed_is_advertised() {
         let seeds = ["nowhere.invalid:7100".to_owned(), "127.0.0.7:7100".to_owned()];
         let found = advertised(address("0.0.0.0:7100"), None, &seeds).await.unwrap();
         assert_eq!(found, address("127.0.0.1:7100"));
     }
 
     #[tokio::test]
-    async fn else_this_machine_or_a_word_of_what_to_set() {
+    async fn host_name_is_the_last_resort() {
         match advertised(address("0.0.0.0:7100"), None, &[]).await {
             Ok(found) => assert!(!found.ip().is_loopback() && found.port() == 7100, "{found}"),
             Err(error) => assert!(error.to_string().contains("PALISADE_CLUSTER_ADVERTISE"), "{error}"),

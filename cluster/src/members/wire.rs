@@ -1,10 +1,10 @@
 //! chitchat's messages in sealed datagrams.
 //!
-//! chitchat 0.13 keeps the form of its messages to itself: only its own UDP socket writes and reads them.
-//! So there is such a socket, the [`Codec`], on this machine's loopback, and every message passes through
-//! it on its way to or from the socket that others see. What the codec gets from anyone but us is
-//! ignored: another process of this machine can cost it time, and no more. Gossip holds names, addresses
-//! and numbers; to listen on a loopback takes an administrator of the machine.
+//! chitchat 0.13 does not export the encoding of its messages: only its own UDP socket writes and reads them.
+//! So this module runs such a socket, the [`Codec`], on the loopback interface, and passes every message
+//! through it on its way to or from the socket that other nodes see. The codec ignores datagrams that this
+//! process did not send: another process of this machine can cost it time, and no more. Gossip holds names,
+//! addresses and numbers, and only an administrator of the machine can listen on its loopback interface.
 
 use std::{
     io,
@@ -32,34 +32,37 @@ use tracing::debug;
 
 use super::{
     refusal::{Refusal, Refusals},
-    seal::{HEADER, MAX_DATAGRAM, OVERHEAD, Opener, Sealer, seals},
+    seal::{DATAGRAM_BYTES_MAX, HEADER_BYTES, OVERHEAD_BYTES, Opener, Sealer, seals},
 };
-use crate::secret::{DeriveError, Secret};
+use crate::{
+    secret::{DeriveError, Secret},
+    timer,
+};
 
-/// How long the loopback may take. It takes microseconds, unless it lost something.
-const LOOPBACK: Duration = Duration::from_secs(1);
-/// A socket that fails so often in a row is broken.
-const MAX_FAILURES: u32 = 100;
-/// Blocks of a message, each of which becomes at most 64 KiB. One of ours has a block for each 16 KiB of a
-/// list of nodes and of what is said of them, some 30 when both are as long as they can be.
-const MAX_BLOCKS: usize = 64;
-/// How Linux says that a datagram is too long.
-const EMSGSIZE: i32 = 90;
+/// How long the loopback may take. It takes microseconds unless it lost a datagram.
+const LOOPBACK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A socket that fails more often than this in a row is broken.
+const RECEIVE_FAILURES_MAX: u32 = 100;
+/// The maximum number of compressed blocks in a message. Each is decompressed to at most 64 KiB. A message of
+/// this program has a block for each 16 KiB of the list of nodes and of their keys: some 30 at most.
+const BLOCKS_MAX: usize = 64;
+/// The error number with which Linux refuses a datagram that is too long.
+const ERRNO_MSGSIZE: i32 = 90;
 
-/// What outlives a socket: the seals, the counts.
+/// What outlives a socket: keys and counters.
 pub(super) struct Wire {
     sealer: Sealer,
     opener: Mutex<Opener>,
     pub(super) refusals: Refusals,
     pub(super) sent: Flow,
     pub(super) received: Flow,
-    /// Messages that could not be sent.
+    /// The number of messages that could not be sent.
     pub(super) unsent: AtomicU64,
-    /// How many exchanges that we began are complete.
+    /// The number of exchanges that this node began and that are complete.
     pub(super) exchanges: watch::Sender<u64>,
 }
 
-/// Datagrams and their bytes.
+/// A number of datagrams and of their bytes.
 #[derive(Default)]
 pub(super) struct Flow {
     datagrams: AtomicU64,
@@ -91,14 +94,14 @@ impl Wire {
         })
     }
 
-    /// How many senders are remembered.
+    /// The number of senders that are remembered.
     #[cfg(test)]
     pub(super) fn senders(&self) -> usize {
         self.opener.lock().unwrap().senders()
     }
 }
 
-/// What chitchat is given to open sockets.
+/// Opens the sockets that chitchat uses.
 pub(super) struct Sealed(pub(super) Arc<Wire>);
 
 #[async_trait]
@@ -108,7 +111,7 @@ impl Transport for Sealed {
             wire: Arc::clone(&self.0),
             socket: UdpSocket::bind(listen).await?,
             codec: Codec::open().await?,
-            buffer: vec![0; MAX_DATAGRAM + OVERHEAD + 1].into_boxed_slice(),
+            buffer: vec![0; DATAGRAM_BYTES_MAX + OVERHEAD_BYTES + 1].into_boxed_slice(),
             failures: 0,
         }))
     }
@@ -118,9 +121,9 @@ struct SealedSocket {
     wire: Arc<Wire>,
     socket: UdpSocket,
     codec: Codec,
-    /// For sending and receiving, which never happen at the same time.
+    /// Used for sending and for receiving, which never happen at the same time.
     buffer: Box<[u8]>,
-    /// Of receiving, in a row.
+    /// How often receiving has failed in a row.
     failures: u32,
 }
 
@@ -130,14 +133,14 @@ impl Socket for SealedSocket {
         Ok(self.socket.local_addr()?)
     }
 
-    /// Never fails: a peer that cannot be reached now is no reason to end, and the failure detector
-    /// will tell.
+    /// Never fails: a peer that cannot be reached is no reason to end gossip. The failure detector notices
+    /// it.
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
         let ends_exchange = matches!(envelope.message, ChitchatMessage::Ack { .. });
         let sent = self.try_send(to, envelope).await;
         if let Err(error) = &sent {
             self.wire.unsent.fetch_add(1, Ordering::Relaxed);
-            debug!(peer = %to, %error, "gossip was not sent");
+            debug!(peer = %to, %error, "gossip datagram not sent");
         }
         if ends_exchange {
             self.wire.exchanges.send_modify(|n| *n += 1);
@@ -145,7 +148,7 @@ impl Socket for SealedSocket {
         Ok(SendOutcome { num_bytes_sent: sent.unwrap_or(0) })
     }
 
-    /// May be dropped at any await: what was being decoded stays known.
+    /// May be dropped at any await: the message that is being decoded is remembered.
     async fn recv(&mut self) -> anyhow::Result<RecvOutcome> {
         loop {
             if let Some(decoding) = self.codec.decoding {
@@ -160,13 +163,13 @@ impl Socket for SealedSocket {
                         self.failures = 0;
                         self.take(length, from);
                     }
-                    Err(error) if self.failures < MAX_FAILURES => {
+                    Err(error) if self.failures < RECEIVE_FAILURES_MAX => {
                         self.failures += 1;
-                        debug!(%error, "gossip was not received");
+                        debug!(%error, "gossip datagram not received");
                     }
                     Err(error) => return Err(error.into()),
                 },
-                // Nothing is being decoded: a mark that was overtaken, or somebody else's.
+                // No message is being decoded: this is a marker that was overtaken, or from another process.
                 stray = self.codec.socket.recv() => drop(stray?),
             }
         }
@@ -175,9 +178,9 @@ impl Socket for SealedSocket {
 
 impl SealedSocket {
     async fn try_send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> io::Result<usize> {
-        let room = self.buffer.get_mut(HEADER..).unwrap_or_default();
+        let room = self.buffer.get_mut(HEADER_BYTES..).unwrap_or_default();
         let length = match self.codec.encode(envelope, room).await {
-            Err(error) if error.raw_os_error() == Some(EMSGSIZE) => {
+            Err(error) if error.raw_os_error() == Some(ERRNO_MSGSIZE) => {
                 self.wire.refusals.note(Refusal::TooLong, to);
                 return Err(error);
             }
@@ -192,11 +195,11 @@ impl SealedSocket {
         Ok(sent)
     }
 
-    /// Opens a datagram and gives it to the codec.
+    /// Decrypts a datagram and passes it to the codec.
     fn take(&mut self, length: usize, from: SocketAddr) {
         let datagram = self.buffer.get_mut(..length).unwrap_or_default();
         let mut opener = self.wire.opener.lock().unwrap_or_else(PoisonError::into_inner);
-        match opener.open(datagram, Instant::now()) {
+        match opener.open(datagram, timer::now()) {
             Ok(content) if !is_bounded(content) => {
                 drop(opener);
                 self.wire.refusals.note(Refusal::Malformed, from);
@@ -213,52 +216,55 @@ impl SealedSocket {
     }
 }
 
-/// Whether a message takes no more memory when it is decompressed than [`MAX_BLOCKS`] allow: chitchat
-/// decompresses whatever it is given, and one datagram could become hundreds of MiB.
+/// Whether a message has at most [`BLOCKS_MAX`] blocks. chitchat decompresses whatever it is given, and one
+/// datagram could become hundreds of MiB.
 fn is_bounded(message: &[u8]) -> bool {
-    // Magic number, version of the protocol, kind; version 1 is the one that we speak.
+    // Magic number, protocol version, kind. This program speaks version 1.
     let Some(([_, _, 1, kind], rest)) = message.split_first_chunk() else { return false };
     let streams = match kind {
-        // The digest, before the name of the cluster; digest and delta; delta.
+        // Kind 0: the digest, before the name of the cluster. Kind 2: the delta. Kind 1: both.
         0 | 2 => 1,
         1 => 2,
         _ => 0,
     };
-    let (mut rest, mut left) = (rest, MAX_BLOCKS);
-    (0..streams).all(|_| skip_stream(&mut rest, &mut left))
+    let mut rest = rest;
+    let mut remaining = BLOCKS_MAX;
+    (0..streams).all(|_| skip_stream(&mut rest, &mut remaining))
 }
 
-/// Passes over one stream of blocks, of which so many are left; says whether it is one.
-fn skip_stream(rest: &mut &[u8], left: &mut usize) -> bool {
+/// Skips one stream of at most `remaining` blocks. Returns whether it is well-formed.
+fn skip_stream(rest: &mut &[u8], remaining: &mut usize) -> bool {
     loop {
         match rest {
             [0, after @ ..] => {
                 *rest = after;
                 return true;
             }
-            [1 | 2, a, b, after @ ..] if *left > 0 => {
+            [1 | 2, a, b, after @ ..] if *remaining > 0 => {
                 let Some(after) = after.get(usize::from(u16::from_le_bytes([*a, *b]))..) else {
                     return false;
                 };
-                (*rest, *left) = (after, *left - 1);
+                *rest = after;
+                *remaining -= 1;
             }
             _ => return false,
         }
     }
 }
 
-/// Writes and reads chitchat's messages.
+/// Encodes and decodes chitchat's messages.
 ///
-/// What it cannot read it drops without a word. So a mark with a number follows everything that is to be
-/// read: when the mark comes out and nothing before it, there was nothing to read.
+/// chitchat's socket drops what it cannot read without an error. So a numbered marker follows every message
+/// that is decoded: if the marker comes out and no message before it, the message could not be read.
 struct Codec {
     socket: CodecSocket,
-    /// Where written messages come out.
+    /// Receives encoded messages.
     outlet: UdpSocket,
-    /// Where messages to be read go in.
+    /// Sends messages to be decoded.
     inlet: Port,
-    marks: Port,
-    /// The number of the last mark.
+    /// Sends markers.
+    markers: Port,
+    /// The number of the last marker.
     number: u64,
     decoding: Option<Decoding>,
 }
@@ -267,12 +273,12 @@ struct Codec {
 struct Decoding {
     number: u64,
     from: SocketAddr,
-    /// Of the whole datagram.
+    /// The size of the whole datagram.
     bytes: usize,
     until: Instant,
 }
 
-/// A way into the codec, known by its address.
+/// A socket that sends to the codec, which knows it by its address.
 struct Port {
     socket: std::net::UdpSocket,
     address: SocketAddr,
@@ -286,10 +292,10 @@ impl Port {
         Ok(Self { address: socket.local_addr()?, socket })
     }
 
-    /// The loopback may lose it, as the network might have.
+    /// Sends a datagram, which the loopback may lose, as the network might have.
     fn send(&self, bytes: &[u8]) {
         if let Err(error) = self.socket.send(bytes) {
-            debug!(%error, "gossip was lost on the loopback");
+            debug!(%error, "gossip datagram lost on the loopback");
         }
     }
 }
@@ -300,29 +306,31 @@ impl Codec {
         let address = socket.local_addr()?;
         let outlet = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         outlet.connect(address).await?;
-        let (inlet, marks) = (Port::to(address)?, Port::to(address)?);
-        Ok(Self { socket, outlet, inlet, marks, number: 0, decoding: None })
+        let inlet = Port::to(address)?;
+        let markers = Port::to(address)?;
+        Ok(Self { socket, outlet, inlet, markers, number: 0, decoding: None })
     }
 
-    /// Writes a message to the buffer and returns how long it is.
+    /// Encodes a message into the buffer. Returns its length.
     async fn encode(&mut self, envelope: ChitchatEnvelope, buffer: &mut [u8]) -> io::Result<usize> {
-        // What came too late before.
+        // Drops encoded messages that arrived after an earlier time-out.
         while self.outlet.try_recv(buffer).is_ok() {}
         let outlet = self.outlet.local_addr()?;
         let sent = self.socket.send(outlet, envelope).await;
         sent.map_err(|error| error.downcast::<io::Error>().unwrap_or_else(io::Error::other))?;
-        let read = timeout(LOOPBACK, self.outlet.recv(buffer)).await;
+        let read = timeout(LOOPBACK_TIMEOUT, self.outlet.recv(buffer)).await;
         read.map_err(|_| io::ErrorKind::TimedOut)?
     }
 
     fn decode(&mut self, message: &[u8], from: SocketAddr, bytes: usize) {
         self.number += 1;
         self.inlet.send(message);
-        self.marks.send(&mark(self.number));
-        self.decoding = Some(Decoding { number: self.number, from, bytes, until: Instant::now() + LOOPBACK });
+        self.markers.send(&marker(self.number));
+        self.decoding =
+            Some(Decoding { number: self.number, from, bytes, until: timer::now() + LOOPBACK_TIMEOUT });
     }
 
-    /// What is being decoded, or nothing when it cannot be read.
+    /// The decoded message, or `None` if it cannot be read.
     async fn decoded(&mut self, decoding: Decoding) -> anyhow::Result<Option<RecvOutcome>> {
         loop {
             let Ok(read) = timeout_at(decoding.until, self.socket.recv()).await else {
@@ -338,7 +346,7 @@ impl Codec {
                     num_bytes_received: decoding.bytes,
                 }));
             }
-            if read.from_addr == self.marks.address && number(&read.envelope) == Some(decoding.number) {
+            if read.from_addr == self.markers.address && number(&read.envelope) == Some(decoding.number) {
                 self.decoding = None;
                 return Ok(None);
             }
@@ -346,16 +354,17 @@ impl Codec {
     }
 }
 
-/// The message that begins an exchange, with no nodes, and the number as the name of the cluster.
-fn mark(number: u64) -> Vec<u8> {
+/// A marker: the message that begins an exchange, with no nodes, and with the number as the name of the
+/// cluster.
+fn marker(number: u64) -> Vec<u8> {
     let name = format!("{number:020}");
-    let mut mark = vec![0x53, 0xb0, 0, 0, 0, 0, 20, 0];
-    mark.extend_from_slice(name.as_bytes());
-    mark
+    let mut marker = vec![0x53, 0xb0, 0, 0, 0, 0, 20, 0];
+    marker.extend_from_slice(name.as_bytes());
+    marker
 }
 
-fn number(mark: &ChitchatEnvelope) -> Option<u64> {
-    match &mark.message {
+fn number(marker: &ChitchatEnvelope) -> Option<u64> {
+    match &marker.message {
         ChitchatMessage::Syn { cluster_id, .. } => cluster_id.parse().ok(),
         _ => None,
     }
@@ -366,10 +375,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_codec_reads_what_it_writes_and_says_what_it_cannot_read() {
+    async fn codec_reads_what_it_writes_and_reports_unreadable_bytes() {
         let mut codec = Codec::open().await.unwrap();
         let from: SocketAddr = ([192, 0, 2, 1], 7).into();
-        let mut buffer = vec![0; MAX_DATAGRAM];
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         for round in 0..100 {
             let envelope = ChitchatEnvelope {
                 version: chitchat::ProtocolVersion::V1,
@@ -389,7 +398,7 @@ mod tests {
         }
     }
 
-    /// A message of this kind, with so many blocks in each of its streams.
+    /// A message of this kind whose streams have these numbers of blocks.
     fn blocks(kind: u8, counts: &[usize]) -> Vec<u8> {
         let mut message = vec![0x53, 0xb0, 1, kind];
         for count in counts {
@@ -404,10 +413,10 @@ mod tests {
     #[test]
     fn message_of_too_many_blocks_is_refused() {
         for (kind, counts, fits) in [
-            (0, &[MAX_BLOCKS][..], true),
-            (0, &[MAX_BLOCKS + 1], false),
-            (1, &[MAX_BLOCKS / 2, MAX_BLOCKS / 2], true),
-            (1, &[1, MAX_BLOCKS], false),
+            (0, &[BLOCKS_MAX][..], true),
+            (0, &[BLOCKS_MAX + 1], false),
+            (1, &[BLOCKS_MAX / 2, BLOCKS_MAX / 2], true),
+            (1, &[1, BLOCKS_MAX], false),
             (1, &[1], false),
             (2, &[0], true),
             (2, &[10_000], false),
@@ -424,9 +433,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn message_of_ours_is_bounded() {
+    async fn own_message_is_within_the_bound() {
         let mut codec = Codec::open().await.unwrap();
-        let mut buffer = vec![0; MAX_DATAGRAM];
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let message = ChitchatMessage::Syn { cluster_id: "x".into(), digest: Default::default() };
         let envelope = ChitchatEnvelope { version: chitchat::ProtocolVersion::V1, message };
         let length = codec.encode(envelope, &mut buffer).await.unwrap();
@@ -434,12 +443,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_codec_reads_nothing_of_others() {
+    async fn codec_ignores_datagrams_of_other_processes() {
         let mut codec = Codec::open().await.unwrap();
         let stranger = Port::to(codec.socket.local_addr().unwrap()).unwrap();
         let from: SocketAddr = ([192, 0, 2, 1], 7).into();
         for _ in 0..10 {
-            stranger.send(&mark(1));
+            stranger.send(&marker(1));
         }
         codec.decode(b"nothing", from, 99);
         let decoding = codec.decoding.unwrap();

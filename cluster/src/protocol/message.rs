@@ -1,163 +1,163 @@
-//! The messages and their bytes.
+//! The messages of the protocol and their bytes.
 //!
-//! One message is one frame of a link, of at most [`MAX_BYTES`]. Numbers are big-endian. A decoder takes no
-//! memory that the frame does not hold. A message of a kind that this version does not know is skipped
-//! when its kind is [`OPTIONAL`] or above, and breaks the link else: later versions can say more, and say
-//! whether it may be missed. A fact of a new kind is made only when every member speaks a version that
-//! knows it, which their gossip says.
+//! One message is one frame of a link, of at most [`MESSAGE_BYTES_MAX`]. Numbers are big-endian. Decoding
+//! takes no more memory than the frame justifies. A receiver skips a message of an unknown kind if its kind
+//! is [`OPTIONAL_KIND_MIN`] or above, and closes the link otherwise. So later versions can add messages and
+//! decide which of them may be missed. A node publishes a fact of a new kind only when every member speaks a
+//! version that knows it, which gossip tells.
 //!
-//! Absurd values are refused here, so that nothing above has to reckon with them: a number beyond
-//! [`MAX_SEQ`], an incarnation or an end beyond [`MAX_TIME`], a version beyond [`MAX_VERSION`], an id that
-//! RFC 9562 gives to nobody (nil, max). No honest node makes them, so the link breaks.
+//! Decoding refuses absurd values, so no other code meets them: a number beyond [`SEQ_MAX`], an incarnation
+//! or an expiry beyond [`TIME_MAX_MS`], a user version beyond [`MAX_VERSION`], and an id that RFC 9562
+//! reserves (nil, max). No honest node sends them, so the link is closed.
 
 use schema::{
     Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin, user::MAX_VERSION,
+    ledger::Origin, version::MAX_VERSION,
 };
 
-/// Longest message, in bytes.
-pub const MAX_BYTES: usize = 60 * 1024;
-/// Kinds from here on may be skipped by who does not know them.
-pub const OPTIONAL: u8 = 128;
-/// No log is longer. A million facts a second need nine years to get there.
-pub const MAX_SEQ: u64 = 1 << 48;
-/// No time and no incarnation, which is one, is later: the end of the year 9999, in milliseconds.
-pub const MAX_TIME: u64 = 253_402_300_799_999;
+/// The maximum size of a message, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 60 * 1024;
+/// A receiver may skip a message of an unknown kind from this one on.
+pub const OPTIONAL_KIND_MIN: u8 = 128;
+/// The maximum number of entries in a log. A million facts a second need nine years to reach it.
+pub const SEQ_MAX: u64 = 1 << 48;
+/// The latest time, and so the highest incarnation: the end of the year 9999, in milliseconds.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
 /// Whether a node can have this id and incarnation.
 #[must_use]
 pub fn is_plausible(origin: Origin) -> bool {
-    !NOBODIES.contains(origin.node.as_bytes()) && origin.incarnation <= MAX_TIME
+    !RESERVED_IDS.contains(origin.node.as_bytes()) && origin.incarnation <= TIME_MAX_MS
 }
 
-/// Whether a peer would take this fact.
+/// Whether a peer would accept this fact.
 #[must_use]
-pub fn is_sane(of: &Fact) -> bool {
+pub fn is_sane(fact: &Fact) -> bool {
     let mut bytes = Vec::with_capacity(48);
-    fact(&mut bytes, of);
+    encode_fact(&mut bytes, fact);
     Bytes(&bytes).fact().is_ok()
 }
 
-/// The ids that are given to nobody (RFC 9562, sections 5.9 and 5.10).
-const NOBODIES: [[u8; 16]; 2] = [[0; 16], [0xff; 16]];
+/// The ids that no object can have (RFC 9562, sections 5.9 and 5.10).
+const RESERVED_IDS: [[u8; 16]; 2] = [[0; 16], [0xff; 16]];
 
-/// What one node says to another.
+/// What one node sends to another over a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// What the sender has of some logs.
     Heads(Vec<LogHead>),
     /// Entries of one log, numbered from `first` on.
     Facts {
-        /// Whose log.
+        /// The origin of the log.
         origin: Origin,
-        /// The number of the first.
+        /// The number of the first entry.
         first: u64,
-        /// What was taken away.
+        /// The facts of the entries.
         facts: Vec<Fact>,
     },
     /// What the sender has applied of the receiver's log.
     Ack(Applied),
     /// Asks for entries of a log.
     Pull {
-        /// Whose log.
+        /// The origin of the log.
         origin: Origin,
-        /// The first one asked for.
+        /// The number of the first entry.
         first: u64,
-        /// The last one.
+        /// The number of the last entry.
         last: u64,
     },
-    /// The end of what was pulled.
+    /// The end of the answer to a pull.
     Pulled {
-        /// Whose log.
+        /// The origin of the log.
         origin: Origin,
-        /// The last one that was asked for.
+        /// The number of the last entry that was asked for.
         last: u64,
-        /// What the sender does not have any more.
+        /// The beginning of the log that the sender no longer holds.
         forgotten: Forgotten,
     },
     /// Asks for a [`Message::Pong`].
     Ping {
-        /// Comes back.
+        /// The number that the answer repeats.
         nonce: u64,
     },
     /// The head of the sender's own log, at a time after the ping was sent.
     Pong {
-        /// That of the ping.
+        /// The nonce of the ping.
         nonce: u64,
-        /// The number of the last fact.
+        /// The number of the sender's last fact.
         head: u64,
     },
-    /// Sums of whole blocks of a log.
+    /// Checksums of whole blocks of a log.
     Digests {
-        /// Whose log.
+        /// The origin of the log.
         origin: Origin,
         /// The number of the first block.
         first: u64,
-        /// One for each block; 0 for one that the sender does not hold whole.
+        /// A checksum for each block; 0 for a block that the sender does not hold whole.
         sums: Vec<u64>,
     },
-    /// What the sender's clock says.
+    /// The sender's wall clock, or the furthest time that it has shown.
     Clock {
-        /// The time there.
+        /// The time.
         at: Timestamp,
     },
-    /// The sender ends; its log has no more than this.
+    /// The sender stops; its log ends here.
     Leaving {
-        /// The number of its last fact.
+        /// The number of the sender's last fact.
         head: u64,
     },
-    /// The store does not take the sender's log: the receiver is asked to write these entries of it to its
-    /// own disk. Since version 2.
+    /// Asks the receiver to write these entries of the sender's log to its disk, because the store does not
+    /// accept writes. Since version 2.
     Keep {
-        /// The number of the first.
+        /// The number of the first entry.
         first: u64,
-        /// The number of the last.
+        /// The number of the last entry.
         last: u64,
     },
-    /// These entries of the receiver's log are on the sender's disk. Since version 2.
+    /// Confirms that these entries of the receiver's log are on the sender's disk. Since version 2.
     Kept {
-        /// The number of the first.
+        /// The number of the first entry.
         first: u64,
-        /// The number of the last.
+        /// The number of the last entry.
         last: u64,
     },
 }
 
-/// What somebody has of one log.
+/// What a node has of one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogHead {
-    /// Whose log.
+    /// The origin of the log.
     pub origin: Origin,
-    /// All up to this one.
+    /// Every entry up to this number was applied or has expired.
     pub complete: u64,
-    /// The highest one.
+    /// The highest entry applied.
     pub highest: u64,
-    /// When the last of its facts ends.
+    /// When the last of its facts expires.
     pub until: Timestamp,
-    /// What is not held any more.
+    /// The beginning of the log that is no longer held.
     pub forgotten: Forgotten,
 }
 
-/// The beginning of a log that is not held any more.
+/// The beginning of a log that a node no longer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forgotten {
-    /// Up to this one.
+    /// The number of the last entry that is no longer held; 0 if all are.
     pub seq: u64,
-    /// When the last of these facts ends.
+    /// When the last of these facts expires.
     pub until: Timestamp,
 }
 
-/// What was applied of a log.
+/// What a node has applied of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// All up to this one.
+    /// Every entry up to this number was applied or has expired.
     pub complete: u64,
-    /// The newest ones above a gap, both included; `(0, 0)` when there is no gap.
+    /// The first and the last number of the newest run above a gap; `(0, 0)` when there is no gap.
     pub newest: (u64, u64),
 }
 
 impl Applied {
-    /// Whether all of these were.
+    /// Whether all entries from `first` to `last` were applied.
     #[must_use]
     pub const fn covers(&self, first: u64, last: u64) -> bool {
         let (from, to) = self.newest;
@@ -165,195 +165,201 @@ impl Applied {
     }
 }
 
-/// Bytes that are no message. The link they came from is broken.
+/// A frame that is no valid message. The link that it came from is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a peer sent {0}")]
+#[error("the peer sent {0}")]
 pub struct Malformed(pub &'static str);
 
-const HEADS: u8 = 1;
-const FACTS: u8 = 2;
-const ACK: u8 = 3;
-const PULL: u8 = 4;
-const PULLED: u8 = 5;
-const PING: u8 = 6;
-const PONG: u8 = 7;
-const DIGESTS: u8 = 8;
-const LEAVING: u8 = 9;
-const CLOCK: u8 = OPTIONAL;
-const KEEP: u8 = OPTIONAL + 1;
-const KEPT: u8 = OPTIONAL + 2;
+// The first byte of a message.
+const KIND_HEADS: u8 = 1;
+const KIND_FACTS: u8 = 2;
+const KIND_ACK: u8 = 3;
+const KIND_PULL: u8 = 4;
+const KIND_PULLED: u8 = 5;
+const KIND_PING: u8 = 6;
+const KIND_PONG: u8 = 7;
+const KIND_DIGESTS: u8 = 8;
+const KIND_LEAVING: u8 = 9;
+const KIND_CLOCK: u8 = OPTIONAL_KIND_MIN;
+const KIND_KEEP: u8 = OPTIONAL_KIND_MIN + 1;
+const KIND_KEPT: u8 = OPTIONAL_KIND_MIN + 2;
 
-const SESSION_REVOKED: u8 = 1;
-const TOKEN_REVOKED: u8 = 2;
-const USER_VERSION: u8 = 3;
-const KEY_RETIRED: u8 = 4;
-const PERMISSIONS_OF_USER: u8 = 5;
-const PERMISSIONS_OF_ROLE: u8 = 6;
-const PERMISSIONS_WITH: u8 = 7;
+// The first byte of a fact.
+const FACT_SESSION_REVOKED: u8 = 1;
+const FACT_TOKEN_REVOKED: u8 = 2;
+const FACT_USER_VERSION: u8 = 3;
+const FACT_KEY_RETIRED: u8 = 4;
+const FACT_PERMISSIONS_OF_USER: u8 = 5;
+const FACT_PERMISSIONS_OF_ROLE: u8 = 6;
+const FACT_PERMISSIONS_WITH: u8 = 7;
 
 impl Message {
-    /// Appends its bytes.
+    /// Appends the message's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Heads(heads) => {
-                out.push(HEADS);
+                out.push(KIND_HEADS);
                 for head in heads {
-                    origin(out, head.origin);
-                    numbers(out, &[head.complete, head.highest, head.until.as_millis()]);
-                    forgotten(out, head.forgotten);
+                    encode_origin(out, head.origin);
+                    encode_numbers(out, &[head.complete, head.highest, head.until.as_millis()]);
+                    encode_forgotten(out, head.forgotten);
                 }
             }
-            Self::Facts { origin: of, first, facts } => {
-                out.push(FACTS);
-                origin(out, *of);
-                numbers(out, &[*first]);
-                facts.iter().for_each(|one| fact(out, one));
+            Self::Facts { origin, first, facts } => {
+                out.push(KIND_FACTS);
+                encode_origin(out, *origin);
+                encode_numbers(out, &[*first]);
+                facts.iter().for_each(|fact| encode_fact(out, fact));
             }
             Self::Ack(applied) => {
-                out.push(ACK);
-                numbers(out, &[applied.complete, applied.newest.0, applied.newest.1]);
+                out.push(KIND_ACK);
+                encode_numbers(out, &[applied.complete, applied.newest.0, applied.newest.1]);
             }
-            Self::Pull { origin: of, first, last } => {
-                out.push(PULL);
-                origin(out, *of);
-                numbers(out, &[*first, *last]);
+            Self::Pull { origin, first, last } => {
+                out.push(KIND_PULL);
+                encode_origin(out, *origin);
+                encode_numbers(out, &[*first, *last]);
             }
-            Self::Pulled { origin: of, last, forgotten: gone } => {
-                out.push(PULLED);
-                origin(out, *of);
-                numbers(out, &[*last]);
-                forgotten(out, *gone);
+            Self::Pulled { origin, last, forgotten } => {
+                out.push(KIND_PULLED);
+                encode_origin(out, *origin);
+                encode_numbers(out, &[*last]);
+                encode_forgotten(out, *forgotten);
             }
             Self::Ping { nonce } => {
-                out.push(PING);
-                numbers(out, &[*nonce]);
+                out.push(KIND_PING);
+                encode_numbers(out, &[*nonce]);
             }
             Self::Pong { nonce, head } => {
-                out.push(PONG);
-                numbers(out, &[*nonce, *head]);
+                out.push(KIND_PONG);
+                encode_numbers(out, &[*nonce, *head]);
             }
-            Self::Digests { origin: of, first, sums } => {
-                out.push(DIGESTS);
-                origin(out, *of);
-                numbers(out, &[*first]);
-                numbers(out, sums);
+            Self::Digests { origin, first, sums } => {
+                out.push(KIND_DIGESTS);
+                encode_origin(out, *origin);
+                encode_numbers(out, &[*first]);
+                encode_numbers(out, sums);
             }
             Self::Clock { at } => {
-                out.push(CLOCK);
-                numbers(out, &[at.as_millis()]);
+                out.push(KIND_CLOCK);
+                encode_numbers(out, &[at.as_millis()]);
             }
             Self::Leaving { head } => {
-                out.push(LEAVING);
-                numbers(out, &[*head]);
+                out.push(KIND_LEAVING);
+                encode_numbers(out, &[*head]);
             }
             Self::Keep { first, last } => {
-                out.push(KEEP);
-                numbers(out, &[*first, *last]);
+                out.push(KIND_KEEP);
+                encode_numbers(out, &[*first, *last]);
             }
             Self::Kept { first, last } => {
-                out.push(KEPT);
-                numbers(out, &[*first, *last]);
+                out.push(KIND_KEPT);
+                encode_numbers(out, &[*first, *last]);
             }
         }
     }
 
-    /// Reads one; `None` when it is of a kind that may be skipped.
+    /// Reads a message; `None` if it is of an unknown kind that may be skipped.
     ///
     /// # Errors
-    /// When the bytes are no message.
+    /// When the bytes are no valid message.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut bytes = Bytes(bytes);
         let message = match bytes.byte()? {
-            HEADS => {
+            KIND_HEADS => {
                 let mut heads = Vec::new();
                 while !bytes.is_empty() {
                     heads.push(bytes.head()?);
                 }
                 Self::Heads(heads)
             }
-            FACTS => {
-                let (origin, first, mut facts) = (bytes.origin()?, bytes.seq()?, Vec::new());
+            KIND_FACTS => {
+                let origin = bytes.origin()?;
+                let first = bytes.seq()?;
+                let mut facts = Vec::new();
                 while !bytes.is_empty() {
                     facts.push(bytes.fact()?);
                 }
                 let last = first.checked_add(u64::try_from(facts.len()).unwrap_or(u64::MAX));
-                if first == 0 || last.is_none_or(|last| last > MAX_SEQ) {
+                if first == 0 || last.is_none_or(|last| last > SEQ_MAX) {
                     return Err(TOO_LONG);
                 }
                 Self::Facts { origin, first, facts }
             }
-            ACK => Self::Ack(Applied { complete: bytes.seq()?, newest: (bytes.seq()?, bytes.seq()?) }),
-            PULL => Self::Pull { origin: bytes.origin()?, first: bytes.seq()?, last: bytes.seq()? },
-            PULLED => {
+            KIND_ACK => Self::Ack(Applied { complete: bytes.seq()?, newest: (bytes.seq()?, bytes.seq()?) }),
+            KIND_PULL => Self::Pull { origin: bytes.origin()?, first: bytes.seq()?, last: bytes.seq()? },
+            KIND_PULLED => {
                 Self::Pulled { origin: bytes.origin()?, last: bytes.seq()?, forgotten: bytes.forgotten()? }
             }
-            PING => Self::Ping { nonce: bytes.number()? },
-            PONG => Self::Pong { nonce: bytes.number()?, head: bytes.seq()? },
-            DIGESTS => {
-                let (origin, first, mut sums) = (bytes.origin()?, bytes.seq()?, Vec::new());
+            KIND_PING => Self::Ping { nonce: bytes.number()? },
+            KIND_PONG => Self::Pong { nonce: bytes.number()?, head: bytes.seq()? },
+            KIND_DIGESTS => {
+                let origin = bytes.origin()?;
+                let first = bytes.seq()?;
+                let mut sums = Vec::new();
                 while !bytes.is_empty() {
                     sums.push(bytes.number()?);
                 }
                 Self::Digests { origin, first, sums }
             }
-            // What a clock says is compared, and nothing more.
-            CLOCK => Self::Clock { at: Timestamp::from_millis(bytes.number()?) },
-            LEAVING => Self::Leaving { head: bytes.seq()? },
-            KEEP => Self::Keep { first: bytes.seq()?, last: bytes.seq()? },
-            KEPT => Self::Kept { first: bytes.seq()?, last: bytes.seq()? },
-            kind if kind >= OPTIONAL => return Ok(None),
+            // Any time is allowed: a clock is only compared.
+            KIND_CLOCK => Self::Clock { at: Timestamp::from_millis(bytes.number()?) },
+            KIND_LEAVING => Self::Leaving { head: bytes.seq()? },
+            KIND_KEEP => Self::Keep { first: bytes.seq()?, last: bytes.seq()? },
+            KIND_KEPT => Self::Kept { first: bytes.seq()?, last: bytes.seq()? },
+            kind if kind >= OPTIONAL_KIND_MIN => return Ok(None),
             _ => return Err(Malformed("a message of a kind that this version does not know")),
         };
-        if bytes.is_empty() { Ok(Some(message)) } else { Err(Malformed("a message with more than it has")) }
+        if bytes.is_empty() { Ok(Some(message)) } else { Err(Malformed("a message with trailing bytes")) }
     }
 }
 
-const TOO_LONG: Malformed = Malformed("a number that no log reaches");
+const TOO_LONG: Malformed = Malformed("a number beyond the maximum length of a log");
 const TOO_LATE: Malformed = Malformed("a time after the year 9999");
-const TOO_HIGH: Malformed = Malformed("a version that no user reaches");
-const NOBODY: Malformed = Malformed("an id that is given to nobody");
+const TOO_HIGH: Malformed = Malformed("a user version above the maximum");
+const RESERVED_ID: Malformed = Malformed("a reserved id");
 
-fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
+fn encode_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
 }
 
-fn origin(out: &mut Vec<u8>, origin: Origin) {
+fn encode_origin(out: &mut Vec<u8>, origin: Origin) {
     out.extend_from_slice(origin.node.as_bytes());
-    numbers(out, &[origin.incarnation]);
+    encode_numbers(out, &[origin.incarnation]);
 }
 
-fn forgotten(out: &mut Vec<u8>, forgotten: Forgotten) {
-    numbers(out, &[forgotten.seq, forgotten.until.as_millis()]);
+fn encode_forgotten(out: &mut Vec<u8>, forgotten: Forgotten) {
+    encode_numbers(out, &[forgotten.seq, forgotten.until.as_millis()]);
 }
 
-fn fact(out: &mut Vec<u8>, fact: &Fact) {
-    kind(out, &fact.kind);
-    numbers(out, &[fact.until.as_millis()]);
+fn encode_fact(out: &mut Vec<u8>, fact: &Fact) {
+    encode_kind(out, &fact.kind);
+    encode_numbers(out, &[fact.until.as_millis()]);
 }
 
-/// What was taken away, without how long it matters.
-pub(super) fn kind(out: &mut Vec<u8>, kind: &FactKind) {
+/// Encodes a fact without its expiry.
+pub(super) fn encode_kind(out: &mut Vec<u8>, kind: &FactKind) {
     let (tag, id): (u8, &[u8; 16]) = match kind {
-        FactKind::SessionRevoked { session, .. } => (SESSION_REVOKED, session.as_bytes()),
-        FactKind::TokenRevoked { token } => (TOKEN_REVOKED, token.as_bytes()),
-        FactKind::UserVersion { user, .. } => (USER_VERSION, user.as_bytes()),
-        FactKind::KeyRetired { key } => (KEY_RETIRED, key.as_bytes()),
+        FactKind::SessionRevoked { session, .. } => (FACT_SESSION_REVOKED, session.as_bytes()),
+        FactKind::TokenRevoked { token } => (FACT_TOKEN_REVOKED, token.as_bytes()),
+        FactKind::UserVersion { user, .. } => (FACT_USER_VERSION, user.as_bytes()),
+        FactKind::KeyRetired { key } => (FACT_KEY_RETIRED, key.as_bytes()),
         FactKind::PermissionsChanged { subject } => match subject {
-            Subject::User(user) => (PERMISSIONS_OF_USER, user.as_bytes()),
-            Subject::Role(role) => (PERMISSIONS_OF_ROLE, role.as_bytes()),
-            Subject::Permission(permission) => (PERMISSIONS_WITH, permission.as_bytes()),
+            Subject::User(user) => (FACT_PERMISSIONS_OF_USER, user.as_bytes()),
+            Subject::Role(role) => (FACT_PERMISSIONS_OF_ROLE, role.as_bytes()),
+            Subject::Permission(permission) => (FACT_PERMISSIONS_WITH, permission.as_bytes()),
         },
     };
     out.push(tag);
     out.extend_from_slice(id);
     match kind {
         FactKind::SessionRevoked { user, .. } => out.extend_from_slice(user.as_bytes()),
-        FactKind::UserVersion { at_least, .. } => numbers(out, &[*at_least]),
+        FactKind::UserVersion { at_least, .. } => encode_numbers(out, &[*at_least]),
         _ => {}
     }
 }
 
-/// What is left of a frame.
+/// The bytes of a frame that were not read yet.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -362,7 +368,7 @@ impl Bytes<'_> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (bytes, rest) = self.0.split_first_chunk().ok_or(Malformed("a message that ends early"))?;
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(Malformed("a message that is too short"))?;
         self.0 = rest;
         Ok(*bytes)
     }
@@ -376,16 +382,16 @@ impl Bytes<'_> {
     }
 
     fn seq(&mut self) -> Result<u64, Malformed> {
-        Some(self.number()?).filter(|seq| *seq <= MAX_SEQ).ok_or(TOO_LONG)
+        Some(self.number()?).filter(|seq| *seq <= SEQ_MAX).ok_or(TOO_LONG)
     }
 
     fn time(&mut self) -> Result<Timestamp, Malformed> {
-        let millis = Some(self.number()?).filter(|millis| *millis <= MAX_TIME).ok_or(TOO_LATE)?;
+        let millis = Some(self.number()?).filter(|millis| *millis <= TIME_MAX_MS).ok_or(TOO_LATE)?;
         Ok(Timestamp::from_millis(millis))
     }
 
     fn id(&mut self) -> Result<[u8; 16], Malformed> {
-        Some(self.take()?).filter(|id| !NOBODIES.contains(id)).ok_or(NOBODY)
+        Some(self.take()?).filter(|id| !RESERVED_IDS.contains(id)).ok_or(RESERVED_ID)
     }
 
     fn version(&mut self) -> Result<u64, Malformed> {
@@ -411,18 +417,21 @@ impl Bytes<'_> {
     }
 
     fn fact(&mut self) -> Result<Fact, Malformed> {
-        let (tag, id) = (self.byte()?, self.id()?);
+        let tag = self.byte()?;
+        let id = self.id()?;
         let kind = match tag {
-            SESSION_REVOKED => FactKind::SessionRevoked {
+            FACT_SESSION_REVOKED => FactKind::SessionRevoked {
                 session: SessionId::from_bytes(id),
                 user: UserId::from_bytes(self.id()?),
             },
-            TOKEN_REVOKED => FactKind::TokenRevoked { token: TokenId::from_bytes(id) },
-            USER_VERSION => FactKind::UserVersion { user: UserId::from_bytes(id), at_least: self.version()? },
-            KEY_RETIRED => FactKind::KeyRetired { key: KeyId::from_bytes(id) },
-            PERMISSIONS_OF_USER => changed(Subject::User(UserId::from_bytes(id))),
-            PERMISSIONS_OF_ROLE => changed(Subject::Role(RoleId::from_bytes(id))),
-            PERMISSIONS_WITH => changed(Subject::Permission(PermissionId::from_bytes(id))),
+            FACT_TOKEN_REVOKED => FactKind::TokenRevoked { token: TokenId::from_bytes(id) },
+            FACT_USER_VERSION => {
+                FactKind::UserVersion { user: UserId::from_bytes(id), at_least: self.version()? }
+            }
+            FACT_KEY_RETIRED => FactKind::KeyRetired { key: KeyId::from_bytes(id) },
+            FACT_PERMISSIONS_OF_USER => changed(Subject::User(UserId::from_bytes(id))),
+            FACT_PERMISSIONS_OF_ROLE => changed(Subject::Role(RoleId::from_bytes(id))),
+            FACT_PERMISSIONS_WITH => changed(Subject::Permission(PermissionId::from_bytes(id))),
             _ => return Err(Malformed("a fact of a kind that this version does not know")),
         };
         Ok(Fact { kind, until: self.time()? })

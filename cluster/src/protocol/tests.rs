@@ -1,16 +1,16 @@
-//! The parts of the protocol, each against what it promises. Together they are proved in `tests/`.
+//! Tests of the parts of the protocol. `tests/schedules.rs` tests them together.
 
 use proptest::prelude::*;
 use schema::{
     Fact, FactKind, NodeId, PermissionId, RoleId, SessionId, Subject, Timestamp, TokenId, UserId, id::KeyId,
-    ledger::Origin, user::MAX_VERSION,
+    ledger::Origin, version::MAX_VERSION,
 };
 
 use super::message as wire;
 
 mod log;
-mod machine;
 mod message;
+mod replicator;
 
 const fn origin(node: u8) -> Origin {
     Origin { node: NodeId::from_bytes([node; 16]), incarnation: 1 }
@@ -38,10 +38,10 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             }
         }),
     ];
-    (kind, 0..=wire::MAX_TIME).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
+    (kind, 0..=wire::TIME_MAX_MS).prop_map(|(kind, ms)| Fact { kind, until: Timestamp::from_millis(ms) })
 }
 
-/// One that differs for every number.
+/// A fact that differs for every number.
 fn fact(n: u64, until: Timestamp) -> Fact {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&n.to_be_bytes());

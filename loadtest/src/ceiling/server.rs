@@ -1,6 +1,6 @@
-//! The server that does nothing: one thread, epoll, always the same answer.
+//! The server that does no work: one thread, epoll, always the same answer.
 //!
-//! Promises: it ends when its parent does (its stdin is closed then).
+//! Promises: it ends when its parent does, which closes its stdin.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -9,33 +9,36 @@ use std::{
 
 use rustix::event::epoll;
 
-use crate::run::threads::pin;
+use crate::threads::pin;
 
-/// What a node answers.
+/// The answer of a node to a good token.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
 x-request-id: 019aa000-0000-7000-8000-000000000000\r\n\
 content-length: 24\r\ndate: Sat, 21 Nov 2026 12:00:00 GMT\r\n\r\n{\"msg\":\"Token is valid\"}";
-const LISTENER: u64 = u64::MAX;
-const PARENT: u64 = u64::MAX - 1;
+/// The listener's key in epoll.
+const LISTENER_KEY: u64 = u64::MAX;
+/// The key of stdin in epoll.
+const PARENT_KEY: u64 = u64::MAX - 1;
 
 struct Peer {
     stream: TcpStream,
-    /// How many bytes of the end of a head were seen.
+    /// How many bytes of the end of a head (CR LF CR LF) were seen.
     seen: usize,
 }
 
-/// Serves until the parent ends; says where on stdout.
+/// Serves until the parent ends. Prints its address to stdout.
 pub fn serve(cpu: usize) -> io::Result<()> {
     pin(cpu)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
-    epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(PARENT), epoll::EventFlags::IN)?;
+    epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER_KEY), epoll::EventFlags::IN)?;
+    epoll::add(&epoll, io::stdin(), epoll::EventData::new_u64(PARENT_KEY), epoll::EventFlags::IN)?;
     let mut peers: Vec<Option<Peer>> = Vec::new();
     let mut events = Vec::with_capacity(1024);
-    let (mut input, mut answers) = (vec![0; 64 << 10], Vec::new());
+    let mut input = vec![0; 64 << 10];
+    let mut answers = Vec::new();
     loop {
         events.clear();
         match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
@@ -44,8 +47,8 @@ pub fn serve(cpu: usize) -> io::Result<()> {
         }
         for event in &events {
             match event.data.u64() {
-                PARENT => return Ok(()),
-                LISTENER => {
+                PARENT_KEY => return Ok(()),
+                LISTENER_KEY => {
                     while let Ok((stream, _)) = listener.accept() {
                         stream.set_nonblocking(true)?;
                         stream.set_nodelay(true)?;
@@ -67,7 +70,7 @@ pub fn serve(cpu: usize) -> io::Result<()> {
                             for _ in 0..peer.heads(&input[..more]) {
                                 answers.extend_from_slice(ANSWER);
                             }
-                            // Answers fit the socket's buffer: who does not read them is not served.
+                            // Answers fit the socket's buffer. A client that does not read them is dropped.
                             if peer.stream.write_all(&answers).is_err() {
                                 *slot = None;
                             }
@@ -82,9 +85,9 @@ pub fn serve(cpu: usize) -> io::Result<()> {
 }
 
 impl Peer {
-    /// How many heads end in these bytes.
+    /// The number of heads that end in these bytes.
     fn heads(&mut self, bytes: &[u8]) -> usize {
-        // The usual: one whole head.
+        // The usual case: one whole head.
         if self.seen == 0 && bytes.ends_with(b"\r\n\r\n") && bytes.len() < 1_000 {
             return 1;
         }

@@ -1,7 +1,7 @@
-//! Doing what a schedule says.
+//! Carries out a schedule.
 //!
-//! Promises: see [`super`]. What is started is the leader of a process group of its own: Ctrl-C at the
-//! terminal ends the run first, and then the nodes. Never waits longer than [`HOOK`] for a hook.
+//! Promises: see [`super`]. A process that is started leads a process group of its own, so that Ctrl-C at the
+//! terminal ends the run first, and then the nodes. Never waits longer than [`HOOK_TIMEOUT`] for a hook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
@@ -22,18 +22,18 @@ use crate::{
     result::FaultMark,
 };
 
-/// Longer no hook takes.
-const HOOK: Duration = Duration::from_secs(30);
-/// How long a node that was started has to end by itself.
-const ENDED: Duration = Duration::from_secs(10);
+/// How long a hook may take.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a started node may take to end after SIGTERM.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Process groups that were started: for who cannot wait.
+/// The process groups that were started, for [`abandon`].
 static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Processes that are paused and were not started: for who cannot wait.
+/// Paused processes that the tool did not start, for [`abandon`].
 static PAUSED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Kills what was started and resumes what is paused: the tool ends at once.
+/// Kills started nodes and resumes paused ones, without waiting: the tool is about to exit.
 pub fn abandon() {
     for pid in PAUSED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ = Pid::from_raw(*pid).map(|pid| kill_process(pid, Signal::CONT));
@@ -52,7 +52,7 @@ fn remember(child: &Child, is_running: bool) {
     };
 }
 
-/// Nodes, and what was done to them.
+/// The nodes and their state.
 pub struct Control(Option<Arc<Mutex<Inner>>>);
 
 struct Inner {
@@ -67,16 +67,20 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 }
 
 impl Control {
-    /// Of these nodes, or of none.
+    /// Controls these nodes, or none.
     #[must_use]
     pub fn new(nodes: Option<Nodes>) -> Self {
         Self(nodes.map(|nodes| {
-            let (started, paused, cut) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-            Arc::new(Mutex::new(Inner { nodes, started, paused, cut }))
+            Arc::new(Mutex::new(Inner {
+                nodes,
+                started: BTreeMap::new(),
+                paused: BTreeSet::new(),
+                cut: BTreeSet::new(),
+            }))
         }))
     }
 
-    /// Starts the nodes that the tool is to start.
+    /// Starts the nodes that have `start`.
     pub fn start(&self) -> Result<(), String> {
         let Some(inner) = &self.0 else { return Ok(()) };
         let mut inner = lock(inner);
@@ -84,13 +88,14 @@ impl Control {
         nodes.keys().filter(|name| nodes[*name].start.is_some()).try_for_each(|name| inner.start(name))
     }
 
-    /// Whether it started any.
+    /// Whether any node was started.
     #[must_use]
     pub fn has_started(&self) -> bool {
         self.0.as_ref().is_some_and(|inner| !lock(inner).started.is_empty())
     }
 
-    /// Tells, whenever it is asked, which of those has failed. One that ends well may have left a node behind.
+    /// Returns a function that names a started node which has failed. A command that ended with status 0 has
+    /// not failed: it may have left a node running.
     pub fn failed(&self) -> impl Fn() -> Option<String> + Send + use<> {
         let inner = self.0.clone();
         move || {
@@ -105,14 +110,15 @@ impl Control {
         }
     }
 
-    /// Does what the schedule says, from `begin` on, in a thread of its own.
+    /// Carries out the schedule in a thread of its own. Times count from `begin`.
     #[must_use]
     pub fn run(&self, schedule: Option<&Schedule>, clock: Clock, begin: Nanos) -> Running {
         let (marks, seen) = mpsc::channel();
         let (cancel, cancelled) = mpsc::channel::<()>();
         let thread = match (&self.0, schedule) {
             (Some(inner), Some(schedule)) => {
-                let (inner, events) = (Arc::clone(inner), schedule.events.clone());
+                let inner = Arc::clone(inner);
+                let events = schedule.events.clone();
                 let work = move || {
                     for event in events {
                         let due = begin + nanos(event.at);
@@ -133,13 +139,14 @@ impl Control {
         Running { seen, cancel, thread }
     }
 
-    /// Resumes what is paused, heals what is cut; says what could not be. It takes as long as hooks take.
-    pub fn mending(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
+    /// Returns a function that resumes paused nodes, heals cut ones, and reports failures. It takes as long as
+    /// the hooks.
+    pub fn undo(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
         let inner = self.0.clone();
-        move || inner.map_or_else(Vec::new, |inner| lock(&inner).mend())
+        move || inner.map_or_else(Vec::new, |inner| lock(&inner).undo_all())
     }
 
-    /// Ends what was started; says what could not be.
+    /// Ends started nodes and reports failures.
     #[must_use]
     pub fn end(&self) -> Vec<String> {
         let Some(inner) = &self.0 else { return Vec::new() };
@@ -148,14 +155,14 @@ impl Control {
             let _ = signal_group(child.id(), Signal::CONT);
             let _ = signal_group(child.id(), Signal::TERM);
         }
-        let began = Instant::now();
+        let began = Clock::start();
         let mut problems = Vec::new();
         for (name, mut child) in started {
-            while matches!(child.try_wait(), Ok(None)) && began.elapsed() < ENDED {
+            while matches!(child.try_wait(), Ok(None)) && began.elapsed() < END_TIMEOUT {
                 pause();
             }
             if matches!(child.try_wait(), Ok(None)) {
-                problems.push(format!("node {name} did not end within {ENDED:?} and was killed"));
+                problems.push(format!("node {name} did not end within {END_TIMEOUT:?} and was killed"));
             }
             let _ = signal_group(child.id(), Signal::KILL);
             let _ = child.wait();
@@ -171,7 +178,7 @@ impl Drop for Control {
     }
 }
 
-/// A schedule that is being done.
+/// A schedule that is being carried out.
 pub struct Running {
     seen: mpsc::Receiver<FaultMark>,
     cancel: mpsc::Sender<()>,
@@ -179,12 +186,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// What was done since this was asked last.
+    /// The faults since the last call.
     pub fn marks(&self) -> mpsc::TryIter<'_, FaultMark> {
         self.seen.try_iter()
     }
 
-    /// Does nothing more; the rest of what was done.
+    /// Ends the schedule. Returns the faults since the last call of [`Running::marks`].
     #[must_use]
     pub fn end(self) -> Vec<FaultMark> {
         let _ = self.cancel.send(());
@@ -196,7 +203,7 @@ impl Running {
 }
 
 impl Inner {
-    fn mend(&mut self) -> Vec<String> {
+    fn undo_all(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         for (action, names) in [(Action::Resume, self.paused.clone()), (Action::Heal, self.cut.clone())] {
             for on in names {
@@ -215,7 +222,7 @@ impl Inner {
             return shell(on);
         }
         if let Some(hook) = self.nodes.hooks.get(action) {
-            // A hook that fails may have done half of it.
+            // A hook that fails may have had half of its effect.
             match action {
                 Action::Pause => drop(self.paused.insert(on.clone())),
                 Action::Cut => drop(self.cut.insert(on.clone())),
@@ -233,7 +240,7 @@ impl Inner {
                     }
                     self.start(on)?;
                 }
-                Action::Cut | Action::Heal | Action::Run => return Err("there is no hook for it".into()),
+                Action::Cut | Action::Heal | Action::Run => return Err("no hook".into()),
             }
         }
         match action {
@@ -271,11 +278,11 @@ impl Inner {
     fn signal(&mut self, name: &str, signal: Signal) -> Result<(), String> {
         if let Some(child) = self.started.get_mut(name) {
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!("it has ended already: {status}"));
+                return Err(format!("the process has ended already: {status}"));
             }
             return signal_group(child.id(), signal);
         }
-        let Some(node) = self.nodes.nodes.get(name) else { return Err("there is no such node".into()) };
+        let Some(node) = self.nodes.nodes.get(name) else { return Err("no such node".into()) };
         let pid = match (node.pid, &node.pid_file) {
             (Some(pid), _) => pid,
             (None, Some(file)) => {
@@ -283,10 +290,10 @@ impl Inner {
                     std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
                 text.trim().parse().map_err(|_| format!("{} holds no process id", file.display()))?
             }
-            (None, None) => return Err("it was never started".into()),
+            (None, None) => return Err("the node was never started".into()),
         };
         let pid = Pid::from_raw(pid).filter(|pid| pid.as_raw_pid() > 1 && *pid != getpid());
-        let pid = pid.ok_or("that is no process that may be signalled")?;
+        let pid = pid.ok_or("this process may not be signalled")?;
         kill_process(pid, signal).map_err(|error| format!("process {}: {error}", pid.as_raw_pid()))?;
         let mut paused = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
         if signal == Signal::STOP {
@@ -299,7 +306,7 @@ impl Inner {
 }
 
 fn signal_group(id: u32, signal: Signal) -> Result<(), String> {
-    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or("it has no process id")?;
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or("no process id")?;
     kill_process_group(pid, signal).map_err(|error| error.to_string())
 }
 
@@ -308,16 +315,16 @@ fn shell(command: &str) -> Result<(), String> {
     shell.arg("-c").arg(command).process_group(0);
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = shell.spawn().map_err(|error| error.to_string())?;
-    let began = Instant::now();
+    let began = Clock::start();
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => return Err(status.to_string()),
-            Ok(None) if began.elapsed() < HOOK => pause(),
+            Ok(None) if began.elapsed() < HOOK_TIMEOUT => pause(),
             Ok(None) => {
                 let _ = signal_group(child.id(), Signal::KILL);
                 let _ = child.wait();
-                return Err(format!("not done within {HOOK:?}"));
+                return Err(format!("not done within {HOOK_TIMEOUT:?}"));
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -328,7 +335,7 @@ fn shell(command: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn done(schedule: &str) -> (Vec<FaultMark>, Vec<String>) {
+    fn carried_out(schedule: &str) -> (Vec<FaultMark>, Vec<String>) {
         let schedule = Schedule::parse(schedule, Duration::from_secs(60)).unwrap();
         let control = Control::new(Some(schedule.nodes.clone()));
         control.start().unwrap();
@@ -339,14 +346,14 @@ mod tests {
             marks.push(running.seen.recv_timeout(Duration::from_secs(30)).unwrap());
         }
         assert!(running.end().is_empty());
-        let problems = control.mending()();
+        let problems = control.undo()();
         assert!(control.end().is_empty());
         (marks, problems)
     }
 
     #[test]
-    fn a_process_is_paused_resumed_killed_and_restarted() {
-        let (marks, problems) = done(
+    fn process_is_paused_resumed_killed_and_restarted() {
+        let (marks, problems) = carried_out(
             "[nodes.a]\nstart = \"sleep 1000\"\n\
              [[at]]\ns = 0\naction = \"pause\"\nnode = \"a\"\n\
              [[at]]\ns = 0.1\naction = \"resume\"\nnode = \"a\"\n\
@@ -360,30 +367,30 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_that_failed_half_way_is_healed() {
+    fn cut_that_failed_half_way_is_healed() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("said");
+        let file = dir.path().join("calls");
         let text = format!(
             "[nodes.a]\n[hooks]\ncut = \"echo cut >> {0}; exit 1\"\nheal = \"echo heal >> {0}\"\n\
              [[at]]\ns = 0\naction = \"cut\"\nnode = \"a\"\n",
             file.display()
         );
-        let (marks, problems) = done(&text);
+        let (marks, problems) = carried_out(&text);
         assert!(marks[0].failed.is_some() && problems.is_empty(), "{marks:?} {problems:?}");
         assert_eq!(std::fs::read_to_string(file).unwrap(), "cut\nheal\n");
     }
 
     #[test]
-    fn hooks_run_and_what_was_cut_is_healed() {
+    fn hooks_run_and_cut_nodes_are_healed() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("said");
+        let file = dir.path().join("calls");
         let text = format!(
             "[nodes.a]\n[hooks]\ncut = \"echo cut {{node}} >> {0}\"\nheal = \"echo heal {{node}} >> {0}\"\n\
              [[at]]\ns = 0\naction = \"cut\"\nnode = \"a\"\n\
              [[at]]\ns = 0.01\naction = \"run\"\ncommand = \"exit 3\"\n",
             file.display()
         );
-        let (marks, problems) = done(&text);
+        let (marks, problems) = carried_out(&text);
         assert_eq!((marks[0].failed.as_deref(), problems.len()), (None, 0));
         assert!(marks[1].failed.as_ref().unwrap().contains('3'));
         assert_eq!(std::fs::read_to_string(file).unwrap(), "cut a\nheal a\n");

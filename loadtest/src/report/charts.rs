@@ -1,25 +1,25 @@
-//! Which plots a run has, and what each shows.
+//! The plots of a report.
 //!
-//! Promises: a plot has at most [`MAX_POINTS`] points a line, however long the run was. A thinned latency
-//! shows the worst of its seconds, never an average that hides a stall.
+//! Promises: a line has at most [`POINTS_MAX`] points, however long the run was. A thinned latency shows the
+//! worst of its seconds, never an average that hides a stall.
 
 use crate::result::{FaultMark, RunResult, Slice, Summary};
 
-use super::plot::{Axis, MAX_SERIES, Mark, Plot, Scale, Series, Unit};
-use super::words;
+use super::plot::{Axis, Mark, Plot, SERIES_MAX, Scale, Series, Unit};
+use crate::format;
 
-/// Points of one line.
-const MAX_POINTS: usize = 600;
+/// Points of one line at most.
+const POINTS_MAX: usize = 600;
 
-/// A plot and what is said below it. Not escaped yet.
+/// A plot and its caption.
 pub struct Figure {
     /// The plot.
     pub plot: Plot,
-    /// Below it.
+    /// The text below the plot. Not escaped yet.
     pub caption: String,
 }
 
-/// Several seconds as one point.
+/// Several seconds that become one point.
 struct Bucket {
     at_s: f64,
     rate: f64,
@@ -29,9 +29,9 @@ struct Bucket {
     max_us: Option<f64>,
 }
 
-/// How many seconds one point stands for.
+/// How many seconds become one point.
 fn seconds_a_point(run: &RunResult) -> usize {
-    run.seconds.len().div_ceil(MAX_POINTS).max(1)
+    run.seconds.len().div_ceil(POINTS_MAX).max(1)
 }
 
 fn buckets<'a>(run: &'a RunResult, slice: impl Fn(usize) -> Option<&'a Slice>) -> Vec<Bucket> {
@@ -50,7 +50,7 @@ fn buckets<'a>(run: &'a RunResult, slice: impl Fn(usize) -> Option<&'a Slice>) -
             let mut middle: Vec<u64> = answered.iter().map(|s| s.p50_us).collect();
             middle.sort_unstable();
             Bucket {
-                // In the middle of what it stands for: what a fault changed is seen at its mark, not before.
+                // The middle of the seconds, so that the effect of a fault begins at its mark, not before.
                 at_s: f64::midpoint(
                     f64::from(run.seconds[first].at_s),
                     f64::from(run.seconds[last - 1].at_s) + 1.0,
@@ -69,15 +69,15 @@ fn points(buckets: &[Bucket], of: impl Fn(&Bucket) -> Option<f64>) -> Vec<(f64, 
     buckets.iter().map(|b| (b.at_s, of(b))).collect()
 }
 
-/// A line for each node that is drawn.
+/// A line for each of the first nodes.
 fn by_node(run: &RunResult, of: fn(&Bucket) -> Option<f64>) -> impl Iterator<Item = Series> {
-    (0..run.targets.len().min(MAX_SERIES - 1)).map(move |target| {
+    (0..run.targets.len().min(SERIES_MAX - 1)).map(move |target| {
         let buckets = buckets(run, |i| run.seconds[i].by_target.get(target));
-        Series::line(words::node(&run.targets, target), target + 1, points(&buckets, of))
+        Series::line(format::node_name(&run.targets, target), target + 1, points(&buckets, of))
     })
 }
 
-/// A line for all, and where there are several nodes one for each.
+/// A line for all requests, and one for each node if there are several.
 fn all_and_by_node(run: &RunResult, all: &[Bucket], of: fn(&Bucket) -> Option<f64>) -> Vec<Series> {
     let nodes = by_node(run, of).filter(|_| run.targets.len() > 1);
     std::iter::once(Series::line("all", 0, points(all, of))).chain(nodes).collect()
@@ -96,13 +96,13 @@ fn marks(faults: &[FaultMark]) -> Vec<Mark> {
         .iter()
         .map(|f| Mark {
             x: f.at_s,
-            label: words::short(&format!("{} {}", f.action, f.on), 28),
+            label: format::truncate(&format!("{} {}", f.action, f.on), 28),
             failed: f.failed.is_some(),
         })
         .collect()
 }
 
-/// What the reader has to know where points were put together, or lines were left out.
+/// Tells the reader that points stand for several seconds, or that nodes are left out.
 fn thinned(run: &RunResult, lines_of_targets: bool) -> String {
     let mut out = String::new();
     let width = seconds_a_point(run);
@@ -111,105 +111,114 @@ fn thinned(run: &RunResult, lines_of_targets: bool) -> String {
             " Each point stands for {width} seconds: the mean of rates, the median of p50, the worst of p99 and max."
         ));
     }
-    if lines_of_targets && run.targets.len() > MAX_SERIES - 1 {
+    if lines_of_targets && run.targets.len() > SERIES_MAX - 1 {
         out.push_str(&format!(
             " Only the first {} of {} nodes are drawn.",
-            MAX_SERIES - 1,
+            SERIES_MAX - 1,
             run.targets.len()
         ));
     }
     out
 }
 
-/// How latencies and rates went, from the first second to the last.
+/// Latencies, rates and errors over the measured part.
 pub fn over_time(run: &RunResult) -> Vec<Figure> {
     if run.seconds.is_empty() {
         return Vec::new();
     }
     let all = buckets(run, |i| Some(&run.seconds[i].all));
-    let marks = marks(&run.faults);
-    let mut out = vec![Figure {
+    let mut out = vec![latency_figure(run, &all), rate_figure(run, &all)];
+    if run.seconds.iter().any(|s| s.all.errors > 0) {
+        out.push(errors_figure(run, &all));
+    }
+    if run.targets.len() > 1 {
+        out.push(nodes_figure(run));
+    }
+    out
+}
+
+fn latency_figure(run: &RunResult, all: &[Bucket]) -> Figure {
+    Figure {
         plot: Plot {
             id: "latency",
             title: "Latency over time".into(),
             description: format!(
                 "p50, p99 and the slowest request of each second, on a logarithmic axis. Over the whole run p50 was {}, \
                  p99 {} and the slowest {}.",
-                words::micros(run.total.latency.p50 as f64),
-                words::micros(run.total.latency.p99 as f64),
-                words::micros(run.total.latency.max as f64)
+                format::micros(run.total.latency.p50 as f64),
+                format::micros(run.total.latency.p99 as f64),
+                format::micros(run.total.latency.max as f64)
             ),
             x: time(),
             y: latency(),
             series: vec![
-                Series::line("p50", 0, points(&all, |b| b.p50_us)),
-                Series::line("p99", 1, points(&all, |b| b.p99_us)),
-                Series::line("max", 6, points(&all, |b| b.max_us)).faint(),
+                Series::line("p50", 0, points(all, |b| b.p50_us)),
+                Series::line("p99", 1, points(all, |b| b.p99_us)),
+                Series::line("max", 6, points(all, |b| b.max_us)).faint(),
             ],
-            marks: marks.clone(),
+            marks: marks(&run.faults),
         },
         caption: format!("All requests of each second. {}{}", measured_from(run), thinned(run, false)),
-    }];
+    }
+}
 
-    out.push(Figure {
+fn rate_figure(run: &RunResult, all: &[Bucket]) -> Figure {
+    let thinned = thinned(run, run.targets.len() > 1);
+    Figure {
         plot: Plot {
             id: "rate",
             title: "Requests a second".into(),
-            description: format!("Over the whole run {} requests a second.", words::rate(run.total.rate)),
+            description: format!("Over the whole run {} requests a second.", format::rate(run.total.rate)),
             x: time(),
             y: Axis { label: "requests a second", unit: Unit::Rate, scale: Scale::Linear },
-            series: all_and_by_node(run, &all, |b| Some(b.rate)),
-            marks: marks.clone(),
+            series: all_and_by_node(run, all, |b| Some(b.rate)),
+            marks: marks(&run.faults),
         },
         caption: match run.plan.rate {
-            Some(rate) => {
-                format!("Asked for: {} a second.{}", words::rate(rate), thinned(run, run.targets.len() > 1))
-            }
-            None => format!("As fast as answers came.{}", thinned(run, run.targets.len() > 1)),
+            Some(rate) => format!("Planned: {} a second.{thinned}", format::rate(rate)),
+            None => format!("As fast as answers came.{thinned}"),
         },
-    });
-
-    if run.seconds.iter().any(|s| s.all.errors > 0) {
-        out.push(Figure {
-            plot: Plot {
-                id: "errors",
-                title: "Errors a second".into(),
-                description: format!("{} errors in all.", words::count(run.total.errors)),
-                x: time(),
-                y: Axis { label: "errors a second", unit: Unit::Rate, scale: Scale::Linear },
-                series: all_and_by_node(run, &all, |b| Some(b.errors)),
-                marks: marks.clone(),
-            },
-            caption: format!(
-                "What did not get the answer that it should have.{}",
-                thinned(run, run.targets.len() > 1)
-            ),
-        });
     }
-
-    if run.targets.len() > 1 {
-        out.push(Figure {
-            plot: Plot {
-                id: "nodes",
-                title: "p99 over time, by node".into(),
-                description: "The 99th percentile of each second for each node, on a logarithmic axis."
-                    .into(),
-                x: time(),
-                y: latency(),
-                series: by_node(run, |b| b.p99_us).collect(),
-                marks,
-            },
-            caption: format!("A gap: no answer came from that node.{}", thinned(run, true)),
-        });
-    }
-    out
 }
 
-/// What latencies count from.
+fn errors_figure(run: &RunResult, all: &[Bucket]) -> Figure {
+    Figure {
+        plot: Plot {
+            id: "errors",
+            title: "Errors a second".into(),
+            description: format!("{} errors in all.", format::count(run.total.errors)),
+            x: time(),
+            y: Axis { label: "errors a second", unit: Unit::Rate, scale: Scale::Linear },
+            series: all_and_by_node(run, all, |b| Some(b.errors)),
+            marks: marks(&run.faults),
+        },
+        caption: format!(
+            "Requests without the answer that they should have had.{}",
+            thinned(run, run.targets.len() > 1)
+        ),
+    }
+}
+
+fn nodes_figure(run: &RunResult) -> Figure {
+    Figure {
+        plot: Plot {
+            id: "nodes",
+            title: "p99 over time, by node".into(),
+            description: "The 99th percentile of each second for each node, on a logarithmic axis.".into(),
+            x: time(),
+            y: latency(),
+            series: by_node(run, |b| b.p99_us).collect(),
+            marks: marks(&run.faults),
+        },
+        caption: format!("A gap: no answer came from that node.{}", thinned(run, true)),
+    }
+}
+
+/// From when latencies count.
 pub fn measured_from(run: &RunResult) -> &'static str {
     if run.plan.model == "open" {
-        "Latencies count from the moment at which a request was due, so that time in which the server stood \
-         still is counted for every request that waited."
+        "Latencies count from the moment at which a request was due, so that a stall of the server counts for every \
+         request that waited."
     } else {
         "Latencies count from sending."
     }
@@ -219,7 +228,7 @@ pub fn measured_from(run: &RunResult) -> &'static str {
 pub fn percentiles(run: &RunResult) -> Option<Figure> {
     let mut series = vec![curve("all", 0, &run.total)];
     if run.by_kind.len() > 1 {
-        let kinds = run.by_kind.iter().take(MAX_SERIES - 1).enumerate();
+        let kinds = run.by_kind.iter().take(SERIES_MAX - 1).enumerate();
         series.extend(kinds.map(|(i, (kind, summary))| curve(kind, i + 1, summary)));
     }
     series.retain(|s| !s.points.is_empty());
@@ -233,30 +242,29 @@ pub fn percentiles(run: &RunResult) -> Option<Figure> {
             description: format!(
                 "From the fastest on the left to the slowest on the right; each step to the right is ten times rarer. \
                  p50 {}, p90 {}, p99 {}, p99.9 {}.",
-                words::micros(run.total.latency.p50 as f64),
-                words::micros(run.total.latency.p90 as f64),
-                words::micros(run.total.latency.p99 as f64),
-                words::micros(run.total.latency.p999 as f64)
+                format::micros(run.total.latency.p50 as f64),
+                format::micros(run.total.latency.p90 as f64),
+                format::micros(run.total.latency.p99 as f64),
+                format::micros(run.total.latency.p999 as f64)
             ),
             x: Axis { label: "percentile", unit: Unit::Nines, scale: Scale::Linear },
             y: latency(),
             series,
             marks: Vec::new(),
         },
-        caption: "So many of the requests were answered within so much time. The last point of a line is its slowest \
-                  request."
+        caption: "The share of requests that were answered within a time. The last point of a line is its slowest request."
             .into(),
     })
 }
 
 fn curve(name: &str, style: usize, summary: &Summary) -> Series {
-    // The slowest of n requests is at 1 - 1/n, not at infinity.
+    // The slowest of n requests is drawn at 1 - 1/n, not at infinity.
     let rarest = 1.0 / (summary.requests.max(1) as f64);
     let nines = |percentile: f64| -(1.0 - percentile / 100.0).clamp(rarest.min(1.0), 1.0).log10();
     let mut points: Vec<(f64, Option<f64>)> = Vec::new();
-    let step = summary.curve.len().div_ceil(MAX_POINTS / 2).max(1);
+    let step = summary.curve.len().div_ceil(POINTS_MAX / 2).max(1);
     for (i, (percentile, us)) in summary.curve.iter().enumerate() {
-        // Zero has no place on a logarithmic axis: below a microsecond is one.
+        // A logarithmic axis has no zero: less than a microsecond becomes one.
         let point = (nines(*percentile).max(0.0), Some((*us).max(1) as f64));
         if i % step == 0 || i + 1 == summary.curve.len() {
             if points.last().is_some_and(|last| last.0 == point.0) {
@@ -268,17 +276,17 @@ fn curve(name: &str, style: usize, summary: &Summary) -> Series {
     Series::line(name, style, points)
 }
 
-/// What was served at each step of a search, and how slowly.
+/// The served rate and the p99 of each step of a search.
 pub fn search(run: &RunResult) -> Vec<Figure> {
     if run.search.is_empty() {
         return Vec::new();
     }
-    let mut steps: Vec<_> = run.search.iter().take(MAX_POINTS).collect();
+    let mut steps: Vec<_> = run.search.iter().take(POINTS_MAX).collect();
     steps.sort_by(|a, b| a.offered.total_cmp(&b.offered));
     let highest = steps.iter().filter(|s| s.held).map(|s| s.offered).reduce(f64::max);
     let found = match highest {
-        Some(rate) => format!("The highest rate at which everything held: {} a second.", words::rate(rate)),
-        None => "At no rate that was tried did everything hold.".to_owned(),
+        Some(rate) => format!("The highest rate that met all objectives: {} a second.", format::rate(rate)),
+        None => "No rate that was tried met all objectives.".to_owned(),
     };
     let offered =
         || Axis { label: "requests a second that were offered", unit: Unit::Rate, scale: Scale::Linear };

@@ -1,22 +1,22 @@
 //! The tables of the report.
 //!
-//! Promises: every table has a bound on its rows and says how many it leaves out; the JSON file has all.
+//! Promises: every table has a bounded number of rows and says how many it leaves out. The JSON file has all.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use crate::result::{Objective, Pair, RunResult, Summary};
 
-use super::words::{count, digits, micros, moment, node, percent, rate, short, span, text};
+use crate::format::{count, digits, escape, micros, moment, node_name, percent, rate, span, truncate};
 
-/// Rows of any table.
-const MAX_ROWS: usize = 100;
-/// Nodes on a side of the matrix.
-const MAX_PAIRED: usize = 24;
-/// Of a foreign text, such as a message.
-const MAX_TEXT: usize = 600;
+/// Rows of a table at most.
+const ROWS_MAX: usize = 100;
+/// Nodes on a side of the matrix at most.
+const MATRIX_NODES_MAX: usize = 24;
+/// Characters of a foreign text, such as a message, at most.
+const TEXT_MAX: usize = 600;
 
-/// A table that scrolls by itself where the window is narrow.
+/// A table that scrolls on its own in a narrow window.
 fn table(class: &str, head: &str, rows: &str) -> String {
     format!(
         "<div class=\"wide\"><table class=\"{class}\"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -24,16 +24,16 @@ fn table(class: &str, head: &str, rows: &str) -> String {
 }
 
 fn left_out(out: &mut String, all: usize) {
-    if all > MAX_ROWS {
+    if all > ROWS_MAX {
         let _ = write!(
             out,
             "<p class=\"note\">{} more are in the JSON file.</p>",
-            count((all - MAX_ROWS) as u64)
+            count((all - ROWS_MAX) as u64)
         );
     }
 }
 
-/// Answers that must not be. The loudest part of the page.
+/// The wrong answers. The loudest part of the page.
 pub fn wrong(run: &RunResult) -> String {
     if run.wrong_answers() == 0 {
         return "<p class=\"fine\">✓ No wrong answer was seen.</p>".into();
@@ -41,40 +41,43 @@ pub fn wrong(run: &RunResult) -> String {
     let n = run.wrong_answers();
     let mut out = format!(
         "<section class=\"alarm\" role=\"alert\"><h2>✗ {} wrong answer{}</h2>\
-         <p>Answers that must not be: access that had been taken away and was granted, or access that was good and \
-         was refused as if it were not. Whatever else this report says, what was tested is not right.</p>",
+         <p>A node accepted a token that it had to refuse, or refused a good one. Whatever else this report says, the \
+         deployment is not correct.</p>",
         count(n),
         if n == 1 { "" } else { "s" }
     );
     let mut rows = String::new();
-    for wrong in run.wrong.iter().take(MAX_ROWS) {
+    for wrong in run.wrong.iter().take(ROWS_MAX) {
         let _ = write!(
             rows,
             "<tr><td>{}</td><td class=\"t\">{}</td><td class=\"w\">{}</td></tr>",
-            // To the millisecond: it is looked up in logs.
-            text(&format!("{:.3} s", wrong.at_s)),
-            text(&node(&run.targets, wrong.target)),
-            text(&short(&wrong.what, MAX_TEXT))
+            // To the millisecond, to find it in logs.
+            escape(&format!("{:.3} s", wrong.at_s)),
+            escape(&node_name(&run.targets, wrong.target)),
+            escape(&truncate(&wrong.what, TEXT_MAX))
         );
     }
     out.push_str(&table("", "<th>at</th><th class=\"t\">node</th><th class=\"w\">what</th>", &rows));
     left_out(&mut out, run.wrong.len());
     if n > run.wrong.len() as u64 {
-        let told = count(run.wrong.len() as u64);
-        let _ =
-            write!(out, "<p class=\"note\">{told} of {} are told; the others were counted.</p>", count(n));
+        let listed = count(run.wrong.len() as u64);
+        let _ = write!(
+            out,
+            "<p class=\"note\">{listed} of {} are listed; the others were only counted.</p>",
+            count(n)
+        );
     }
     out.push_str("</section>");
     out
 }
 
-/// What had to hold.
+/// The objectives, and whether they held.
 pub fn objectives(run: &RunResult) -> String {
     if run.objectives.is_empty() {
         return String::new();
     }
     let mut rows = String::new();
-    for objective in run.objectives.iter().take(MAX_ROWS) {
+    for objective in run.objectives.iter().take(ROWS_MAX) {
         let verdict = if objective.held {
             "<td class=\"t held\">✓ held</td>"
         } else {
@@ -83,16 +86,15 @@ pub fn objectives(run: &RunResult) -> String {
         let _ = write!(
             rows,
             "<tr><th scope=\"row\"><code>{}</code></th><td>{}</td>{verdict}</tr>",
-            text(&short(&objective.text, MAX_TEXT)),
+            escape(&truncate(&objective.text, TEXT_MAX)),
             measured(objective)
         );
     }
     let missed = run.objectives.iter().filter(|o| !o.held).count();
-    let said = match missed {
+    let mut out = match missed {
         0 => "<h2 class=\"fine\">✓ All objectives held</h2>".to_owned(),
         n => format!("<h2 class=\"missed\">✗ {n} of {} objectives not held</h2>", run.objectives.len()),
     };
-    let mut out = said;
     out.push_str(&table(
         "narrow",
         "<th class=\"t\">objective</th><th>measured</th><th class=\"t\">verdict</th>",
@@ -102,12 +104,12 @@ pub fn objectives(run: &RunResult) -> String {
     out
 }
 
-/// What was measured, in the unit of what was asked for.
+/// The measured value, in the unit of the objective.
 fn measured(objective: &Objective) -> String {
     let Some((subject, _)) = objective.text.split_once(['<', '>', '=']) else {
         return digits(objective.measured, 4);
     };
-    // `check:p99`: what is before the colon is a kind of request.
+    // In `check:p99`, a kind of request stands before the colon.
     match subject.rsplit(':').next().unwrap_or(subject).trim() {
         "errors" => percent(objective.measured),
         "rate" => format!("{}/s", rate(objective.measured)),
@@ -124,7 +126,7 @@ pub fn cards(run: &RunResult) -> String {
     let ratio = total.errors as f64 / (total.requests.max(1)) as f64;
     let mut out = String::from("<dl class=\"cards\">");
     for (name, value) in [
-        ("requests a second", text(&rate(total.rate))),
+        ("requests a second", escape(&rate(total.rate))),
         ("p50", micros(latency.p50 as f64)),
         ("p99", micros(latency.p99 as f64)),
         ("p99.9", micros(latency.p999 as f64)),
@@ -146,7 +148,7 @@ fn summary_row(rows: &mut String, name: &str, summary: &Summary, sum: bool) {
         rows,
         "<tr{}><th scope=\"row\" class=\"t\">{}</th><td>{}</td><td>{}</td>",
         if sum { " class=\"sum\"" } else { "" },
-        text(&short(name, 80)),
+        escape(&truncate(name, 80)),
         count(summary.requests),
         rate(summary.rate)
     );
@@ -169,16 +171,16 @@ fn summary_row(rows: &mut String, name: &str, summary: &Summary, sum: bool) {
         latency.max as f64,
     ];
     for us in times {
-        let said = if latency.max == 0 { "–".to_owned() } else { micros(us) };
-        let _ = write!(rows, "<td>{said}</td>");
+        let time = if latency.max == 0 { "–".to_owned() } else { micros(us) };
+        let _ = write!(rows, "<td>{time}</td>");
     }
     rows.push_str("</tr>");
 }
 
-/// By kind of request.
+/// Summaries by kind of request.
 pub fn by_kind(run: &RunResult) -> String {
     let mut rows = String::new();
-    for (kind, summary) in run.by_kind.iter().take(MAX_ROWS) {
+    for (kind, summary) in run.by_kind.iter().take(ROWS_MAX) {
         summary_row(&mut rows, kind, summary, false);
     }
     summary_row(&mut rows, "all", &run.total, true);
@@ -187,39 +189,39 @@ pub fn by_kind(run: &RunResult) -> String {
     out
 }
 
-/// By node.
+/// Summaries by node.
 pub fn by_target(run: &RunResult) -> String {
     let mut rows = String::new();
-    for (place, summary) in run.by_target.iter().enumerate().take(MAX_ROWS) {
-        summary_row(&mut rows, &node(&run.targets, place), summary, false);
+    for (place, summary) in run.by_target.iter().enumerate().take(ROWS_MAX) {
+        summary_row(&mut rows, &node_name(&run.targets, place), summary, false);
     }
     let mut out = table("", &format!("<th class=\"t\">node</th>{SUMMARY_HEAD}"), &rows);
     left_out(&mut out, run.by_target.len());
     out
 }
 
-/// Counts of something, with the share of each and how many fell on each node.
+/// A table of counts, with the share of all requests and the count at each node.
 fn counts<K: Display + Ord>(
     run: &RunResult,
     name: &str,
     of: impl Fn(&Summary) -> &BTreeMap<K, u64>,
 ) -> String {
-    /// Columns of nodes.
-    const MAX_NODES: usize = 8;
+    /// Columns of nodes at most.
+    const NODES_MAX: usize = 8;
     let all = of(&run.total);
-    let nodes = if run.targets.len() > 1 { run.by_target.len().min(MAX_NODES) } else { 0 };
+    let nodes = if run.targets.len() > 1 { run.by_target.len().min(NODES_MAX) } else { 0 };
     let mut head = format!("<th class=\"t\">{name}</th><th>count</th><th>of requests</th>");
     for place in 0..nodes {
-        let _ = write!(head, "<th>{}</th>", text(&node(&run.targets, place)));
+        let _ = write!(head, "<th>{}</th>", escape(&node_name(&run.targets, place)));
     }
     let mut rows = String::new();
     let mut sorted: Vec<_> = all.iter().collect();
     sorted.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-    for (key, n) in sorted.into_iter().take(MAX_ROWS) {
+    for (key, n) in sorted.into_iter().take(ROWS_MAX) {
         let _ = write!(
             rows,
             "<tr><th scope=\"row\" class=\"w\">{}</th><td>{}</td><td>{}</td>",
-            text(&short(&key.to_string(), 200)),
+            escape(&truncate(&key.to_string(), 200)),
             count(*n),
             percent(*n as f64 / run.total.requests.max(1) as f64)
         );
@@ -233,7 +235,7 @@ fn counts<K: Display + Ord>(
     out
 }
 
-/// What kinds of errors there were.
+/// Errors by kind.
 pub fn errors(run: &RunResult) -> String {
     if run.total.errors_by_kind.is_empty() {
         return "<p class=\"note\">None.</p>".into();
@@ -241,7 +243,7 @@ pub fn errors(run: &RunResult) -> String {
     counts(run, "kind", |s| &s.errors_by_kind)
 }
 
-/// What statuses were answered.
+/// Answers by status.
 pub fn statuses(run: &RunResult) -> String {
     if run.total.statuses.is_empty() {
         return "<p class=\"note\">No answer came.</p>".into();
@@ -249,21 +251,23 @@ pub fn statuses(run: &RunResult) -> String {
     counts(run, "status", |s| &s.statuses)
 }
 
-/// What was done to the deployment. Numbered as in the plots.
+/// The faults, numbered as in the plots.
 pub fn faults(run: &RunResult) -> String {
     let mut rows = String::new();
-    for (i, fault) in run.faults.iter().enumerate().take(MAX_ROWS) {
+    for (i, fault) in run.faults.iter().enumerate().take(ROWS_MAX) {
         let done = match &fault.failed {
             None => "<td class=\"t\">done</td>".to_owned(),
-            Some(why) => format!("<td class=\"w missed\">not done: {}</td>", text(&short(why, MAX_TEXT))),
+            Some(why) => {
+                format!("<td class=\"w missed\">not done: {}</td>", escape(&truncate(why, TEXT_MAX)))
+            }
         };
         let _ = write!(
             rows,
             "<tr><td>{}</td><td>{}</td><td class=\"t\">{}</td><td class=\"w\">{}</td>{done}</tr>",
             i + 1,
             moment(fault.at_s),
-            text(&short(&fault.action, 40)),
-            text(&short(&fault.on, 200))
+            escape(&truncate(&fault.action, 40)),
+            escape(&truncate(&fault.on, 200))
         );
     }
     let mut out = table(
@@ -275,10 +279,10 @@ pub fn faults(run: &RunResult) -> String {
     out
 }
 
-/// How long until each node refused what was revoked at each other.
+/// The matrix of how long each node took to refuse tokens that were revoked at each other node.
 pub fn pairs(run: &RunResult) -> String {
     let side = run.pairs.iter().map(|p| p.from.max(p.to) + 1).max().unwrap_or(0);
-    let drawn = side.min(MAX_PAIRED);
+    let drawn = side.min(MATRIX_NODES_MAX);
     let mut cells: BTreeMap<(usize, usize), &Pair> = BTreeMap::new();
     for pair in &run.pairs {
         cells.insert((pair.from, pair.to), pair);
@@ -288,11 +292,11 @@ pub fn pairs(run: &RunResult) -> String {
     let high = measured().fold(1.0, f64::max);
     let mut head = String::from("<th class=\"t\">revoked at ↓, refused at →</th>");
     for to in 0..drawn {
-        let _ = write!(head, "<th class=\"t\">{}</th>", text(&node(&run.targets, to)));
+        let _ = write!(head, "<th class=\"t\">{}</th>", escape(&node_name(&run.targets, to)));
     }
     let mut rows = String::new();
     for from in 0..drawn {
-        let _ = write!(rows, "<tr><th scope=\"row\">{}</th>", text(&node(&run.targets, from)));
+        let _ = write!(rows, "<tr><th scope=\"row\">{}</th>", escape(&node_name(&run.targets, from)));
         for to in 0..drawn {
             let same = if from == to { " same" } else { "" };
             match cells.get(&(from, to)).filter(|p| p.refused.requests > 0) {
@@ -338,7 +342,7 @@ pub fn pairs(run: &RunResult) -> String {
 /// The steps of a search, in the order in which they were tried.
 pub fn search(run: &RunResult) -> String {
     let mut rows = String::new();
-    for (i, step) in run.search.iter().enumerate().take(MAX_ROWS) {
+    for (i, step) in run.search.iter().enumerate().take(ROWS_MAX) {
         let _ = write!(
             rows,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{}</tr>",
@@ -365,7 +369,7 @@ pub fn search(run: &RunResult) -> String {
     out
 }
 
-/// What was asked for, where it ran, with which words it was started.
+/// The plan, the machine and the command.
 pub fn circumstances(run: &RunResult) -> String {
     let plan = &run.plan;
     let model = match plan.rate {
@@ -395,22 +399,22 @@ pub fn circumstances(run: &RunResult) -> String {
             "machine of the tool",
             format!("{}, {} cores, {}", run.machine.cpu, run.machine.cores, run.machine.os),
         ),
-        ("how busy the tool was", busy),
+        ("load of the tool", busy),
     ];
     let mut out = String::from("<table><tbody>");
     for (name, value) in facts {
         let _ = write!(
             out,
             "<tr><th scope=\"row\" class=\"t\">{name}</th><td class=\"w\">{}</td></tr>",
-            text(&short(&value, MAX_TEXT))
+            escape(&truncate(&value, TEXT_MAX))
         );
     }
-    for (place, url) in run.targets.iter().enumerate().take(MAX_ROWS) {
+    for (place, url) in run.targets.iter().enumerate().take(ROWS_MAX) {
         let _ = write!(
             out,
             "<tr><th scope=\"row\" class=\"t\">node {}</th><td class=\"w\"><code>{}</code></td></tr>",
             place + 1,
-            text(&short(url, MAX_TEXT))
+            escape(&truncate(url, TEXT_MAX))
         );
     }
     out.push_str("</tbody></table>");
@@ -423,11 +427,11 @@ pub fn circumstances(run: &RunResult) -> String {
         }
         let _ = write!(command, "{}{}", if command.is_empty() { "" } else { " " }, quoted(word));
     }
-    let _ = write!(out, "<h3>Command</h3><code>{}</code>", text(&short(&command, 6_000)));
+    let _ = write!(out, "<h3>Command</h3><code>{}</code>", escape(&truncate(&command, 6_000)));
     out
 }
 
-/// As a shell takes it.
+/// An argument, quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -442,15 +446,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_measured_has_the_unit_of_what_was_asked() {
-        let said = |text: &str, measured| measured_as(text, measured);
-        assert_eq!(said("p99<5ms", 3_913.0), "3.91 ms");
-        assert_eq!(said("check:p999<=20ms", 12_000.0), "12 ms");
-        assert_eq!(said("max<1s", 14_200.0), "14.2 ms");
-        assert_eq!(said("errors<0.1%", 0.000_43), "0.043 %");
-        assert_eq!(said("rate>50000", 49_965.2), "49,965/s");
+    fn measured_value_has_the_unit_of_its_objective() {
+        assert_eq!(measured_as("p99<5ms", 3_913.0), "3.91 ms");
+        assert_eq!(measured_as("check:p999<=20ms", 12_000.0), "12 ms");
+        assert_eq!(measured_as("max<1s", 14_200.0), "14.2 ms");
+        assert_eq!(measured_as("errors<0.1%", 0.000_43), "0.043 %");
+        assert_eq!(measured_as("rate>50000", 49_965.2), "49,965/s");
         assert_eq!(
-            said("memory of http://generate:1: last tenth over first, at most 1.5", 1.034_12),
+            measured_as("memory of http://generate:1: last tenth over first, at most 1.5", 1.034_12),
             "1.034"
         );
     }
@@ -460,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_can_be_given_to_a_shell() {
+    fn command_is_quoted_for_a_shell() {
         assert_eq!(quoted("--rate=50000"), "--rate=50000");
         assert_eq!(quoted("it's <b>"), r"'it'\''s <b>'");
         assert_eq!(quoted(""), "''");

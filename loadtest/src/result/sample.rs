@@ -1,10 +1,10 @@
-//! Runs made up for tests: what a cluster of three might have shown, from a seed.
+//! Synthetic runs for tests, from a seed: such as a cluster of three might have.
 
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made up, all in range")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "synthetic values, all in range")]
 
 use super::*;
 
-/// SplitMix64: small, seeded, good enough to look like noise.
+/// Noise by SplitMix64.
 #[derive(Debug, Clone)]
 pub struct Noise(pub u64);
 
@@ -18,7 +18,7 @@ impl Noise {
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// About normal, mean 0, deviation 1.
+    /// Approximately normal, with mean 0 and deviation 1.
     pub fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
@@ -44,7 +44,7 @@ pub fn summary(requests: u64, seconds: f64, p50_us: f64, errors: u64, stretch: f
         step /= 2.0;
     }
     curve.push((100.0, at(100.0)));
-    // What JSON gives back to the last digit.
+    // Values that survive JSON to the last digit.
     for (percentile, _) in &mut curve {
         *percentile = (*percentile * 1e6).round() / 1e6;
     }
@@ -71,8 +71,8 @@ pub fn summary(requests: u64, seconds: f64, p50_us: f64, errors: u64, stretch: f
     }
 }
 
-/// A run without faults: `seconds` of about 50,000 requests a second on `targets` nodes, latencies
-/// multiplied by `slower`, with noise of a machine that is shared.
+/// A run without faults: about 50,000 requests a second for `seconds` on `targets` nodes. Latencies are
+/// multiplied by `slower` and have the noise of a shared machine.
 pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
     let mut noise = Noise(seed);
     let mut drift = 0.0;
@@ -88,7 +88,7 @@ pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
         }
     };
     for at_s in 0..seconds {
-        // What happened in the last second is felt in the next.
+        // A second depends on the one before it.
         drift = 0.7 * drift + 0.02 * noise.normal();
         let by_target: Vec<_> =
             (0..targets).map(|_| slice(&mut noise, drift, 1.0 / targets as f64)).collect();
@@ -119,29 +119,7 @@ pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
         machine: Machine { cores: 2, cpu: "Some CPU @ 2.50GHz".into(), os: "Linux 6.8".into() },
         tool: Some(Tool { threads: 2, busiest_thread: 0.42 }),
         targets: (0..targets).map(|t| format!("http://10.0.0.{}:8080", t + 1)).collect(),
-        plan: Plan {
-            model: "open".into(),
-            rate: Some(50_000.0),
-            connections: 64,
-            protocol: "http1".into(),
-            warm_up_s: 5.0,
-            duration_s: f64::from(seconds),
-            ramp_s: 0.0,
-            users: 10_000,
-            seed,
-            detail: Some(Detail {
-                depth: 1,
-                batch: None,
-                revoked: 4.0,
-                forged: 4.0,
-                expired: 2.0,
-                writes: "1.00 %".into(),
-                zipf: 0.8,
-                sessions: 2,
-                tokens: 1,
-                timeout_s: 5.0,
-            }),
-        },
+        plan: plan(seed, seconds),
         total: of(requests, 1.0),
         by_kind: BTreeMap::from([
             ("validate".into(), of(requests * 9 / 10, 0.95)),
@@ -159,40 +137,37 @@ pub fn run(seed: u64, seconds: u32, targets: usize, slower: f64) -> RunResult {
     }
 }
 
-/// A run with everything that a run may have: faults, errors, wrong answers, pairs, a search.
+fn plan(seed: u64, seconds: u32) -> Plan {
+    Plan {
+        model: "open".into(),
+        rate: Some(50_000.0),
+        connections: 64,
+        protocol: "http1".into(),
+        warm_up_s: 5.0,
+        duration_s: f64::from(seconds),
+        ramp_s: 0.0,
+        users: 10_000,
+        seed,
+        detail: Some(Detail {
+            depth: 1,
+            batch: None,
+            revoked: 4.0,
+            forged: 4.0,
+            expired: 2.0,
+            writes: "1.00 %".into(),
+            zipf: 0.8,
+            sessions: 2,
+            tokens: 1,
+            timeout_s: 5.0,
+        }),
+    }
+}
+
+/// A run with everything that a result may have: faults, errors, wrong answers, pairs, a search.
 pub fn whole() -> RunResult {
     let mut run = run(7, 90, 3, 1.0);
-    for second in &mut run.seconds {
-        let dead = (30..42).contains(&second.at_s);
-        let paused = (60..66).contains(&second.at_s);
-        if dead {
-            second.by_target[1] = Slice { requests: 160, errors: 160, ..Slice::default() };
-            second.all.errors = 160;
-            second.all.requests = second.by_target.iter().map(|s| s.requests).sum();
-            second.all.p99_us *= 3;
-        }
-        if paused {
-            let late = u64::from(66 - second.at_s) * 1_000_000;
-            second.by_target[2].p99_us = late;
-            second.by_target[2].max_us = late;
-            second.by_target[2].p50_us = late / 2;
-            second.all.p99_us = late * 9 / 10;
-            second.all.max_us = late;
-        }
-    }
-    let mark = |at_s, action: &str, on: &str, failed: Option<&str>| FaultMark {
-        at_s,
-        action: action.into(),
-        on: on.into(),
-        failed: failed.map(Into::into),
-    };
-    run.faults = vec![
-        mark(30.0, "kill", "n2", None),
-        mark(40.2, "restart", "n2", None),
-        mark(60.0, "pause", "n3", None),
-        mark(66.0, "resume", "n3", None),
-        mark(80.0, "cut", "n1 n2", Some("iptables: Operation not permitted")),
-    ];
+    fail_nodes(&mut run.seconds);
+    run.faults = faults();
     run.total.errors = 1_920;
     run.total.errors_by_kind = BTreeMap::from([("connect".into(), 1_700), ("status 503".into(), 220)]);
     run.total.statuses = BTreeMap::from([(200, run.total.requests - 1_920), (503, 220)]);
@@ -222,7 +197,50 @@ pub fn whole() -> RunResult {
         Objective { text: "p99<5ms".into(), measured: 3_913.0, held: true },
         Objective { text: "errors<0.01%".into(), measured: 0.000_43, held: false },
     ];
-    run.search = [
+    run.search = search();
+    run
+}
+
+/// Node 2 is down for twelve seconds, and node 3 paused for six.
+fn fail_nodes(seconds: &mut [Second]) {
+    for second in seconds {
+        let dead = (30..42).contains(&second.at_s);
+        let paused = (60..66).contains(&second.at_s);
+        if dead {
+            second.by_target[1] = Slice { requests: 160, errors: 160, ..Slice::default() };
+            second.all.errors = 160;
+            second.all.requests = second.by_target.iter().map(|s| s.requests).sum();
+            second.all.p99_us *= 3;
+        }
+        if paused {
+            let late = u64::from(66 - second.at_s) * 1_000_000;
+            second.by_target[2].p99_us = late;
+            second.by_target[2].max_us = late;
+            second.by_target[2].p50_us = late / 2;
+            second.all.p99_us = late * 9 / 10;
+            second.all.max_us = late;
+        }
+    }
+}
+
+fn faults() -> Vec<FaultMark> {
+    let mark = |at_s, action: &str, on: &str, failed: Option<&str>| FaultMark {
+        at_s,
+        action: action.into(),
+        on: on.into(),
+        failed: failed.map(Into::into),
+    };
+    vec![
+        mark(30.0, "kill", "n2", None),
+        mark(40.2, "restart", "n2", None),
+        mark(60.0, "pause", "n3", None),
+        mark(66.0, "resume", "n3", None),
+        mark(80.0, "cut", "n1 n2", Some("iptables: Operation not permitted")),
+    ]
+}
+
+fn search() -> Vec<SearchStep> {
+    [
         (10e3, 10e3, 900),
         (20e3, 20e3, 1_100),
         (40e3, 40e3, 2_000),
@@ -238,8 +256,7 @@ pub fn whole() -> RunResult {
         busiest_thread: offered / 100e3,
         held: p99_us < 5_000,
     })
-    .to_vec();
-    run
+    .to_vec()
 }
 
 /// A run in which nothing happened.

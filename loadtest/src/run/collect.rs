@@ -1,6 +1,6 @@
-//! Seconds of threads become seconds of the run.
+//! Merges the seconds of all threads into the seconds of the run.
 //!
-//! Promises: a second is told when every thread is through with it, in order, once.
+//! Promises: a second is complete once every thread has ended it. Seconds are complete in order, each once.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,41 +11,54 @@ use crate::{
     result::Second,
 };
 
-/// What was counted in one phase.
+/// The counts of one phase.
 pub struct Collector {
     targets: usize,
     threads: usize,
-    pending: BTreeMap<u32, (usize, Grid)>,
-    /// Of all seconds that are whole.
+    pending: BTreeMap<u32, PendingSecond>,
+    /// The counts of all complete seconds.
     pub grid: Grid,
-    /// Them.
+    /// The figures of each complete second.
     pub seconds: Vec<Second>,
-    /// Of the last second: for limits.
+    /// The counts of the last complete second, for limits.
     pub last: Grid,
 }
 
+/// A second that some threads have not ended yet.
+struct PendingSecond {
+    /// Threads that have ended it.
+    threads: usize,
+    grid: Grid,
+}
+
+impl PendingSecond {
+    fn new(targets: usize) -> Self {
+        Self { threads: 0, grid: Grid::new(targets) }
+    }
+}
+
 impl Collector {
-    /// Nothing yet.
+    /// An empty collector.
     #[must_use]
     pub fn new(targets: usize, threads: usize) -> Self {
         let grid = Grid::new(targets);
         Self { targets, threads, pending: BTreeMap::new(), last: grid.clone(), grid, seconds: Vec::new() }
     }
 
-    /// A thread is through with a second; whether that made one whole.
+    /// Adds a second of one thread. Returns whether a second is now complete.
     pub fn add(&mut self, second: &ThreadSecond) -> bool {
-        let entry = self.pending.entry(second.at_s).or_insert_with(|| (0, Grid::new(self.targets)));
-        entry.0 += 1;
-        entry.1.merge(&second.grid);
-        let mut whole = false;
-        while self.pending.first_key_value().is_some_and(|(_, (threads, _))| *threads >= self.threads) {
+        let entry = self.pending.entry(second.at_s).or_insert_with(|| PendingSecond::new(self.targets));
+        entry.threads += 1;
+        entry.grid.merge(&second.grid);
+        let mut is_complete = false;
+        while self.pending.first_key_value().is_some_and(|(_, second)| second.threads >= self.threads) {
             self.close();
-            whole = true;
+            is_complete = true;
         }
-        whole
+        is_complete
     }
 
-    /// No thread says anything more.
+    /// Completes the seconds that are left: the threads have ended.
     pub fn finish(&mut self) {
         while !self.pending.is_empty() {
             self.close();
@@ -53,14 +66,14 @@ impl Collector {
     }
 
     fn close(&mut self) {
-        let Some((at_s, (_, grid))) = self.pending.pop_first() else { return };
+        let Some((at_s, PendingSecond { grid, .. })) = self.pending.pop_first() else { return };
         let by_target = grid.by_target().iter().map(crate::record::Cell::slice).collect();
         self.seconds.push(Second { at_s, all: grid.all().slice(), by_target });
         self.grid.merge(&grid);
         self.last = grid;
     }
 
-    /// For the screen.
+    /// The snapshot for the screen; `None` before the first second is complete.
     #[must_use]
     pub fn live(&self, planned: Duration, measured: bool, wrong: u64, note: Option<String>) -> Option<Live> {
         let second = self.seconds.last()?.clone();
@@ -82,7 +95,7 @@ impl Collector {
     }
 }
 
-/// How long a phase was in seconds: as long as it was meant to be, or until it was ended.
+/// The length of a phase in seconds: as planned, or until it was ended.
 #[must_use]
 pub fn length(begin: Nanos, end: Nanos, ended: Nanos) -> f64 {
     super::since(begin, ended.min(end)).max(1e-3)

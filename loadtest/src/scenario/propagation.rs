@@ -1,249 +1,267 @@
-//! How long a revocation takes from each node to each: log in, log out on one, ask all until they refuse.
+//! Measures how long a revocation takes from each node to each: logs in, logs out on one node, asks all until
+//! they refuse.
 //!
-//! Promises: what is measured is from *sending* the logout to *sending* the first request that was refused,
-//! so it never counts the refusing answer's own way; a request that was sent before the logout and refused
-//! counts as 0. One session at a time in each thread: nodes are asked without a pause, and nothing else is.
-//! A 200 that was asked for after the logout was answered with k = n is wrong, however late it comes. Who cannot
-//! be asked or does not answer holds up nothing for longer than [`PATIENCE`], and is an error of its pair.
+//! Promises: the latency is from *sending* the logout to *sending* the first request that was refused, so it
+//! never contains the way of the refusing answer. A request that was sent before the logout and was refused
+//! counts as 0. Each thread has one session at a time and asks the nodes without a pause. A 200 to a request
+//! that was sent after the logout was answered with k = n is wrong, however late it comes. A node that cannot
+//! be asked or does not answer delays a round by at most [`ROUND_TIMEOUT`], and is an error of its pair.
 
 use std::collections::BTreeMap;
 
-use super::{Note, Scenario, Spot, Verdict};
+use super::{InFlight, Judgement, NodePair, Route, Scenario};
 use crate::{
     answer::Answer,
     clock::{Nanos, SECOND},
-    crowd::{Crowd, Refused, said},
-    record::{Cell, Fault, Kind},
+    record::{Cell, ErrorKind, RequestKind},
+    session_pool::{RefusedAt, SessionPool, describe},
 };
 
-/// A node that does not refuse within this is given up: it counts as this long. So is one that does not take
-/// the token.
-const PATIENCE: Nanos = 30 * SECOND;
+/// How long a node may take to accept or to refuse the token. A node that takes longer to refuse counts as this
+/// long.
+const ROUND_TIMEOUT: Nanos = 30 * SECOND;
 
-/// What is under way.
+/// The stage of a round.
 enum Stage {
-    /// Nobody is logged in.
-    Out,
-    LoggingIn {
-        since: Nanos,
-    },
-    /// Until every node has taken the token.
-    Seen {
-        since: Nanos,
-        seen: Vec<bool>,
-    },
-    /// The logout was sent.
-    Ending {
+    /// No session: the next request is a log-in.
+    LoggedOut,
+    /// The log-in was sent.
+    LoggingIn { since: Nanos },
+    /// Asks until every node has accepted the token.
+    Accepting { since: Nanos, accepted: Vec<bool> },
+    /// The logout was sent: asks until every node has refused the token.
+    Refusing {
         sent: Nanos,
-        refused: Option<Refused>,
-        by: Vec<Option<Nanos>>,
+        /// Which targets must refuse the token, once the logout is answered.
+        must_refuse: Option<RefusedAt>,
+        /// By target: how long it took to refuse.
+        took: Vec<Option<Nanos>>,
     },
 }
 
-/// Asks and measures, for one thread.
+/// Measures revocations with one thread.
 pub struct Propagation {
-    crowd: Crowd,
+    pool: SessionPool,
     targets: usize,
     stage: Stage,
-    /// Which session: answers about others are late.
+    /// The number of the round; answers to requests of earlier rounds are late.
     round: u32,
+    /// The target of the log-in and the logout.
     from: usize,
-    /// Questions of this round without an answer: one of them may have been refused before another one.
-    under_way: usize,
-    cells: BTreeMap<(usize, usize), Cell>,
+    /// Validations of this round without an answer. One of them may have been sent earlier than the first
+    /// refused one.
+    in_flight: usize,
+    cells: BTreeMap<NodePair, Cell>,
 }
 
 impl Propagation {
-    /// With these users.
+    /// A measurement with the sessions of this pool.
     #[must_use]
-    pub fn new(crowd: Crowd, targets: usize) -> Self {
-        Self { crowd, targets, stage: Stage::Out, round: 0, from: 0, under_way: 0, cells: BTreeMap::new() }
+    pub fn new(pool: SessionPool, targets: usize) -> Self {
+        Self {
+            pool,
+            targets,
+            stage: Stage::LoggedOut,
+            round: 0,
+            from: 0,
+            in_flight: 0,
+            cells: BTreeMap::new(),
+        }
     }
 
-    fn next(&mut self) {
-        self.stage = Stage::Out;
+    /// Begins the next round.
+    fn next_round(&mut self) {
+        self.stage = Stage::LoggedOut;
         self.round += 1;
-        self.under_way = 0;
+        self.in_flight = 0;
         self.from = (self.from + 1) % self.targets;
     }
 
-    fn note(&self, kind: Kind, spot: Spot, extra: u32) -> Note {
-        Note { kind, spot, subject: 0, epoch: self.round, extra, due: 0, sent: 0 }
+    fn request(&self, kind: RequestKind, route: Route, extra: u32) -> InFlight {
+        InFlight { kind, route, subject: 0, epoch: self.round, extra, due: 0, sent: 0 }
     }
 
-    fn probed(&mut self, note: &Note, answer: &Answer<'_>, now: Nanos) -> Verdict {
-        let target = note.spot.target;
+    fn judge_probe(&mut self, request: &InFlight, answer: &Answer<'_>, now: Nanos) -> Judgement {
+        let target = request.route.target;
         let is_refused = answer.status == 401;
         if !matches!(answer.status, 200 | 401) {
-            return Verdict::Failed(Fault::Status(answer.status));
+            return Judgement::Failed(ErrorKind::Status(answer.status));
         }
-        if note.extra == 1 && answer.status == 200 {
+        if request.extra == 1 && answer.status == 200 {
             if answer.is_stale() {
-                return Verdict::Failed(Fault::Stale);
+                return Judgement::Failed(ErrorKind::Stale);
             }
-            return Verdict::Wrong(format!("validate with a revoked token: {}, not 401", said(answer)));
+            return Judgement::Wrong(format!("validate with a revoked token: {}, not 401", describe(answer)));
         }
-        if note.epoch != self.round {
-            return Verdict::Right;
+        if request.epoch != self.round {
+            return Judgement::Correct;
         }
-        if self.crowd.has_expired(answer, now) {
-            let is_ended = matches!(self.stage, Stage::Ending { .. });
-            self.next();
-            // A revoked one that has expired is refused as such.
-            return if is_ended { Verdict::Right } else { Verdict::Failed(Fault::Status(answer.status)) };
+        if self.pool.has_expired(answer, now) {
+            let is_ended = matches!(self.stage, Stage::Refusing { .. });
+            self.next_round();
+            // A revoked token may be refused as expired.
+            return if is_ended {
+                Judgement::Correct
+            } else {
+                Judgement::Failed(ErrorKind::Status(answer.status))
+            };
         }
         match &mut self.stage {
-            Stage::Seen { .. } if is_refused => {
-                self.next();
-                Verdict::Wrong(format!("validate with a good token: {}", said(answer)))
+            Stage::Accepting { .. } if is_refused => {
+                self.next_round();
+                Judgement::Wrong(format!("validate with a good token: {}", describe(answer)))
             }
-            Stage::Seen { seen, .. } => {
-                seen[target] = true;
-                Verdict::Right
+            Stage::Accepting { accepted, .. } => {
+                accepted[target] = true;
+                Judgement::Correct
             }
-            Stage::Ending { sent, by, .. } if is_refused => {
-                let took = note.sent.saturating_sub(*sent);
-                by[target] = Some(by[target].map_or(took, |before| before.min(took)));
-                self.look(now);
-                Verdict::Right
+            Stage::Refusing { sent, took, .. } if is_refused => {
+                let latency = request.sent.saturating_sub(*sent);
+                took[target] = Some(took[target].map_or(latency, |before| before.min(latency)));
+                self.check_round(now);
+                Judgement::Correct
             }
-            // Asked before the logout was answered, or where nothing was promised.
-            Stage::Ending { .. } => {
-                self.look(now);
-                Verdict::Right
+            // Sent before the logout was answered, or to a target that need not refuse yet.
+            Stage::Refusing { .. } => {
+                self.check_round(now);
+                Judgement::Correct
             }
-            Stage::Out | Stage::LoggingIn { .. } => Verdict::Right,
+            Stage::LoggedOut | Stage::LoggingIn { .. } => Judgement::Correct,
         }
     }
 
-    /// One of the questions of this round has its answer, or gets none.
-    fn is_through(&mut self, note: &Note) {
-        let is_question = matches!(note.kind, Kind::Validate | Kind::ValidateRevoked);
-        if is_question && note.epoch == self.round {
-            self.under_way = self.under_way.saturating_sub(1);
+    /// A validation of this round has its answer, or gets none.
+    fn on_end(&mut self, request: &InFlight) {
+        let is_validation = matches!(request.kind, RequestKind::Validate | RequestKind::ValidateRevoked);
+        if is_validation && request.epoch == self.round {
+            self.in_flight = self.in_flight.saturating_sub(1);
         }
     }
 
-    /// Whether this session is through.
-    fn look(&mut self, now: Nanos) {
-        let is_late = |since: Nanos| now.saturating_sub(since) > PATIENCE;
-        let (sent, refused, by) = match &self.stage {
-            Stage::Ending { sent, refused, by } => (*sent, refused, by),
+    /// Ends the round if all targets have refused the token, or if it takes too long.
+    fn check_round(&mut self, now: Nanos) {
+        let is_late = |since: Nanos| now.saturating_sub(since) > ROUND_TIMEOUT;
+        let (sent, must_refuse, took) = match &self.stage {
+            Stage::Refusing { sent, must_refuse, took } => (*sent, must_refuse, took),
             Stage::LoggingIn { since } if is_late(*since) => {
                 self.give_up(vec![self.from]);
                 return;
             }
-            Stage::Seen { since, seen } if is_late(*since) => {
-                let unseen: Vec<usize> = (0..seen.len()).filter(|&to| !seen[to]).collect();
-                // All have taken it when the one that is to end it cannot be asked.
-                self.give_up(if unseen.is_empty() { vec![self.from] } else { unseen });
+            Stage::Accepting { since, accepted } if is_late(*since) => {
+                let missing: Vec<usize> = (0..accepted.len()).filter(|&to| !accepted[to]).collect();
+                // If all have accepted the token, the logout could not be sent.
+                self.give_up(if missing.is_empty() { vec![self.from] } else { missing });
                 return;
             }
             _ => return,
         };
-        if !is_late(sent) && (refused.is_none() || by.contains(&None) || self.under_way > 0) {
+        if !is_late(sent) && (must_refuse.is_none() || took.contains(&None) || self.in_flight > 0) {
             return;
         }
-        for (to, took) in by.iter().enumerate() {
-            let cell = self.cells.entry((self.from, to)).or_default();
+        for (to, took) in took.iter().enumerate() {
+            let cell = self.cells.entry(NodePair { from: self.from, to }).or_default();
             match took {
                 Some(took) => cell.record(Some(*took), Some(401), None),
-                None => cell.record(Some(PATIENCE), None, Some(Fault::Timeout)),
+                None => cell.record(Some(ROUND_TIMEOUT), None, Some(ErrorKind::Timeout)),
             }
         }
-        self.next();
+        self.next_round();
     }
 
-    /// Nothing is known of these but that they did not do their part.
+    /// Counts an error for each of these targets and begins the next round.
     fn give_up(&mut self, on: Vec<usize>) {
         for to in on {
-            self.cells.entry((self.from, to)).or_default().record(None, None, Some(Fault::Timeout));
+            self.cells.entry(NodePair { from: self.from, to }).or_default().record(
+                None,
+                None,
+                Some(ErrorKind::Timeout),
+            );
         }
-        self.next();
+        self.next_round();
     }
 }
 
 impl Scenario for Propagation {
-    fn ask(&mut self, spot: Spot, now: Nanos, out: &mut Vec<u8>) -> Option<Note> {
-        self.look(now);
+    fn write_request(&mut self, route: Route, now: Nanos, out: &mut Vec<u8>) -> Option<InFlight> {
+        self.check_round(now);
         match &mut self.stage {
-            Stage::Out if spot.target == self.from => {
-                self.crowd.write_login(spot, 0, out);
+            Stage::LoggedOut if route.target == self.from => {
+                self.pool.write_login(route, 0, out);
                 self.stage = Stage::LoggingIn { since: now };
-                Some(self.note(Kind::Login, spot, 0))
+                Some(self.request(RequestKind::Login, route, 0))
             }
-            Stage::Out | Stage::LoggingIn { .. } => None,
-            Stage::Seen { seen, .. } => {
-                if !seen[spot.target] {
-                    self.crowd.write_probe(spot, out);
-                    self.under_way += 1;
-                    return Some(self.note(Kind::Validate, spot, 0));
+            Stage::LoggedOut | Stage::LoggingIn { .. } => None,
+            Stage::Accepting { accepted, .. } => {
+                if !accepted[route.target] {
+                    self.pool.write_probe(route, out);
+                    self.in_flight += 1;
+                    return Some(self.request(RequestKind::Validate, route, 0));
                 }
-                if spot.target != self.from || seen.contains(&false) {
+                if route.target != self.from || accepted.contains(&false) {
                     return None;
                 }
-                self.crowd.write_logout(spot, out);
-                let by = vec![None; self.targets];
-                self.stage = Stage::Ending { sent: now, refused: None, by };
-                Some(self.note(Kind::Logout, spot, 0))
+                self.pool.write_logout(route, out);
+                let took = vec![None; self.targets];
+                self.stage = Stage::Refusing { sent: now, must_refuse: None, took };
+                Some(self.request(RequestKind::Logout, route, 0))
             }
-            Stage::Ending { refused, by, .. } => {
-                if by[spot.target].is_some() {
+            Stage::Refusing { must_refuse, took, .. } => {
+                if took[route.target].is_some() {
                     return None;
                 }
-                let must = refused.is_some_and(|refused| refused.is_by(spot.target));
-                self.crowd.write_probe(spot, out);
-                self.under_way += 1;
-                Some(self.note(Kind::ValidateRevoked, spot, u32::from(must)))
+                let must = must_refuse.is_some_and(|refused| refused.includes(route.target));
+                self.pool.write_probe(route, out);
+                self.in_flight += 1;
+                Some(self.request(RequestKind::ValidateRevoked, route, u32::from(must)))
             }
         }
     }
 
-    fn answered(&mut self, note: &Note, answer: &Answer<'_>, now: Nanos) -> Verdict {
-        self.is_through(note);
-        match note.kind {
-            Kind::Login if note.epoch != self.round => Verdict::Right,
-            Kind::Login => {
-                if answer.status != 200 || !self.crowd.takes_login(answer, note.sent) {
-                    // Another one may do better.
-                    self.next();
-                    return Verdict::Failed(Fault::Status(answer.status));
+    fn judge(&mut self, request: &InFlight, answer: &Answer<'_>, now: Nanos) -> Judgement {
+        self.on_end(request);
+        match request.kind {
+            RequestKind::Login if request.epoch != self.round => Judgement::Correct,
+            RequestKind::Login => {
+                if answer.status != 200 || !self.pool.accept_login(answer, request.sent) {
+                    // The next target may do better.
+                    self.next_round();
+                    return Judgement::Failed(ErrorKind::Status(answer.status));
                 }
-                self.stage = Stage::Seen { since: now, seen: vec![false; self.targets] };
-                Verdict::Right
+                self.stage = Stage::Accepting { since: now, accepted: vec![false; self.targets] };
+                Judgement::Correct
             }
-            Kind::Logout => {
-                let by = self.crowd.refused_by(answer, note.spot.target);
-                if let Stage::Ending { refused, .. } = &mut self.stage
-                    && note.epoch == self.round
+            RequestKind::Logout => {
+                let promised = self.pool.refused_by(answer, request.route.target);
+                if let Stage::Refusing { must_refuse, .. } = &mut self.stage
+                    && request.epoch == self.round
                 {
                     if answer.status != 204 {
-                        self.next();
-                        return Verdict::Failed(Fault::Status(answer.status));
+                        self.next_round();
+                        return Judgement::Failed(ErrorKind::Status(answer.status));
                     }
-                    *refused = Some(by);
+                    *must_refuse = Some(promised);
                 }
-                self.look(now);
-                Verdict::Right
+                self.check_round(now);
+                Judgement::Correct
             }
-            _ => self.probed(note, answer, now),
+            _ => self.judge_probe(request, answer, now),
         }
     }
 
-    fn lost(&mut self, note: &Note, now: Nanos) {
-        self.is_through(note);
-        match note.kind {
-            // What it did is not known.
-            Kind::Login | Kind::Logout if note.epoch == self.round => self.next(),
-            _ => self.look(now),
+    fn on_lost(&mut self, request: &InFlight, now: Nanos) {
+        self.on_end(request);
+        match request.kind {
+            // The effect of the request is unknown.
+            RequestKind::Login | RequestKind::Logout if request.epoch == self.round => self.next_round(),
+            _ => self.check_round(now),
         }
     }
 
-    fn pairs(&self) -> Vec<(usize, usize, Cell)> {
-        self.cells.iter().map(|(&(from, to), cell)| (from, to, cell.clone())).collect()
+    fn pairs(&self) -> Vec<(NodePair, Cell)> {
+        self.cells.iter().map(|(pair, cell)| (*pair, cell.clone())).collect()
     }
 
-    fn measure(&mut self) {
+    fn start_measuring(&mut self) {
         self.cells.clear();
     }
 }
@@ -256,7 +274,8 @@ mod tests {
     use crate::{
         answer::{Parsed, parse},
         clock::MILLI,
-        crowd::{Common, Permissions, Seeds, Session, State, User},
+        random::Part,
+        session_pool::{BatchPlan, Permissions, PoolContext, PoolShare, Session, State, User},
     };
 
     const NO: &str = "401 x";
@@ -268,122 +287,130 @@ mod tests {
             let target = |n| crate::target::parse(&format!("http://127.0.0.1:{}", 1 + n), false).unwrap();
             let targets: Vec<_> = (0..targets).map(target).collect();
             let count = targets.len();
-            let common =
-                Common::new(targets, "pw".into(), Permissions::default(), vec![vec![]], (1, vec![]), 0.0);
+            let context = PoolContext::new(
+                targets,
+                "pw".into(),
+                Permissions::default(),
+                vec![vec![]],
+                BatchPlan { size: 1, kinds: Vec::new() },
+                0.0,
+            );
             let session =
                 Session { user: 0, tokens: Vec::new(), refresh: None, state: State::Empty, epoch: 0 };
             let users = vec![User { email: "a@b".into(), permissions: 0 }];
-            let seeds = Seeds { place: (0, 1), users, sessions: vec![session], ..Seeds::default() };
-            Self(Propagation::new(Crowd::new(Arc::new(common), seeds, 1, 0), count))
+            let part = Part { index: 0, count: 1 };
+            let share = PoolShare { part, users, sessions: vec![session], ..PoolShare::default() };
+            Self(Propagation::new(SessionPool::new(Arc::new(context), share, 1, 0), count))
         }
 
-        fn ask(&mut self, target: usize, now: Nanos) -> Option<Note> {
-            let mut note = self.0.ask(Spot { lane: 0, target }, now, &mut Vec::new())?;
-            (note.due, note.sent) = (now, now);
-            Some(note)
+        fn ask(&mut self, target: usize, now: Nanos) -> Option<InFlight> {
+            let mut request = self.0.write_request(Route { lane: 0, target }, now, &mut Vec::new())?;
+            request.due = now;
+            request.sent = now;
+            Some(request)
         }
 
-        fn sent(&mut self, target: usize, kind: Kind, now: Nanos) -> Note {
-            let note = self.ask(target, now).expect("something to ask");
-            assert_eq!(note.kind, kind);
-            note
+        fn sent(&mut self, target: usize, kind: RequestKind, now: Nanos) -> InFlight {
+            let request = self.ask(target, now).expect("something to ask");
+            assert_eq!(request.kind, kind);
+            request
         }
 
-        fn tell(&mut self, note: &Note, head: &str, body: &str, now: Nanos) -> Verdict {
+        fn tell(&mut self, request: &InFlight, head: &str, body: &str, now: Nanos) -> Judgement {
             let text = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             let mut scratch = Vec::new();
             let Parsed::Whole { answer, .. } = parse(text.as_bytes(), &mut scratch) else { panic!("{text}") };
-            self.0.answered(note, &answer, now)
+            self.0.judge(request, &answer, now)
         }
 
         fn log_in(&mut self, from: usize, life_s: u32) {
-            let login = self.sent(from, Kind::Login, 0);
+            let login = self.sent(from, RequestKind::Login, 0);
             let pair =
                 format!(r#"{{"access_token":"eyJ.a.b","refresh_token":"prt_1","expires_in":{life_s}}}"#);
-            assert_eq!(self.tell(&login, "200 OK", &pair, 0), Verdict::Right);
+            assert_eq!(self.tell(&login, "200 OK", &pair, 0), Judgement::Correct);
         }
 
-        /// Logged in at 0 and seen by all; the logout is sent.
-        fn log_out(&mut self, targets: usize, now: Nanos) -> Note {
+        /// Logs in at time 0, lets all targets accept the token, and sends the logout.
+        fn log_out(&mut self, targets: usize, now: Nanos) -> InFlight {
             self.log_in(0, 900);
             for target in 0..targets {
-                let probe = self.sent(target, Kind::Validate, 1);
-                assert_eq!(self.tell(&probe, "200 OK", "{}", 2), Verdict::Right);
+                let probe = self.sent(target, RequestKind::Validate, 1);
+                assert_eq!(self.tell(&probe, "200 OK", "{}", 2), Judgement::Correct);
             }
-            self.sent(0, Kind::Logout, now)
+            self.sent(0, RequestKind::Logout, now)
         }
 
         fn pair(&self, from: usize, to: usize) -> Cell {
             let pairs = self.0.pairs();
-            pairs
-                .into_iter()
-                .find(|pair| (pair.0, pair.1) == (from, to))
-                .map(|pair| pair.2)
-                .unwrap_or_default()
+            let found = pairs.into_iter().find(|(pair, _)| *pair == NodePair { from, to });
+            found.map(|(_, cell)| cell).unwrap_or_default()
         }
     }
 
     #[test]
-    fn what_is_measured_is_the_first_that_was_sent_and_not_the_first_that_was_answered() {
+    fn latency_ends_at_the_first_sent_refusal() {
         let mut rounds = Rounds::of(1);
         let logout = rounds.log_out(1, 10 * MILLI);
-        let first = rounds.sent(0, Kind::ValidateRevoked, 12 * MILLI);
-        let second = rounds.sent(0, Kind::ValidateRevoked, 15 * MILLI);
-        assert_eq!(rounds.tell(&second, NO, "{}", 16 * MILLI), Verdict::Right);
-        assert_eq!(rounds.tell(&logout, "204 x\r\nPalisade-Visible: 0/0", "", 17 * MILLI), Verdict::Right);
-        assert_eq!(rounds.pair(0, 0).requests, 0, "one is under way");
-        assert_eq!(rounds.tell(&first, NO, "{}", 20 * MILLI), Verdict::Right);
+        let first = rounds.sent(0, RequestKind::ValidateRevoked, 12 * MILLI);
+        let second = rounds.sent(0, RequestKind::ValidateRevoked, 15 * MILLI);
+        assert_eq!(rounds.tell(&second, NO, "{}", 16 * MILLI), Judgement::Correct);
+        assert_eq!(
+            rounds.tell(&logout, "204 x\r\nPalisade-Visible: 0/0", "", 17 * MILLI),
+            Judgement::Correct
+        );
+        assert_eq!(rounds.pair(0, 0).requests, 0, "one is in flight");
+        assert_eq!(rounds.tell(&first, NO, "{}", 20 * MILLI), Judgement::Correct);
         let cell = rounds.pair(0, 0);
         assert_eq!((cell.requests, cell.failed()), (1, 0));
         assert!((1_990..=2_010).contains(&cell.quantile(1.0)), "{}", cell.quantile(1.0));
     }
 
     #[test]
-    fn an_acceptance_that_comes_late_is_as_wrong() {
+    fn late_acceptance_is_wrong() {
         let mut rounds = Rounds::of(1);
         let logout = rounds.log_out(1, 10);
         rounds.tell(&logout, "204 x\r\nPalisade-Visible: 0/0", "", 11);
-        let late = rounds.sent(0, Kind::ValidateRevoked, 12);
-        let probe = rounds.sent(0, Kind::ValidateRevoked, 13);
+        let late = rounds.sent(0, RequestKind::ValidateRevoked, 12);
+        let probe = rounds.sent(0, RequestKind::ValidateRevoked, 13);
         rounds.tell(&probe, NO, "{}", 14);
-        rounds.0.look(11 + PATIENCE + SECOND);
+        rounds.0.check_round(11 + ROUND_TIMEOUT + SECOND);
         assert_ne!(rounds.0.round, late.epoch, "the round is over");
-        assert!(matches!(rounds.tell(&late, "200 OK", "{}", 15 + PATIENCE), Verdict::Wrong(_)));
+        assert!(matches!(rounds.tell(&late, "200 OK", "{}", 15 + ROUND_TIMEOUT), Judgement::Wrong(_)));
     }
 
     #[test]
-    fn a_log_in_that_fails_is_tried_elsewhere() {
+    fn failed_login_is_retried_elsewhere() {
         let mut rounds = Rounds::of(2);
-        let login = rounds.sent(0, Kind::Login, 0);
-        assert_eq!(rounds.tell(&login, "503 x", "{}", 1), Verdict::Failed(Fault::Status(503)));
+        let login = rounds.sent(0, RequestKind::Login, 0);
+        assert_eq!(rounds.tell(&login, "503 x", "{}", 1), Judgement::Failed(ErrorKind::Status(503)));
         assert!(rounds.ask(0, 2).is_none());
-        let login = rounds.sent(1, Kind::Login, 2);
-        rounds.0.lost(&login, 3);
-        rounds.sent(0, Kind::Login, 4);
+        let login = rounds.sent(1, RequestKind::Login, 2);
+        rounds.0.on_lost(&login, 3);
+        rounds.sent(0, RequestKind::Login, 4);
     }
 
     #[test]
-    fn who_never_takes_the_token_is_given_up() {
+    fn node_that_never_accepts_is_given_up() {
         let mut rounds = Rounds::of(2);
         rounds.log_in(0, 900);
-        let probe = rounds.sent(0, Kind::Validate, 1);
+        let probe = rounds.sent(0, RequestKind::Validate, 1);
         rounds.tell(&probe, "200 OK", "{}", 2);
-        let probe = rounds.sent(1, Kind::Validate, 1);
-        assert_eq!(rounds.tell(&probe, "503 x", "{}", 2), Verdict::Failed(Fault::Status(503)));
-        assert!(rounds.ask(0, PATIENCE).is_none());
-        rounds.sent(1, Kind::Login, PATIENCE + SECOND);
+        let probe = rounds.sent(1, RequestKind::Validate, 1);
+        assert_eq!(rounds.tell(&probe, "503 x", "{}", 2), Judgement::Failed(ErrorKind::Status(503)));
+        assert!(rounds.ask(0, ROUND_TIMEOUT).is_none());
+        rounds.sent(1, RequestKind::Login, ROUND_TIMEOUT + SECOND);
         assert_eq!((rounds.pair(0, 0).failed(), rounds.pair(0, 1).failed()), (0, 1));
     }
 
     #[test]
-    fn an_expired_token_is_no_wrong_answer() {
+    fn expired_token_is_not_a_wrong_answer() {
         let expired = r#"{"msg":"Token has expired"}"#;
         for (life_s, is_wrong) in [(10, false), (900, true)] {
             let mut rounds = Rounds::of(1);
             rounds.log_in(0, life_s);
-            let probe = rounds.sent(0, Kind::Validate, SECOND);
+            let probe = rounds.sent(0, RequestKind::Validate, SECOND);
             let verdict = rounds.tell(&probe, NO, expired, SECOND);
-            assert_eq!(matches!(verdict, Verdict::Wrong(_)), is_wrong, "{verdict:?}");
+            assert_eq!(matches!(verdict, Judgement::Wrong(_)), is_wrong, "{verdict:?}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! HTTP/2 without TLS ("prior knowledge", RFC 9113 section 3.3), by hyper, many streams a connection.
+//! HTTP/2 without TLS ("prior knowledge", RFC 9113 section 3.3) by hyper, with many streams on a connection.
 //!
-//! Promises: the same pacing, judging and counting as over HTTP/1.1; what a scenario writes is taken apart
-//! again, so scenarios know nothing of it. It costs the tool some ten times more a request than HTTP/1.1:
-//! its ceiling is lower. Timers are exact (timerfd), tokio's own count in milliseconds.
+//! Promises: pacing, judging and counting are as over HTTP/1.1. A scenario writes HTTP/1.1, which is translated
+//! here. A request costs the tool some ten times more than over HTTP/1.1, so its ceiling is lower. Timers are
+//! exact (timerfd); those of tokio count milliseconds.
 
 use std::{cell::RefCell, future::Future, io, os::fd::AsFd as _, rc::Rc, sync::mpsc, time::Duration};
 
@@ -19,23 +19,23 @@ use tokio::{
     task::{JoinSet, LocalSet},
 };
 
-use super::{AGAIN, Settings};
+use super::{RECONNECT_PAUSE, Settings};
 use crate::{
     answer::Answer,
     clock::{Nanos, SECOND},
-    record::Fault,
-    scenario::{Note, Spot},
-    worker::{Phase, Take, Worker},
+    record::ErrorKind,
+    scenario::{InFlight, Route},
+    worker::{NextRequest, Phase, Worker},
 };
 
-/// How often the end is looked at.
-const TICK: Duration = Duration::from_millis(50);
-/// When there was nothing to ask.
-const LULL: Duration = Duration::from_millis(1);
-/// No answer is larger.
-const LARGEST: usize = 8 << 20;
+/// How often ended seconds are reported.
+const TICK_INTERVAL: Duration = Duration::from_millis(50);
+/// The pause when the scenario has no request.
+const IDLE_PAUSE: Duration = Duration::from_millis(1);
+/// The largest body of an answer, bytes.
+const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// Whose connection is next: one task waits for what is due at a target, not all of them.
+/// Held by the one task that waits for the next request of a route, so that not all of its tasks wait.
 type Turn = Rc<tokio::sync::Mutex<()>>;
 type Sender = http2::SendRequest<Full<Bytes>>;
 
@@ -48,7 +48,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-/// Carries the requests of all phases; gives the worker back.
+/// Carries the requests of all phases. Returns the worker.
 pub fn drive(settings: Settings, worker: Worker, phases: &mpsc::Receiver<Phase>) -> io::Result<Worker> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let settings = Rc::new(settings);
@@ -69,21 +69,22 @@ pub fn drive(settings: Settings, worker: Worker, phases: &mpsc::Receiver<Phase>)
 
 async fn run(settings: Rc<Settings>, worker: Rc<RefCell<Worker>>) -> io::Result<()> {
     let mut tasks = JoinSet::new();
-    let mut turns: Vec<(Spot, Turn)> = Vec::new();
-    for spot in settings.connections.clone() {
-        let known = turns.iter().find(|(other, _)| *other == spot).map(|(_, turn)| Rc::clone(turn));
+    let mut turns: Vec<(Route, Turn)> = Vec::new();
+    for route in settings.connections.clone() {
+        let known = turns.iter().find(|(other, _)| *other == route).map(|(_, turn)| Rc::clone(turn));
         let turn = known.unwrap_or_else(|| {
-            turns.push((spot, Turn::default()));
+            turns.push((route, Turn::default()));
             Rc::clone(&turns[turns.len() - 1].1)
         });
-        let (settings, worker) = (Rc::clone(&settings), Rc::clone(&worker));
-        tasks.spawn_local(async move { connection(&settings, &worker, spot, &turn).await });
+        let settings = Rc::clone(&settings);
+        let worker = Rc::clone(&worker);
+        tasks.spawn_local(async move { connection(&settings, &worker, route, &turn).await });
     }
     let ticker = {
         let worker = Rc::clone(&worker);
         tokio::task::spawn_local(async move {
             loop {
-                tokio::time::sleep(TICK).await;
+                tokio::time::sleep(TICK_INTERVAL).await;
                 let mut worker = worker.borrow_mut();
                 let now = worker.clock.now();
                 worker.tick(now);
@@ -98,11 +99,11 @@ async fn run(settings: Rc<Settings>, worker: Rc<RefCell<Worker>>) -> io::Result<
     Ok(())
 }
 
-/// One connection, made anew when it ends, with as many streams as are wanted.
+/// Keeps one connection open, which carries up to `depth` streams.
 async fn connection(
     settings: &Rc<Settings>,
     worker: &Rc<RefCell<Worker>>,
-    spot: Spot,
+    route: Route,
     turn: &Turn,
 ) -> io::Result<()> {
     let timer = Timer::new()?;
@@ -111,31 +112,31 @@ async fn connection(
         if is_over(worker) {
             return Ok(());
         }
-        let Some(sender) = connect(settings, spot).await else {
+        let Some(sender) = connect(settings, route).await else {
             let now = worker.borrow().clock.now();
-            worker.borrow_mut().refuse(spot, now, &mut scratch);
-            tokio::time::sleep(AGAIN).await;
+            worker.borrow_mut().refuse(route, now, &mut scratch);
+            tokio::time::sleep(RECONNECT_PAUSE).await;
             continue;
         };
-        if !streams(settings, worker, spot, (turn, &timer), sender).await? && !is_over(worker) {
-            tokio::time::sleep(AGAIN).await;
+        if !send_requests(settings, worker, route, (turn, &timer), sender).await? && !is_over(worker) {
+            tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 }
 
 fn is_over(worker: &Rc<RefCell<Worker>>) -> bool {
     let worker = worker.borrow();
-    worker.is_through(worker.clock.now())
+    worker.is_done_sending(worker.clock.now())
 }
 
-async fn connect(settings: &Settings, spot: Spot) -> Option<Sender> {
-    let address = settings.targets[spot.target].address;
+async fn connect(settings: &Settings, route: Route) -> Option<Sender> {
+    let address = settings.targets[route.target].address;
     let connecting = async {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
         let (sender, connection) = http2::handshake(Local, TokioIo::new(stream)).await.ok()?;
         tokio::task::spawn_local(async move {
-            // How it ended is what its requests say.
+            // The requests report how it ended.
             let _ = connection.await;
         });
         Some(sender)
@@ -143,51 +144,51 @@ async fn connect(settings: &Settings, spot: Spot) -> Option<Sender> {
     tokio::time::timeout(settings.timeout, connecting).await.ok()?
 }
 
-/// Sends on this connection until it or the phase is over; whether anything was sent.
-async fn streams(
+/// Sends requests on this connection until it or the phase ends. Returns whether any was sent.
+async fn send_requests(
     settings: &Rc<Settings>,
     worker: &Rc<RefCell<Worker>>,
-    spot: Spot,
+    route: Route,
     (turn, timer): (&Turn, &Timer),
     sender: Sender,
 ) -> io::Result<bool> {
-    let mut under_way = JoinSet::new();
-    let mut was_of_use = false;
+    let mut in_flight = JoinSet::new();
+    let mut has_sent = false;
     let mut free_since = worker.borrow().clock.now();
     loop {
-        if under_way.len() >= settings.depth {
-            under_way.join_next().await;
+        if in_flight.len() >= settings.depth {
+            in_flight.join_next().await;
             free_since = worker.borrow().clock.now();
             continue;
         }
-        while under_way.try_join_next().is_some() {}
-        match next(worker, spot, (turn, timer), &sender, free_since).await? {
-            Some((note, bytes)) => {
-                was_of_use = true;
-                under_way.spawn_local(one(
+        while in_flight.try_join_next().is_some() {}
+        match await_request(worker, route, (turn, timer), &sender, free_since).await? {
+            Some((request, bytes)) => {
+                has_sent = true;
+                in_flight.spawn_local(exchange(
                     Rc::clone(settings),
                     Rc::clone(worker),
-                    note,
+                    request,
                     bytes,
                     sender.clone(),
                 ));
             }
             None => {
-                while under_way.join_next().await.is_some() {}
-                return Ok(was_of_use);
+                while in_flight.join_next().await.is_some() {}
+                return Ok(has_sent);
             }
         }
     }
 }
 
-/// Waits for what is due; `None` when the phase or the connection is over.
-async fn next(
+/// Waits for the next request; `None` if the phase or the connection has ended.
+async fn await_request(
     worker: &Rc<RefCell<Worker>>,
-    spot: Spot,
+    route: Route,
     (turn, timer): (&Turn, &Timer),
     sender: &Sender,
     free_since: Nanos,
-) -> io::Result<Option<(Note, Vec<u8>)>> {
+) -> io::Result<Option<(InFlight, Vec<u8>)>> {
     let _mine = turn.lock().await;
     let mut out = Vec::new();
     loop {
@@ -195,50 +196,51 @@ async fn next(
             return Ok(None);
         }
         let now = worker.borrow().clock.now();
-        let take = worker.borrow_mut().take(spot, free_since, now, &mut out);
-        match take {
-            Take::Send(note) => return Ok(Some((note, out))),
-            Take::At(due) => timer.sleep(due.saturating_sub(now).min(SECOND / 20)).await?,
-            // An answer may give something to ask.
-            Take::Nothing => tokio::time::sleep(LULL).await,
+        let next_request = worker.borrow_mut().next_request(route, free_since, now, &mut out);
+        match next_request {
+            NextRequest::Send(request) => return Ok(Some((request, out))),
+            NextRequest::DueAt(due) => timer.sleep(due.saturating_sub(now).min(SECOND / 20)).await?,
+            // An answer may enable the scenario to write a request.
+            NextRequest::None => tokio::time::sleep(IDLE_PAUSE).await,
         }
     }
 }
 
-async fn one(
+async fn exchange(
     settings: Rc<Settings>,
     worker: Rc<RefCell<Worker>>,
-    note: Note,
+    request: InFlight,
     bytes: Vec<u8>,
     sender: Sender,
 ) {
-    let authority = &settings.targets[note.spot.target].authority;
-    let asked = tokio::time::timeout(settings.timeout, ask(sender, &bytes, authority)).await;
+    let authority = &settings.targets[request.route.target].authority;
+    let asked = tokio::time::timeout(settings.timeout, send(sender, &bytes, authority)).await;
     let mut worker = worker.borrow_mut();
     let now = worker.clock.now();
     match asked {
         Ok(Ok((head, body))) => {
-            worker.answered(&note, &Answer::of(head.status.as_u16(), &head.headers, &body), now);
+            worker.on_answer(&request, &Answer::of(head.status.as_u16(), &head.headers, &body), now);
         }
-        Ok(Err(fault)) => worker.failed(&note, fault, now),
-        Err(_) => worker.failed(&note, Fault::Timeout, now),
+        Ok(Err(error)) => worker.on_failure(&request, error, now),
+        Err(_) => worker.on_failure(&request, ErrorKind::Timeout, now),
     }
 }
 
-async fn ask(
+async fn send(
     mut sender: Sender,
     bytes: &[u8],
     authority: &str,
-) -> Result<(hyper::http::response::Parts, Bytes), Fault> {
-    let request = translate(bytes, authority).ok_or(Fault::Malformed)?;
-    sender.ready().await.map_err(|_| Fault::Closed)?;
-    let answer = sender.send_request(request).await.map_err(|_| Fault::Closed)?;
+) -> Result<(hyper::http::response::Parts, Bytes), ErrorKind> {
+    let request = translate(bytes, authority).ok_or(ErrorKind::Malformed)?;
+    sender.ready().await.map_err(|_| ErrorKind::Closed)?;
+    let answer = sender.send_request(request).await.map_err(|_| ErrorKind::Closed)?;
     let (head, body) = answer.into_parts();
-    let body = http_body_util::Limited::new(body, LARGEST).collect().await.map_err(|_| Fault::Closed)?;
+    let body =
+        http_body_util::Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|_| ErrorKind::Closed)?;
     Ok((head, body.to_bytes()))
 }
 
-/// A request of HTTP/1.1 as one of HTTP/2.
+/// Translates a request of HTTP/1.1 into one of HTTP/2.
 fn translate(bytes: &[u8], authority: &str) -> Option<Request<Full<Bytes>>> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut request = httparse::Request::new(&mut headers);
@@ -253,8 +255,8 @@ fn translate(bytes: &[u8], authority: &str) -> Option<Request<Full<Bytes>>> {
     translated.body(Full::new(Bytes::copy_from_slice(&bytes[head..]))).ok()
 }
 
-/// Sleeps to the microsecond: a timerfd, read like a pipe. (tokio's `AsyncFd`, made for this, is unsafe to
-/// make; a pipe is registered and read by the same system calls.)
+/// A timer that is exact to the microsecond: a timerfd that is read like a pipe. tokio's `AsyncFd` is meant for
+/// this, but to make one is unsafe; a pipe is registered and read by the same system calls.
 struct Timer(pipe::Receiver);
 
 impl Timer {
@@ -290,31 +292,43 @@ mod tests {
 
     use super::*;
     use crate::{
+        answer::Visible,
         clock::{Clock, MILLI},
         pace::Curve,
-        record::{Cell, Grid, Kind},
-        scenario::{Scenario, Verdict},
+        random::Part,
+        record::{Cell, Grid, RequestKind},
+        scenario::{Judgement, Scenario},
         target,
-        worker::{Said, Shared},
+        worker::{Shared, WorkerEvent},
     };
 
     struct Get;
 
     impl Scenario for Get {
-        fn ask(&mut self, spot: Spot, _: Nanos, out: &mut Vec<u8>) -> Option<Note> {
+        fn write_request(&mut self, route: Route, _: Nanos, out: &mut Vec<u8>) -> Option<InFlight> {
             out.extend_from_slice(b"GET /x HTTP/1.1\r\nHost: test\r\n\r\n");
-            Some(Note { kind: Kind::Fixed, spot, subject: 0, epoch: 0, extra: 0, due: 0, sent: 0 })
+            Some(InFlight {
+                kind: RequestKind::Fixed,
+                route,
+                subject: 0,
+                epoch: 0,
+                extra: 0,
+                due: 0,
+                sent: 0,
+            })
         }
 
-        fn answered(&mut self, _: &Note, answer: &Answer<'_>, _: Nanos) -> Verdict {
-            let right = answer.status == 200 && answer.body == b"ok" && answer.visible() == Some((1, 2));
-            if right { Verdict::Right } else { Verdict::Failed(Fault::Body) }
+        fn judge(&mut self, _: &InFlight, answer: &Answer<'_>, _: Nanos) -> Judgement {
+            let right = answer.status == 200
+                && answer.body == b"ok"
+                && answer.visible() == Some(Visible { acknowledged: 1, nodes: 2 });
+            if right { Judgement::Correct } else { Judgement::Failed(ErrorKind::Body) }
         }
 
-        fn lost(&mut self, _: &Note, _: Nanos) {}
+        fn on_lost(&mut self, _: &InFlight, _: Nanos) {}
     }
 
-    /// Serves h2c; a connection lives so long.
+    /// Serves h2c and closes each connection after `life`.
     fn served(life: Duration) -> std::net::SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -340,11 +354,18 @@ mod tests {
 
     fn driven(address: std::net::SocketAddr, rate: Option<f64>) -> Cell {
         let clock = Clock::start();
-        let (said, mut heard) = unbounded_channel();
-        let worker = Worker::new(clock, Box::new(Get), Arc::new(Shared::default()), said, 1, (0, 1));
+        let (events, mut received) = unbounded_channel();
+        let worker = Worker::new(
+            clock,
+            Box::new(Get),
+            Arc::new(Shared::default()),
+            events,
+            1,
+            Part { index: 0, count: 1 },
+        );
         let settings = Settings {
             targets: vec![target::parse(&format!("http://{address}"), false).unwrap()],
-            connections: vec![Spot { lane: 0, target: 0 }; 3],
+            connections: vec![Route { lane: 0, target: 0 }; 3],
             depth: 4,
             timeout: Duration::from_secs(2),
         };
@@ -355,8 +376,8 @@ mod tests {
         drop(phases);
         drop(drive(settings, worker, &next).unwrap());
         let mut grid = Grid::new(1);
-        while let Some(said) = heard.blocking_recv() {
-            if let Said::Second(second) = said {
+        while let Some(event) = received.blocking_recv() {
+            if let WorkerEvent::SecondEnded(second) = event {
                 grid.merge(&second.grid);
             }
         }
@@ -364,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_answered_over_h2c_when_they_are_due() {
+    fn h2c_requests_are_answered_when_they_are_due() {
         let address = served(Duration::from_secs(60));
         let cell = driven(address, Some(400.0));
         assert!(
@@ -378,15 +399,15 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_end_are_made_anew() {
+    fn closed_connections_are_opened_again() {
         let cell = driven(served(Duration::from_millis(100)), None);
         assert!(cell.requests > 10 * cell.failed().max(1), "{} {:?}", cell.requests, cell.errors);
-        let faults: Vec<Fault> = cell.errors.keys().copied().collect();
-        assert!(faults.iter().all(|fault| *fault == Fault::Closed), "{faults:?}");
+        let faults: Vec<ErrorKind> = cell.errors.keys().copied().collect();
+        assert!(faults.iter().all(|error| *error == ErrorKind::Closed), "{faults:?}");
     }
 
     #[tokio::test]
-    async fn what_a_scenario_writes_is_taken_apart() {
+    async fn http1_request_is_translated() {
         let text = b"POST /api/v1/auth_token HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\nContent-Length: 2\r\n\r\n{}";
         let request = translate(text, "127.0.0.1:80").unwrap();
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/api/v1/auth_token"));

@@ -1,9 +1,9 @@
-//! HTTP/1.1 over many sockets by one thread: a plain loop over epoll.
+//! HTTP/1.1 over many sockets by one thread: a loop over epoll.
 //!
-//! Promises: one `write` and one `read` a request, no allocation, no lock, no task: measured, an executor
-//! in between costs more than the server that is driven. Timers are exact (timerfd), so that in the open
-//! model the tool itself is not late. Connections that end are made anew; what was under way on them failed.
-//! Never blocks on anything but epoll.
+//! Promises: one `write` and one `read` a request, no allocation, no lock, no task: by measurement, an executor
+//! costs more than the server under test. Timers are exact (timerfd), so that the tool itself is not late in
+//! the open model. A connection that ends is opened again; its requests in flight fail. Never blocks on
+//! anything but epoll.
 
 use std::{
     collections::VecDeque,
@@ -18,23 +18,23 @@ use rustix::{
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags},
 };
 
-use super::{AGAIN, Settings};
+use super::{RECONNECT_PAUSE, Settings};
 use crate::{
     answer::{Parsed, parse},
     clock::{MILLI, Nanos, SECOND, nanos},
-    record::Fault,
-    scenario::Note,
-    worker::{Take, Worker},
+    record::ErrorKind,
+    scenario::InFlight,
+    worker::{NextRequest, Worker},
 };
 
-/// How often time-outs and the end are looked at.
-const TICK: Nanos = 50 * MILLI;
-/// Of a buffer, at first.
-const BUFFER: usize = 16 << 10;
-/// No answer is larger.
-const LARGEST: usize = 8 << 20;
-/// The timer's name in epoll.
-const TIMER: u64 = u64::MAX;
+/// How often time-outs are checked and ended seconds reported.
+const TICK_INTERVAL: Nanos = 50 * MILLI;
+/// The initial size of a buffer, bytes.
+const BUFFER_BYTES: usize = 16 << 10;
+/// The largest answer, bytes.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// The timer's key in epoll; those of connections are their indexes.
+const TIMER_KEY: u64 = u64::MAX;
 
 enum State {
     Down { retry: Nanos },
@@ -45,52 +45,54 @@ enum State {
 struct Connection {
     stream: Option<TcpStream>,
     state: State,
+    /// The index of its route: lane and target.
     group: usize,
-    /// Bytes that are to be written; `written` of them are.
+    /// Requests to write, of which `written` bytes are sent.
     out: Vec<u8>,
     written: usize,
     waits_to_write: bool,
-    /// Bytes that were read: those from `from` to `to` are not parsed yet.
+    /// A buffer for answers: the bytes from `from` to `to` are not parsed yet.
     input: Vec<u8>,
     from: usize,
     to: usize,
-    sent: VecDeque<Note>,
+    /// Requests in flight, the oldest first.
+    sent: VecDeque<InFlight>,
     idle_since: Nanos,
     is_idle: bool,
-    /// It gave an answer.
+    /// Whether it has given an answer.
     has_served: bool,
 }
 
-/// The sockets of a thread.
+/// The connections of a thread.
 pub struct Wire {
     settings: Settings,
     epoll: OwnedFd,
     timer: OwnedFd,
     connections: Vec<Connection>,
-    /// By lane and target: who waits for a request.
+    /// By route: the connections that wait for a request.
     idle: Vec<VecDeque<usize>>,
-    /// By lane and target: how many are not down.
+    /// By route: the number of connections that are not down.
     alive: Vec<usize>,
     scratch: Vec<u8>,
 }
 
 impl Wire {
-    /// Sockets that are not connected yet.
+    /// Connections that are not open yet.
     pub fn new(settings: Settings) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER_KEY), epoll::EventFlags::IN)?;
         let targets = settings.targets.len();
-        let lanes = settings.connections.iter().map(|spot| spot.lane + 1).max().unwrap_or(1);
-        let connection = |spot: &crate::scenario::Spot| Connection {
+        let lanes = settings.connections.iter().map(|route| route.lane + 1).max().unwrap_or(1);
+        let connection = |route: &crate::scenario::Route| Connection {
             stream: None,
             state: State::Down { retry: 0 },
-            group: spot.lane * targets + spot.target,
-            out: Vec::with_capacity(BUFFER),
+            group: route.lane * targets + route.target,
+            out: Vec::with_capacity(BUFFER_BYTES),
             written: 0,
             waits_to_write: false,
-            input: vec![0; BUFFER],
+            input: vec![0; BUFFER_BYTES],
             from: 0,
             to: 0,
             sent: VecDeque::with_capacity(settings.depth),
@@ -110,7 +112,8 @@ impl Wire {
         })
     }
 
-    /// Carries the requests of a phase that has begun, until it is over and everything is answered.
+    /// Carries the requests of a phase that has begun, until it has ended and all requests are answered or
+    /// failed.
     pub fn drive(&mut self, worker: &mut Worker) -> io::Result<()> {
         let clock = worker.clock;
         let timeout = nanos(self.settings.timeout);
@@ -118,23 +121,24 @@ impl Wire {
         let mut next_tick = 0;
         loop {
             let now = clock.now();
-            let through = worker.is_through(now);
+            let through = worker.is_done_sending(now);
             if through && self.connections.iter().all(|connection| connection.sent.is_empty()) {
                 worker.finish(clock.now());
                 return Ok(());
             }
             if now >= next_tick {
                 worker.tick(now);
-                self.look_after(worker, now, timeout);
-                next_tick = now + TICK;
+                self.check_timeouts(worker, now, timeout);
+                next_tick = now + TICK_INTERVAL;
             }
             let next_due = if through { Nanos::MAX } else { self.dispatch(worker, now) };
             let wake = next_due.min(next_tick);
             self.wait(&mut events, wake.saturating_sub(clock.now()))?;
             for event in &events {
                 let event: &epoll::Event = event;
-                let (data, flags) = (event.data.u64(), event.flags);
-                if data == TIMER {
+                let data = event.data.u64();
+                let flags = event.flags;
+                if data == TIMER_KEY {
                     let _ = rustix::io::read(&self.timer, &mut [0; 8]);
                 } else if let Ok(place) = usize::try_from(data) {
                     self.ready(worker, place, flags);
@@ -143,11 +147,11 @@ impl Wire {
         }
     }
 
-    /// Sleeps at most so long.
+    /// Waits for events, at most `most` nanoseconds.
     fn wait(&self, events: &mut Vec<epoll::Event>, most: Nanos) -> io::Result<()> {
         events.clear();
         let millis = |n: Nanos| Timespec { tv_sec: 0, tv_nsec: i64::try_from(n * MILLI).unwrap_or(0) };
-        // Epoll counts in milliseconds, which is too coarse for what is due.
+        // epoll counts milliseconds, which is too coarse for due times.
         let timeout = if most == 0 {
             millis(0)
         } else {
@@ -158,7 +162,7 @@ impl Wire {
             let none = Timespec { tv_sec: 0, tv_nsec: 0 };
             let timer = Itimerspec { it_interval: none, it_value: exact };
             rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer)?;
-            millis(TICK / MILLI + 10)
+            millis(TICK_INTERVAL / MILLI + 10)
         };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -166,40 +170,40 @@ impl Wire {
         }
     }
 
-    /// Sends what is due where a connection is free; says when something is due next.
+    /// Sends the requests that are due on routes with a free connection. Returns when the next one is due.
     fn dispatch(&mut self, worker: &mut Worker, now: Nanos) -> Nanos {
         let mut next = Nanos::MAX;
         let over = worker.is_over(now);
         for group in 0..self.idle.len() {
             if self.alive[group] == 0 {
                 let mut scratch = std::mem::take(&mut self.scratch);
-                let spot = self.spot(group);
-                if worker.is_open(spot.lane) {
-                    worker.refuse(spot, now, &mut scratch);
+                let route = self.route(group);
+                if worker.is_open(route.lane) {
+                    worker.refuse(route, now, &mut scratch);
                 }
                 self.scratch = scratch;
                 continue;
             }
             while let Some(&place) = self.idle[group].front() {
-                let spot = self.spot(group);
+                let route = self.route(group);
                 let connection = &mut self.connections[place];
-                match worker.take(spot, connection.idle_since, now, &mut connection.out) {
-                    Take::Send(note) => {
+                match worker.next_request(route, connection.idle_since, now, &mut connection.out) {
+                    NextRequest::Send(request) => {
                         self.idle[group].pop_front();
                         connection.is_idle = false;
-                        connection.sent.push_back(note);
-                        if !worker.is_open(spot.lane) {
+                        connection.sent.push_back(request);
+                        if !worker.is_open(route.lane) {
                             self.fill(worker, place, now);
                         }
                         self.flush(worker, place, now);
                     }
-                    Take::At(due) => {
+                    NextRequest::DueAt(due) => {
                         next = next.min(due);
                         break;
                     }
-                    Take::Nothing => {
-                        // There may be something for it soon.
-                        if !over || worker.is_open(spot.lane) {
+                    NextRequest::None => {
+                        // The scenario may have a request soon.
+                        if !over || worker.is_open(route.lane) {
                             next = next.min(now + MILLI);
                         }
                         break;
@@ -210,38 +214,38 @@ impl Wire {
         next
     }
 
-    fn spot(&self, group: usize) -> crate::scenario::Spot {
+    fn route(&self, group: usize) -> crate::scenario::Route {
         let targets = self.settings.targets.len();
-        crate::scenario::Spot { lane: group / targets, target: group % targets }
+        crate::scenario::Route { lane: group / targets, target: group % targets }
     }
 
-    /// In the closed model: as many at a time as may be.
+    /// In the closed model, sends up to `depth` requests at a time.
     fn fill(&mut self, worker: &mut Worker, place: usize, now: Nanos) {
-        let spot = self.spot(self.connections[place].group);
+        let route = self.route(self.connections[place].group);
         let connection = &mut self.connections[place];
         while connection.sent.len() < self.settings.depth {
-            match worker.take(spot, now, now, &mut connection.out) {
-                Take::Send(note) => connection.sent.push_back(note),
-                Take::At(_) | Take::Nothing => break,
+            match worker.next_request(route, now, now, &mut connection.out) {
+                NextRequest::Send(request) => connection.sent.push_back(request),
+                NextRequest::DueAt(_) | NextRequest::None => break,
             }
         }
     }
 
-    /// Something can be read, written, or is over.
+    /// Handles an event of a connection: readable, writable, or closed.
     fn ready(&mut self, worker: &mut Worker, place: usize, flags: epoll::EventFlags) {
         let connection = &mut self.connections[place];
         let now = worker.clock.now();
         if let State::Connecting { .. } = connection.state {
             let Some(stream) = &connection.stream else { return };
             if !matches!(sockopt::socket_error(stream), Ok(Ok(()))) {
-                return self.down(worker, place, Fault::Connect, now);
+                return self.down(worker, place, ErrorKind::Connect, now);
             }
             if !flags.contains(epoll::EventFlags::OUT) {
                 return;
             }
             connection.state = State::Up;
-            self.interest(place, false);
-            return self.rest(place, now);
+            self.set_interest(place, false);
+            return self.set_idle(place, now);
         }
         if flags.contains(epoll::EventFlags::OUT) && connection.waits_to_write {
             self.flush(worker, place, now);
@@ -259,19 +263,19 @@ impl Wire {
                 connection.input.copy_within(connection.from..connection.to, 0);
                 connection.to -= connection.from;
                 connection.from = 0;
-            } else if connection.input.len() < LARGEST {
+            } else if connection.input.len() < ANSWER_BYTES_MAX {
                 connection.input.resize(connection.input.len() * 2, 0);
             } else {
-                return self.down(worker, place, Fault::Malformed, now);
+                return self.down(worker, place, ErrorKind::Malformed, now);
             }
         }
         match stream.read(&mut connection.input[connection.to..]) {
-            Ok(0) => return self.down(worker, place, Fault::Closed, now),
+            Ok(0) => return self.down(worker, place, ErrorKind::Closed, now),
             Ok(more) => connection.to += more,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
-            Err(_) => return self.down(worker, place, Fault::Closed, now),
+            Err(_) => return self.down(worker, place, ErrorKind::Closed, now),
         }
         now = worker.clock.now().max(now);
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -279,21 +283,21 @@ impl Wire {
         self.scratch = scratch;
         match after {
             After::Open => {
-                let lane = self.spot(self.connections[place].group).lane;
+                let lane = self.route(self.connections[place].group).lane;
                 if !worker.is_open(lane) {
                     self.fill(worker, place, now);
                 }
                 self.flush(worker, place, now);
                 if self.connections[place].sent.is_empty() {
-                    self.rest(place, now);
+                    self.set_idle(place, now);
                 }
             }
-            After::Close => self.down(worker, place, Fault::Closed, now),
-            After::Malformed => self.down(worker, place, Fault::Malformed, now),
+            After::Close => self.down(worker, place, ErrorKind::Closed, now),
+            After::Malformed => self.down(worker, place, ErrorKind::Malformed, now),
         }
     }
 
-    /// Takes all the answers that have come.
+    /// Parses and judges all answers that have arrived.
     fn answers(&mut self, worker: &mut Worker, place: usize, now: Nanos, scratch: &mut Vec<u8>) -> After {
         let connection = &mut self.connections[place];
         while connection.from < connection.to {
@@ -301,9 +305,9 @@ impl Wire {
                 Parsed::Partial => return After::Open,
                 Parsed::Malformed => return After::Malformed,
                 Parsed::Whole { answer, length, close } => {
-                    // An answer to nothing: the server is not one.
-                    let Some(note) = connection.sent.pop_front() else { return After::Malformed };
-                    worker.answered(&note, &answer, now);
+                    // An answer without a request: this is not an HTTP server.
+                    let Some(request) = connection.sent.pop_front() else { return After::Malformed };
+                    worker.on_answer(&request, &answer, now);
                     connection.from += length;
                     connection.has_served = true;
                     if close {
@@ -312,7 +316,8 @@ impl Wire {
                 }
             }
         }
-        (connection.from, connection.to) = (0, 0);
+        connection.from = 0;
+        connection.to = 0;
         After::Open
     }
 
@@ -324,30 +329,33 @@ impl Wire {
                 Ok(more) => connection.written += more,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !connection.waits_to_write {
-                        self.interest(place, true);
+                        self.set_interest(place, true);
                     }
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.down(worker, place, Fault::Closed, now),
+                Err(_) => return self.down(worker, place, ErrorKind::Closed, now),
             }
         }
         connection.out.clear();
         connection.written = 0;
         if connection.waits_to_write {
-            self.interest(place, false);
+            self.set_interest(place, false);
         }
     }
 
-    fn rest(&mut self, place: usize, now: Nanos) {
+    /// The connection waits for a request.
+    fn set_idle(&mut self, place: usize, now: Nanos) {
         let connection = &mut self.connections[place];
         if !connection.is_idle {
-            (connection.is_idle, connection.idle_since) = (true, now);
+            connection.is_idle = true;
+            connection.idle_since = now;
             self.idle[connection.group].push_back(place);
         }
     }
 
-    fn interest(&mut self, place: usize, write: bool) {
+    /// Selects the events of a connection.
+    fn set_interest(&mut self, place: usize, write: bool) {
         let connection = &mut self.connections[place];
         connection.waits_to_write = write;
         let Some(stream) = &connection.stream else { return };
@@ -356,22 +364,22 @@ impl Wire {
         let _ = epoll::modify(&self.epoll, stream, epoll::EventData::new_u64(place as u64), flags);
     }
 
-    /// The connection is over: what was under way on it failed.
-    fn down(&mut self, worker: &mut Worker, place: usize, fault: Fault, now: Nanos) {
+    /// Closes a connection: its requests in flight fail.
+    fn down(&mut self, worker: &mut Worker, place: usize, error: ErrorKind, now: Nanos) {
         let connection = &mut self.connections[place];
-        // Closing takes it out of epoll.
+        // Closing removes it from epoll.
         connection.stream = None;
         let had = std::mem::take(&mut connection.sent);
         let refused = matches!(connection.state, State::Connecting { .. });
         if !matches!(connection.state, State::Down { .. }) {
             self.alive[connection.group] -= 1;
         }
-        // One that has served is made anew at once; one that was of no use, after a while.
+        // A connection that has served is opened again at once, another one after a pause.
         let at_once = !refused && (connection.has_served || had.is_empty());
         connection.has_served = false;
-        connection.state = State::Down { retry: now + nanos(AGAIN) };
+        connection.state = State::Down { retry: now + nanos(RECONNECT_PAUSE) };
         connection.out.clear();
-        connection.input.truncate(BUFFER);
+        connection.input.truncate(BUFFER_BYTES);
         (connection.written, connection.from, connection.to, connection.waits_to_write) = (0, 0, 0, false);
         let group = connection.group;
         if connection.is_idle {
@@ -379,33 +387,33 @@ impl Wire {
             self.idle[group].retain(|&other| other != place);
         }
         let timeout = nanos(self.settings.timeout);
-        for note in &had {
-            // Who was behind a time-out did not wait that long.
-            let is_ended = fault == Fault::Timeout && note.sent + timeout >= now;
-            worker.failed(note, if is_ended { Fault::Closed } else { fault }, now);
+        for request in &had {
+            // Requests behind the one that timed out have not waited that long.
+            let is_ended = error == ErrorKind::Timeout && request.sent + timeout >= now;
+            worker.on_failure(request, if is_ended { ErrorKind::Closed } else { error }, now);
         }
         if at_once {
             return self.connect(worker, place, now);
         }
-        let spot = self.spot(group);
-        if refused && !worker.is_open(spot.lane) {
+        let route = self.route(group);
+        if refused && !worker.is_open(route.lane) {
             let mut scratch = std::mem::take(&mut self.scratch);
-            worker.refuse(spot, now, &mut scratch);
+            worker.refuse(route, now, &mut scratch);
             self.scratch = scratch;
         }
     }
 
-    /// Time-outs, and connections to be made.
-    fn look_after(&mut self, worker: &mut Worker, now: Nanos, timeout: Nanos) {
+    /// Closes connections whose requests timed out, and opens those that are down.
+    fn check_timeouts(&mut self, worker: &mut Worker, now: Nanos, timeout: Nanos) {
         for place in 0..self.connections.len() {
             let connection = &self.connections[place];
             match connection.state {
                 State::Down { retry } if retry <= now => self.connect(worker, place, now),
                 State::Connecting { since } if since + timeout < now => {
-                    self.down(worker, place, Fault::Connect, now);
+                    self.down(worker, place, ErrorKind::Connect, now);
                 }
-                State::Up if connection.sent.front().is_some_and(|note| note.sent + timeout < now) => {
-                    self.down(worker, place, Fault::Timeout, now);
+                State::Up if connection.sent.front().is_some_and(|request| request.sent + timeout < now) => {
+                    self.down(worker, place, ErrorKind::Timeout, now);
                 }
                 _ => {}
             }
@@ -414,19 +422,20 @@ impl Wire {
 
     fn connect(&mut self, worker: &mut Worker, place: usize, now: Nanos) {
         let group = self.connections[place].group;
-        let address = self.settings.targets[self.spot(group).target].address;
+        let address = self.settings.targets[self.route(group).target].address;
         self.alive[group] += 1;
         self.connections[place].state = State::Connecting { since: now };
-        match begin(address) {
+        match start_connect(address) {
             Ok(stream) => {
-                let (data, flags) = (epoll::EventData::new_u64(place as u64), epoll::EventFlags::OUT);
+                let data = epoll::EventData::new_u64(place as u64);
+                let flags = epoll::EventFlags::OUT;
                 let added = epoll::add(&self.epoll, &stream, data, flags);
                 self.connections[place].stream = Some(stream);
                 if added.is_err() {
-                    self.down(worker, place, Fault::Connect, now);
+                    self.down(worker, place, ErrorKind::Connect, now);
                 }
             }
-            Err(_) => self.down(worker, place, Fault::Connect, now),
+            Err(_) => self.down(worker, place, ErrorKind::Connect, now),
         }
     }
 }
@@ -437,8 +446,8 @@ enum After {
     Malformed,
 }
 
-/// A connection that is being made.
-fn begin(address: std::net::SocketAddr) -> io::Result<TcpStream> {
+/// Begins to open a connection.
+fn start_connect(address: std::net::SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;

@@ -1,10 +1,10 @@
-//! What can be typed. The flags of settings come from the table of settings.
+//! The arguments of the command line. The flags of settings come from the table of settings.
 
 use clap::{Arg, ArgAction, Command};
 
-use crate::settings::{SPECS, source};
+use crate::settings::SPECS;
 
-/// The whole command line.
+/// The definition of the command line.
 pub(super) fn command() -> Command {
     let palisade = Command::new("palisade")
         .version(env!("CARGO_PKG_VERSION"))
@@ -22,11 +22,12 @@ pub(super) fn command() -> Command {
         .subcommand(cluster())
         .subcommand(schema())
         .subcommand(store())
-        .subcommand(Command::new("check-config").about("Check the settings as the start of a node does, and make nothing"))
-        .subcommand(Command::new("openapi").about("Print the OpenAPI document"));
+        .subcommand(Command::new("check-config").about("Check the settings as a node does when it starts, and create nothing"))
+        .subcommand(Command::new("openapi").about("Print the OpenAPI document"))
+        .subcommand(Command::new("settings").about("Print all settings, as Markdown"));
     SPECS.iter().filter(|spec| spec.flag).fold(palisade, |palisade, spec| {
         let default = spec.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
-        let flag = source::flag(spec);
+        let flag = spec.flag_name();
         let arg = Arg::new(spec.name).long(flag.trim_start_matches('-').to_owned());
         palisade.arg(arg.global(true).value_name("VALUE").help(format!("{}{default}", spec.help)))
     })
@@ -38,43 +39,45 @@ fn group(name: &'static str, about: &'static str) -> Command {
 
 fn quickstart() -> Command {
     let quickstart = Command::new("quickstart")
-        .about("Run a first node on this machine, with a superuser whose random password is shown once; again, it goes on with what is there")
-        .arg(switch("ask-password", "Ask for the superuser's password instead of making a random one"));
+        .about("Run a first node on this machine, with a superuser whose random password is shown once; later runs use the same data")
+        .arg(switch("ask-password", "Ask for the superuser's password instead of generating one"));
     person(quickstart)
 }
 
 fn health() -> Command {
     Command::new("health")
         .about("Ask the node of this configuration whether it is ready; exit status 0 or 1")
-        .arg(switch("live", "Only whether it lives"))
+        .arg(switch("live", "Ask only whether it is alive"))
 }
 
 fn app() -> Command {
     let init = Command::new("init")
-        .about("Make the built-in permissions and the role superuser; doing it again is no error")
-        .arg(switch("with-superuser", "Make a superuser too"))
-        .arg(switch("promote", "An email that exists becomes superuser; the password stays"));
+        .about("Create the built-in permissions and the role superuser; can be repeated")
+        .arg(switch("with-superuser", "Also create a superuser"))
+        .arg(switch("promote", "Promote an existing user; the password stays"));
     group("app", "Set up").subcommand(person(init))
 }
 
 fn superuser() -> Command {
     let create = Command::new("create")
-        .about("Make a superuser")
-        .arg(switch("promote", "An email that exists becomes superuser; the password stays"));
+        .about("Create a superuser")
+        .arg(switch("promote", "Promote an existing user; the password stays"));
     let delete = Command::new("delete")
-        .about("Take a superuser's power; the user stays")
-        .arg(text("email", "Whose"))
-        .arg(switch("force", "Also the last one's"));
-    group("superuser", "Make and unmake superusers").subcommand(person(create)).subcommand(delete)
+        .about("Remove a superuser's privileges; the user stays")
+        .arg(text("email", "The superuser's email"))
+        .arg(switch("force", "Even if it is the last superuser"));
+    group("superuser", "Create and delete superusers").subcommand(person(create)).subcommand(delete)
 }
 
 fn keys() -> Command {
     let retire = Command::new("retire")
-        .about("What this key signed is refused from now on")
+        .about("Revoke a key: nodes refuse the tokens that it signed")
         .arg(Arg::new("kid").required(true).help("See `palisade keys list`"));
     group("keys", "Signing keys")
-        .subcommand(Command::new("list").about("List them"))
-        .subcommand(Command::new("rotate").about("The next key signs from now on, the old one only verifies"))
+        .subcommand(Command::new("list").about("List the keys"))
+        .subcommand(
+            Command::new("rotate").about("Sign with the next key from now on; the old one only verifies"),
+        )
         .subcommand(retire)
 }
 
@@ -82,40 +85,47 @@ fn limits() -> Command {
     let clear = Command::new("clear").about("Lift the limits of an account or an address").arg(
         Arg::new("subject").required(true).value_name("ADDRESS|EMAIL").help("See `palisade limits list`"),
     );
-    group("limits", "Accounts that are locked and addresses that are slowed, by failed log-ins")
-        .subcommand(Command::new("list").about("List them"))
+    group("limits", "Accounts that failed log-ins have locked, and addresses that they have throttled")
+        .subcommand(Command::new("list").about("List the limits that hold now"))
         .subcommand(clear)
 }
 
 fn cluster() -> Command {
     group("cluster", "The other nodes, as the node that runs here sees them")
         .subcommand(
-            Command::new("status").about("Show them, and how well this node knows what they take away"),
+            Command::new("status")
+                .about("Show the other nodes, and how fresh this node's knowledge of them is"),
         )
-        .subcommand(Command::new("leave").about("Drain the node and end it; the others know that it left"))
+        .subcommand(
+            Command::new("leave").about("Drain the node and shut it down; the others learn that it left"),
+        )
 }
 
 fn schema() -> Command {
     group("schema", "The tables of a CQL store, for operators who set STORE_MIGRATE to off")
-        .subcommand(Command::new("status").about("Say which migrations are applied and which are not"))
-        .subcommand(Command::new("migrate").about("Make what is missing; nodes may run meanwhile"))
+        .subcommand(Command::new("status").about("List applied and pending migrations"))
+        .subcommand(Command::new("migrate").about("Apply pending migrations; nodes may run meanwhile"))
 }
 
 fn store() -> Command {
     let check = Command::new("check")
-        .about("Name the rows that today's rules of input would not accept; status 1 when there are some")
-        .arg(switch("repair", "Mend what can be mended without a loss"));
-    group("store", "The rows of the store").subcommand(check)
+        .about("List rows that today's rules of input would not accept; exit status 1 if there are any")
+        .arg(switch("repair", "Repair rows that can be repaired without a loss"));
+    let copy = Command::new("copy")
+        .about("Copy a store into an empty one and compare them, while no node runs on either")
+        .arg(text("from", "redb or cql://… [default: the setting STORE]"))
+        .arg(text("to", "redb or cql://… [default: the setting STORE]"));
+    group("store", "The rows of the store").subcommand(check).subcommand(copy)
 }
 
 fn person(command: Command) -> Command {
     command
-        .arg(text("email", "Of the superuser"))
-        .arg(text("first-name", "Of the superuser"))
-        .arg(text("last-name", "Of the superuser"))
+        .arg(text("email", "The superuser's email"))
+        .arg(text("first-name", "The superuser's first name"))
+        .arg(text("last-name", "The superuser's last name"))
         .arg(text(
             "password",
-            "Of the superuser; shows in ps, so better PALISADE_SUPERUSER_PASSWORD, PALISADE_SUPERUSER_PASSWORD_FILE or the prompt",
+            "The superuser's password; visible in ps, so prefer PALISADE_SUPERUSER_PASSWORD, PALISADE_SUPERUSER_PASSWORD_FILE or the prompt",
         ))
 }
 

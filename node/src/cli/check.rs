@@ -1,8 +1,8 @@
-//! `palisade store check`: step by step, through the node that runs, else on the store itself.
+//! `palisade store check`: step by step, through the running node, else on the store itself.
 
 use std::{path::PathBuf, sync::Arc};
 
-use schema::check::{Finding, State, Step};
+use store::check::{Finding, State, Step};
 
 use super::{
     Failure,
@@ -11,13 +11,16 @@ use super::{
 };
 use crate::{
     app::{App, Purpose},
-    control::{self, Answer},
-    data_dir,
-    operator::{Command, Done},
+    metrics::Metrics,
+    operator::{
+        Command, Done,
+        control::{self, Answer},
+    },
     settings::{Settings, StoreSetting},
+    storage::data_dir,
 };
 
-/// Looks at all rows and says which are not as they should be.
+/// Checks all rows and reports those that today's rules would not accept.
 pub(super) async fn run(settings: Settings, repair: bool, json: bool) -> Result<(), Failure> {
     let directory = data_dir::locate(&settings.data_dir);
     let checked = Checker { settings, directory, own: None }.all(repair, json).await?;
@@ -32,11 +35,11 @@ pub(super) async fn run(settings: Settings, repair: bool, json: bool) -> Result<
     Err(Failure::Failed(format!("rows that today's rules would not accept: {left}; {how}")))
 }
 
-/// Who looks.
+/// Runs the steps of a check.
 struct Checker {
     settings: Settings,
     directory: PathBuf,
-    /// When no node runs here.
+    /// The store itself, if no node runs here.
     own: Option<Arc<App>>,
 }
 
@@ -77,7 +80,7 @@ impl Checker {
         }
     }
 
-    /// The store itself. Where there is none, none is made.
+    /// Opens the store itself. Fails if there is none.
     async fn open(&self) -> Result<Arc<App>, Failure> {
         let mut settings = self.settings.clone();
         require_store(&settings)?;
@@ -85,15 +88,15 @@ impl Checker {
             require_tables(config).await?;
         }
         settings.store_migrate = false;
-        let app = App::start(settings).await?;
+        let app = App::start(settings, Metrics::new([])).await?;
         app.data_dir.give_to_owner();
-        app.backing.await_up().await?;
-        app.come_up(Purpose::Operate).await?;
+        app.backend.await_up().await?;
+        app.bootstrap(Purpose::Operate).await?;
         Ok(app)
     }
 }
 
-/// The keys of roles are quoted, and nothing else is a text of a person.
+/// A line for a finding. Names of roles are quoted; nothing else is text that users chose.
 fn line(finding: &Finding) -> String {
     let Finding { table, id, field, why, state } = finding;
     let state = match state {

@@ -1,4 +1,4 @@
-//! Asking the node of this configuration how it is, for health checks of containers.
+//! `palisade health`: asks the node of this configuration for its health, for container health checks.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,12 +14,12 @@ use tokio::{
 use super::Failure;
 use crate::{operator::Done, settings::Settings};
 
-/// How long the node may take to answer: less than a container's health check usually has.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer, in bytes.
-const MAX_ANSWER: usize = 16 * 1024;
+/// How long the node may take to answer: less than container health checks usually allow.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of an answer at most.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
-/// Asks whether the node is ready, or only whether it lives.
+/// Asks whether the node is ready, or with `live` only whether it is alive.
 pub(super) async fn health(settings: &Settings, live: bool) -> Result<Done, Failure> {
     let listen = settings.operator_listen.as_ref().unwrap_or(&settings.listen);
     let Some(address) = reachable(listen) else {
@@ -30,8 +30,8 @@ pub(super) async fn health(settings: &Settings, live: bool) -> Result<Done, Fail
     let path = if live { "/health/live" } else { "/health/ready" };
     let state = if live { "alive" } else { "ready" };
     let failed = |why: String| Failure::Failed(format!("the node at {address} is not {state}: {why}"));
-    let answer = timeout(TIMEOUT, get(&address, path)).await;
-    let answer = answer.map_err(|_| failed(format!("no answer in {TIMEOUT:?}; look at its log")))?;
+    let answer = timeout(ANSWER_TIMEOUT, get(&address, path)).await;
+    let answer = answer.map_err(|_| failed(format!("no answer in {ANSWER_TIMEOUT:?}; look at its log")))?;
     let (status, body) = answer.map_err(|error| failed(format!("{error}; is it running?")))?;
     if status != 200 {
         return Err(failed(format!("{status} {body}")));
@@ -43,7 +43,8 @@ pub(super) async fn health(settings: &Settings, live: bool) -> Result<Done, Fail
     Ok(Done { msg: state.into(), result })
 }
 
-/// Where a node that listens there is reached from its own machine; `None` when the port is not known.
+/// The address at which a node that listens on `listen` is reachable from its own machine; `None` if the port
+/// is not known.
 fn reachable(listen: &str) -> Option<String> {
     if listen.ends_with(":0") {
         return None;
@@ -77,7 +78,7 @@ async fn get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
                 return Ok((status, String::from_utf8_lossy(body).into_owned()));
             }
         }
-        if bytes.len() > MAX_ANSWER || stream.read_buf(&mut bytes).await? == 0 {
+        if bytes.len() > ANSWER_BYTES_MAX || stream.read_buf(&mut bytes).await? == 0 {
             return Err(malformed());
         }
     }
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_on_all_addresses_is_asked_on_loopback() {
+    fn node_on_all_addresses_is_reached_on_loopback() {
         for (listen, address) in [
             ("127.0.0.1:8080", Some("127.0.0.1:8080")),
             ("0.0.0.0:8080", Some("127.0.0.1:8080")),

@@ -1,12 +1,12 @@
-//! Asking at a terminal for what flags did not give.
+//! Prompts at a terminal for values that no flag gave.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{Failure, echo::restored};
 
-/// A line that must be there: given, or asked for.
+/// A required line: as given, or prompted for.
 pub(super) fn line(given: Option<String>, flag: &str, question: &str) -> Result<String, Failure> {
     if let Some(given) = given.filter(|given| !given.is_empty()) {
         return Ok(given);
@@ -20,7 +20,7 @@ pub(super) fn line(given: Option<String>, flag: &str, question: &str) -> Result<
     }
 }
 
-/// A line that may be left out: given, or asked for at a terminal, where Enter skips it.
+/// An optional line: as given, or prompted for at a terminal, where Enter skips it.
 pub(super) fn optional_line(given: Option<String>, question: &str) -> Result<Option<String>, Failure> {
     let answer = match given {
         Some(given) => given,
@@ -30,14 +30,14 @@ pub(super) fn optional_line(given: Option<String>, question: &str) -> Result<Opt
     Ok(Some(answer).filter(|answer| !answer.is_empty()))
 }
 
-/// A password: given, or asked for twice, unseen.
+/// A password: as given, or prompted for twice without echo.
 pub(super) fn password(given: Option<Zeroizing<String>>, flag: &str) -> Result<Zeroizing<String>, Failure> {
     if let Some(given) = given {
         return Ok(given);
     }
     require_terminal(flag)?;
     let ask = |question| {
-        let typed = rpassword::prompt_password(question).map(Zeroizing::new);
+        let typed = restored(|| rpassword::prompt_password(question).map(Zeroizing::new)).flatten();
         typed.map_err(|error| Failure::Failed(format!("the terminal cannot be read: {error}; give {flag}")))
     };
     let first = ask("Password: ")?;

@@ -1,5 +1,8 @@
-//! The first node of somebody who tries Palisade: on this machine only, with a superuser whose password
-//! nobody else knows.
+//! A first node for trying Palisade: on this machine only, with a superuser whose random password is shown
+//! once.
+//!
+//! Before it serves, the node checks itself: it logs the superuser in, validates the access token and logs
+//! out again.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,26 +12,28 @@ use zeroize::Zeroizing;
 
 use super::{Failure, output};
 use crate::{
+    accounts::{Client, begin_session::LoginClient, login::LoginOutcome},
     app::App,
+    boot::serve::{self, ServeError},
     operator::{Command, NewSuperuser, OperatorError},
-    serve::{self, ServeError},
+    scheduling::source::Source,
     settings::{Settings, StoreSetting},
 };
 
-/// Who the superuser is, unless a flag says otherwise.
+/// The superuser's email, unless a flag gives another.
 pub(super) const EMAIL: &str = "root@example.org";
 
-/// The superuser to be made when there is none.
+/// The superuser to create if there is none.
 pub(super) struct Plan {
     pub(super) email: String,
     pub(super) first_name: Option<String>,
     pub(super) last_name: Option<String>,
-    /// A random one without it.
+    /// The password; without one, it is generated.
     pub(super) password: Option<Zeroizing<String>>,
     pub(super) json: bool,
 }
 
-/// Whether it can be done with these settings.
+/// Checks that a quickstart is possible with these settings.
 pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
     let refused =
         |what: String| Err(Failure::Failed(format!("{what}; for anything else use `palisade serve`")));
@@ -46,7 +51,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves until told to stop.
+/// Serves until a signal stops the process.
 pub(super) async fn serve(settings: Settings, plan: Plan) -> Result<(), Failure> {
     let prepare = async move |app: &App, address: SocketAddr| {
         let prepared = prepare(app, address, plan).await;
@@ -57,7 +62,7 @@ pub(super) async fn serve(settings: Settings, plan: Plan) -> Result<(), Failure>
 
 async fn prepare(app: &App, address: SocketAddr, plan: Plan) -> Result<(), Failure> {
     let url = format!("http://{address}");
-    if let Some(email) = app.a_superuser().await? {
+    if let Some(email) = app.any_superuser().await? {
         return output::say(&known(&url, &email, plan.json));
     }
     let email: Email = plan.email.parse().map_err(|why| OperatorError::Email(plan.email.clone(), why))?;
@@ -69,9 +74,14 @@ async fn prepare(app: &App, address: SocketAddr, plan: Plan) -> Result<(), Failu
     }
     let random = plan.password.is_none();
     let password = plan.password.unwrap_or_else(|| random_password(&*app.entropy));
-    // Shown before it is set: a password that nobody has seen would lock everybody out.
+    // Show the password before it is set: an unseen password would lock out all users.
     let shown = random.then_some(password.as_str());
-    output::say(&made(&url, &plan.email, shown, &app.data_dir.path().display().to_string(), plan.json))?;
+    let text = made(&url, &plan.email, shown, &app.data_dir.path().display().to_string(), plan.json);
+    if random {
+        output::print(&text)?;
+    } else {
+        output::say(&text)?;
+    }
     let superuser = NewSuperuser {
         email: plan.email,
         password: password.to_string(),
@@ -80,6 +90,38 @@ async fn prepare(app: &App, address: SocketAddr, plan: Plan) -> Result<(), Failu
         promote: false,
     };
     app.operate(Command::AppInit { superuser: Some(superuser) }).await?;
+    prove(app, &email, &password).await
+}
+
+/// Logs the superuser in, validates the access token and logs out again, as a client would.
+async fn prove(app: &App, email: &Email, password: &str) -> Result<(), Failure> {
+    let client = Client {
+        ip_address: IpAddr::from([127, 0, 0, 1]),
+        user_agent: Some("palisade quickstart".into()),
+        source: Source::OWN,
+    };
+    let from = LoginClient { client, device: None };
+    let failed = |what: &str| Failure::Failed(format!("{what}; this is a defect, please report it"));
+    let new = match app.accounts().log_in(&email.folded(), password, &from).await? {
+        LoginOutcome::Session(new) => new,
+        LoginOutcome::Locked(wait) => {
+            let wait_s = wait.as_secs();
+            return Err(Failure::Failed(format!(
+                "the superuser was made; logging in is locked for {wait_s} s after failed attempts, so run it again then"
+            )));
+        }
+        LoginOutcome::Refused => return Err(failed("the new superuser cannot log in")),
+    };
+    let token = app.tokens.issue(new.user, new.session, new.user_version)?;
+    let claims = app.tokens.check(token.as_bytes(), || Source::OWN).await;
+    let Ok(claims) = claims else { return Err(failed("the new superuser's token is refused")) };
+    app.actors.sessions.end(claims.user, claims.session).await?;
+    if app.tokens.check(token.as_bytes(), || Source::OWN).await.is_ok() {
+        return Err(failed("the new superuser's token is good after the logout"));
+    }
+    tracing::info!(
+        "self-check passed: the superuser logged in, its token was valid, and was refused after the logout"
+    );
     Ok(())
 }
 
@@ -107,13 +149,15 @@ fn made(url: &str, email: &str, password: Option<&str>, data_dir: &str, json: bo
         "Palisade serves {url}, with its documentation at {url}/apidocs/. Its data is in {data_dir}.\n\n    \
              superuser   {email}\n    \
              password    {password}\n\n\
-         To log in, from another terminal:\n\n    \
-             curl {url}/api/v1/auth_token -H 'Content-Type: application/json' -d '{body}'\n\n\
+         To log in, validate the token and log out, from another terminal:\n\n    \
+             token=$(curl -s {url}/api/v1/auth_token -H 'Content-Type: application/json' -d '{body}' | cut -d'\"' -f4)\n    \
+             curl {url}/api/v1/auth_token/validation -H \"Authorization: Bearer $token\"\n    \
+             curl -i -X DELETE {url}/api/v1/auth_token -H \"Authorization: Bearer $token\"\n\n\
          Ctrl-C ends the node; `palisade quickstart` goes on with the same data."
     )
 }
 
-/// 120 random bits, in letters and digits that are hard to take for each other.
+/// A password of 120 random bits, in letters and digits that cannot be confused.
 fn random_password(entropy: &dyn Entropy) -> Zeroizing<String> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = Zeroizing::new([0; 24]);
@@ -127,20 +171,42 @@ fn random_password(entropy: &dyn Entropy) -> Zeroizing<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
-    use crate::{clock::SystemEntropy, passwords::Normalized};
+    use crate::{clock::SystemEntropy, credentials::passwords::Normalized};
 
     #[test]
-    fn random_passwords_differ_and_may_be_passwords() {
-        let (one, other) = (random_password(&SystemEntropy), random_password(&SystemEntropy));
+    fn random_passwords_differ_and_pass_the_policy() {
+        let one = random_password(&SystemEntropy);
+        let other = random_password(&SystemEntropy);
         assert_ne!(*one, *other);
         assert_eq!(one.len(), 27);
         assert!(Normalized::new(&one).is_ok());
     }
 
+    /// Runs the lines in a shell whose `curl` logs in like a node, and otherwise prints its arguments.
     #[test]
-    fn curl_line_survives_quotes() {
-        let text = made("http://127.0.0.1:1", "o'neill@example.org", None, "d", false);
-        assert!(text.contains(r"o'\''neill@example.org"), "{text}");
+    fn printed_lines_log_in_validate_and_log_out() {
+        const CURL: &str = r#"curl() {
+            case "$*" in
+                *" -d "*) for last; do :; done; echo "$last" >&2; printf '{"access_token":"a.b.c","x":"y"}' ;;
+                *) echo "$*" ;;
+            esac
+        }"#;
+        let text = made("http://127.0.0.1:1", "o'neill@example.org", Some("walls and gates"), "d", false);
+        let lines = text.lines().filter(|line| line.contains("curl ")).collect::<Vec<_>>().join("\n");
+        let shell = Command::new("sh").arg("-c").arg(format!("{CURL}\n{lines}")).output().unwrap();
+        let body = serde_json::from_slice::<serde_json::Value>(&shell.stderr).unwrap();
+        assert_eq!(body, json!({ "email": "o'neill@example.org", "password": "walls and gates" }));
+        let said = String::from_utf8(shell.stdout).unwrap();
+        let api = "http://127.0.0.1:1/api/v1/auth_token";
+        assert_eq!(
+            said.lines().collect::<Vec<_>>(),
+            [
+                format!("{api}/validation -H Authorization: Bearer a.b.c"),
+                format!("-i -X DELETE {api} -H Authorization: Bearer a.b.c"),
+            ]
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! In builds with debug assertions only: a file that a test writes moves the clocks of a node.
+//! In builds with debug assertions only: a file by which a test shifts the clocks of a node.
 //!
-//! `TEST_CLOCK_FILE` names it. It holds two whole numbers of seconds: by how much the wall clock and boot time are
-//! shifted. Release builds have none of this.
+//! `TEST_CLOCK_FILE` names it. It holds two whole numbers of seconds, the shifts of the wall clock and of
+//! boot time. Release builds have none of this.
 
 use std::{
     env, fs,
@@ -16,23 +16,23 @@ use std::{
 use schema::Timestamp;
 
 const VARIABLE: &str = "TEST_CLOCK_FILE";
-/// How often the file is read.
-const EVERY: Duration = Duration::from_millis(5);
+/// The time between two reads of the file.
+const READ_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How often a node whose clocks are moved looks for what has ended.
-pub(super) const UPKEEP: Duration = Duration::from_millis(100);
+/// The time between two rounds of upkeep of a node whose clocks a test shifts.
+pub(super) const UPKEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Both shifts in one word, so that they change together: 32 bits of the wall clock's, 32 of boot time's.
 static SHIFTS: AtomicU64 = AtomicU64::new(0);
 static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// The wall clock, shifted.
+/// Shifts a time of the wall clock.
 pub(super) fn wall(now: Timestamp) -> Timestamp {
     let (by, _) = shifts();
     Timestamp::from_millis(now.as_millis().saturating_add_signed(by * 1_000))
 }
 
-/// Boot time, shifted.
+/// Shifts a boot time.
 pub(super) fn boot(elapsed: Duration) -> Duration {
     let (_, by) = shifts();
     let by_secs = Duration::from_secs(by.unsigned_abs());
@@ -56,18 +56,18 @@ fn shifts() -> (i64, i64) {
 #[allow(clippy::disallowed_methods, reason = "a thread of tests that watches a file")]
 fn follow(path: &Path) -> ! {
     loop {
-        std::thread::sleep(EVERY);
+        std::thread::sleep(READ_INTERVAL);
         read(path);
     }
 }
 
-/// Whether a test moves the clocks of this node.
+/// Whether a test shifts the clocks of this node.
 pub(super) fn is_on() -> bool {
     shifts();
     FILE.get().is_some_and(Option::is_some)
 }
 
-/// A file that is being written changes nothing. What was read is said beside it.
+/// Reads the file; an incomplete one changes nothing. The values are acknowledged in a file beside it.
 fn read(path: &Path) {
     let Ok(text) = fs::read_to_string(path) else { return };
     let mut numbers = text.split_whitespace().map(|word| word.parse::<i32>().ok());

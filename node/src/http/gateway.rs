@@ -1,8 +1,7 @@
-//! Doors for others: gateways that ask on behalf of what they guard, and who verifies by itself.
+//! Endpoints for gateways that authorize requests, and for services that verify tokens themselves (JWKS).
 
 use std::sync::Arc;
 
-use ::cluster::boottime;
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -14,53 +13,60 @@ use utoipa::{ToSchema, openapi::Object};
 use uuid::fmt::Hyphenated;
 
 use super::{
-    asker::Asker,
-    authority::{self, Token},
-    docs::one_of,
-    page::pairs,
-    problem::{Problem, ProblemBody},
-    queries::{self, Known},
+    extract::{
+        authority,
+        credential::{self, Token},
+        page::pairs,
+        source::LazySource,
+    },
+    openapi::one_of,
+    respond::problem::{Problem, ProblemBody},
+    v1::users::combined,
 };
-use crate::{app::App, occasional::excerpt};
+use crate::{
+    accounts::permission_queries::{QueryAnswer, QueryError},
+    app::App,
+    logging::occasional::excerpt,
+};
 
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const SESSION: HeaderName = HeaderName::from_static("x-auth-session");
 const KIND: HeaderName = HeaderName::from_static("x-auth-kind");
-/// What our headers begin with.
-const OURS: &[u8] = b"x-auth-";
-/// Those that answers carry. A client may send them too: the gateway overwrites them.
-const ANSWERED: [&[u8]; 3] = [b"user", b"session", b"kind"];
+/// The prefix of the headers that answers to gateways have.
+const AUTH_PREFIX: &[u8] = b"x-auth-";
+/// The names of those headers after the prefix. A client may send them too: the gateway overwrites them.
+const AUTH_SUFFIXES: [&[u8]; 3] = [b"user", b"session", b"kind"];
 /// The endpoint for gateways.
 pub const PATH: &str = "/auth_request";
-/// How long a verifier may keep the key set. A key is published from one rotation to the next before
-/// it signs, so who rotates less often than this needs no care.
+/// The time for which a verifier may cache the key set. A key is published for one rotation before it signs, so
+/// rotation is safe unless it is more frequent than this.
 const JWKS_MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
-/// Decide about a request for a gateway
+/// Authorize a request for a gateway
 ///
-/// For nginx (`auth_request`), Traefik (`ForwardAuth`) and Caddy (`forward_auth`). The answer has
-/// only the statuses that gateways understand: whatever is wrong with the token is 401. A request
-/// with any other parameter, a repeated one, or another header that begins with `X-Auth-` is 403: a
-/// misspelt `permissions` never lets anybody pass.
+/// For nginx (`auth_request`), Traefik (`ForwardAuth`) and Caddy (`forward_auth`). The answer uses only the
+/// statuses that gateways understand: every refused token is 401. An unknown or repeated parameter, or an
+/// unknown header that begins with `X-Auth-`, is 403, so that a misspelt `permissions` never lets a request
+/// pass.
 #[utoipa::path(
     get, path = "/auth_request", tag = "gateways", operation_id = "authorize_request",
     security(("bearer" = [])),
     params(("permissions" = Option<String>, Query)),
     responses(
-        (status = 204, description = "Let it pass; the headers say whose request it is", headers(
+        (status = 204, description = "The request may pass; the headers identify the user and the session", headers(
             ("X-Auth-User" = String, description = "The user's UUID"),
             ("X-Auth-Session" = String, description = "The session's UUID"),
             ("X-Auth-Kind" = String, description = "`user`"),
         )),
-        (status = 401, description = "No good token", body = ProblemBody),
-        (status = 403, description = "The query does not hold or cannot be read, or a parameter is unknown", body = ProblemBody),
-        (status = 503, description = "It cannot be known now; see Retry-After", body = ProblemBody),
+        (status = 401, description = "No active token", body = ProblemBody),
+        (status = 403, description = "The query does not hold or cannot be parsed, or a parameter or header is unknown", body = ProblemBody),
+        (status = 503, description = "The token or the permissions cannot be checked now; see Retry-After", body = ProblemBody),
     ),
 )]
 pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let query = request.uri().query().unwrap_or_default();
-    let asker = Asker::of(request.extensions(), request.headers());
-    let claims = admit(&app, authority::token(request.headers()), asker, query).await?;
+    let source = LazySource::of(request.extensions(), request.headers());
+    let claims = admit(&app, credential::token(request.headers()), source, query).await?;
     let mut names = request.headers().keys().map(HeaderName::as_str);
     match names.find(|name| is_unknown_header(name.as_bytes())) {
         Some(name) => Err(unknown(&app, name)),
@@ -68,20 +74,21 @@ pub async fn auth_request(State(app): State<Arc<App>>, request: Request) -> Resu
     }
 }
 
-/// Whether a header begins like ours and has no meaning here.
+/// Whether a header begins with `X-Auth-` and is none of those that answers have.
 pub fn is_unknown_header(name: &[u8]) -> bool {
-    let Some((start, rest)) = name.split_at_checked(OURS.len()) else { return false };
-    start.eq_ignore_ascii_case(OURS) && !ANSWERED.iter().any(|answered| rest.eq_ignore_ascii_case(answered))
+    let Some((start, rest)) = name.split_at_checked(AUTH_PREFIX.len()) else { return false };
+    start.eq_ignore_ascii_case(AUTH_PREFIX)
+        && !AUTH_SUFFIXES.iter().any(|suffix| rest.eq_ignore_ascii_case(suffix))
 }
 
-/// Whether a query has nothing but one `permissions`, or nothing at all.
+/// Whether a query is empty, or has a single `permissions` and nothing else.
 fn has_known_parameters(query: &str) -> bool {
     query.is_empty() || (query.starts_with("permissions=") && !query.as_bytes().contains(&b'&'))
 }
 
-/// The first parameter that is not `permissions`, or is there for the second time.
+/// The first parameter that is not `permissions`, or that repeats it.
 fn unknown_parameter(query: &str) -> Option<String> {
-    // What cannot be decoded is refused where the query is read.
+    // A query that cannot be decoded is refused where it is parsed.
     let pairs = pairs(query).unwrap_or_default();
     let mut known = false;
     let unknown = |name: &String| name != "permissions" || std::mem::replace(&mut known, true);
@@ -89,25 +96,25 @@ fn unknown_parameter(query: &str) -> Option<String> {
 }
 
 fn unknown(app: &App, name: &str) -> Problem {
-    if let Some(left_out) = app.warnings.unknown_parameter.due(boottime()) {
+    if let Some(left_out) = app.warnings.unknown_parameter.due(app.clocks.monotonic()) {
         let name = excerpt(name);
-        tracing::warn!(?name, left_out, "a gateway was refused: unknown or repeated parameter or header");
+        tracing::warn!(?name, left_out, "gateway request refused: unknown or repeated parameter or header");
     }
     let msg = "A parameter or header is unknown or repeated; the only one is `permissions`";
     Problem::new(StatusCode::FORBIDDEN, "unknown_parameter", msg)
 }
 
-/// Whether a request may pass, and whose it is.
+/// Decides whether a request may pass, and returns the claims of its token.
 ///
 /// # Errors
-/// 401, 403, or 503 when it cannot be known.
+/// 401, 403, or 503 if the token or the permissions cannot be checked now.
 pub async fn admit(
     app: &App,
     token: Token<'_>,
-    asker: Asker<'_>,
+    source: LazySource<'_>,
     query: &str,
 ) -> Result<AccessClaims, Problem> {
-    let claims = authority::check(app, token, asker).await.map_err(|refusal| {
+    let claims = authority::check(app, token, source).await.map_err(|refusal| {
         let problem = Problem::from(refusal);
         if refusal.is_unknown() { problem } else { problem.with_status(StatusCode::UNAUTHORIZED) }
     })?;
@@ -116,16 +123,18 @@ pub async fn admit(
     {
         return Err(unknown(app, &name));
     }
-    match queries::ask(app, claims.user, query).await {
-        Ok(None | Some(Known { holds: true, .. })) => Ok(claims),
+    match combined::ask(app, claims.user, query).await {
+        Ok(None | Some(QueryAnswer { holds: true, .. })) => Ok(claims),
         Ok(Some(_)) => Err(Problem::forbidden()),
-        // A gateway passes 422 on as its own failure; a query that cannot be read allows nothing.
-        Err(problem) if problem.status().is_client_error() => Err(problem.with_status(StatusCode::FORBIDDEN)),
-        Err(problem) => Err(problem),
+        // A gateway would report 422 as its own failure. A query that cannot be parsed allows nothing.
+        Err(error @ QueryError::Unreadable(_)) => {
+            Err(Problem::from(error).with_status(StatusCode::FORBIDDEN))
+        }
+        Err(error @ QueryError::Permissions(_)) => Err(error.into()),
     }
 }
 
-/// The answer to who may pass.
+/// The 204 that lets a request pass.
 pub fn admitted(claims: &AccessClaims) -> http::Response<()> {
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -164,14 +173,14 @@ struct Jwk {
     alg: String,
     #[schema(schema_with = key_uses, required = true)]
     r#use: String,
-    /// Of an elliptic key.
+    /// The curve of an elliptic key.
     #[schema(value_type = String, required = false)]
     crv: Option<String>,
     #[schema(value_type = String, required = false)]
     x: Option<String>,
     #[schema(value_type = String, required = false)]
     y: Option<String>,
-    /// Of an RSA key.
+    /// The modulus of an RSA key.
     #[schema(value_type = String, required = false)]
     n: Option<String>,
     #[schema(value_type = String, required = false)]
@@ -190,12 +199,12 @@ fn key_uses() -> Object {
     one_of(["sig"])
 }
 
-/// The public keys (RFC 7517)
+/// Get the public keys (RFC 7517)
 #[utoipa::path(
     get, path = "/.well-known/jwks.json", tag = "gateways", operation_id = "get_jwks",
     responses(
         (status = 200, description = "The next, the active and the retiring keys", body = JwkSet, headers(
-            ("Cache-Control" = String, description = "How long a verifier may keep it"),
+            ("Cache-Control" = String, description = "The time for which a verifier may cache the keys"),
         )),
     ),
 )]
@@ -209,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_permissions_is_known() {
+    fn single_permissions_parameter_is_known() {
         let unknown = |query| if has_known_parameters(query) { None } else { unknown_parameter(query) };
         for query in ["", "&", "permissions=%22a%22", "&permissions=x&", "permission%73=x", "permissions"] {
             assert_eq!(unknown(query), None, "{query}");
@@ -231,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_headers_of_answers_are_known() {
+    fn other_x_auth_headers_are_unknown() {
         for name in ["x-auth-user", "X-Auth-Session", "x-auth-kind", "x-authority", "x-auth", "authorization"]
         {
             assert!(!is_unknown_header(name.as_bytes()), "{name}");

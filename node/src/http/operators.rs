@@ -1,4 +1,4 @@
-//! What operators watch: health and metrics.
+//! Endpoints of operators: health and metrics.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use axum::{
     response::IntoResponse,
 };
 use serde::Serialize;
-use utoipa::{ToSchema, openapi::Object};
+use utoipa::{PartialSchema as _, ToSchema, openapi::Object};
 
 use super::{
-    docs::one_of,
-    problem::{Problem, ProblemBody},
+    openapi::one_of,
+    respond::problem::{Problem, ProblemBody},
 };
-use crate::{app::App, metrics::text::Format};
+use crate::{app::App, metrics::text::Format, operator::exposition, storage::backend::StoreState};
 
-/// How the node is.
+/// The health of the node.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
     #[schema(schema_with = statuses)]
@@ -25,22 +25,17 @@ pub struct Health {
     /// The node's name.
     node: String,
     version: &'static str,
-    /// What needs the store is answered 503 unless it is up.
-    #[schema(schema_with = store_states)]
-    store: &'static str,
-    /// `ok`, `waiting` (for the store, with revocations that the ledger does not have yet) or `full`
-    /// (then revocations are refused, too).
+    /// The state of the store. Unless it is `up`, calls that need the store get 503.
+    #[schema(schema_with = StoreState::schema)]
+    store: StoreState,
+    /// The state of the local journal: `ok`; `waiting`, while it holds revocations that the ledger does not
+    /// have yet; or `full`, when the node refuses further revocations.
     #[schema(schema_with = journal_states)]
     journal: &'static str,
 }
 
 fn statuses() -> Object {
     one_of(["live", "ready"])
-}
-
-/// The states of the store.
-pub fn store_states() -> Object {
-    one_of(["up", "connecting", "down", "refused"])
 }
 
 fn journal_states() -> Object {
@@ -54,7 +49,7 @@ impl Health {
             status,
             node: app.identity.name.clone(),
             version: env!("CARGO_PKG_VERSION"),
-            store: app.backing.health().state,
+            store: app.backend.health().state,
             journal: match (log.full, log.failing) {
                 (true, _) => "full",
                 (false, true) => "waiting",
@@ -64,46 +59,46 @@ impl Health {
     }
 }
 
-/// Whether the process lives
+/// Check liveness
 #[utoipa::path(
     get, path = "/health/live", tag = "operators", operation_id = "check_liveness",
-    responses((status = 200, description = "The process lives", body = Health)),
+    responses((status = 200, description = "The process is running", body = Health)),
 )]
 pub async fn live(State(app): State<Arc<App>>) -> Json<Health> {
     Health::of(&app, "live")
 }
 
-/// Whether the node takes traffic
+/// Check readiness
 #[utoipa::path(
     get, path = "/health/ready", tag = "operators", operation_id = "check_readiness",
     responses(
-        (status = 200, description = "The node takes traffic", body = Health),
-        (status = 503, description = "Draining, or not up yet", body = ProblemBody),
+        (status = 200, description = "The node accepts traffic", body = Health),
+        (status = 503, description = "The node is draining, or has not synced yet", body = ProblemBody),
     ),
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     if app.is_draining() {
         return Err(Problem::unavailable("draining", "The node is shutting down"));
     }
-    if !app.is_informed() {
+    if !app.sync.is_synced() {
         return Err(Problem::unavailable(
             "not_up",
-            match app.backing.health().state {
-                "up" => "The node reads what has been revoked",
-                "refused" => "The database does not let this node work with it; see the log",
+            match app.backend.health().state {
+                StoreState::Up => "The node reads what has been revoked",
+                StoreState::Refused => "The database does not let this node work with it; see the log",
                 _ => "The node has not reached the database yet",
             },
         ));
     }
-    // A file that failed is opened again by this. A shared store that is down is no reason to take
-    // traffic away: it is down for all nodes, and they go on answering about tokens.
-    if !app.backing.is_shared() {
+    // The ping reopens a store file that has failed. A shared store that is down does not make the node
+    // unready: it is down for all nodes, and they still answer about tokens.
+    if !app.backend.is_shared() {
         app.stores.upkeep.ping().await?;
     }
     Ok(Health::of(&app, "ready"))
 }
 
-/// Metrics for Prometheus
+/// Get metrics for Prometheus
 #[utoipa::path(
     get, path = "/metrics", tag = "operators", operation_id = "get_metrics",
     responses(
@@ -118,6 +113,6 @@ pub async fn metrics(
 ) -> Result<impl IntoResponse, StatusCode> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::preferred(accept);
-    let text = app.metrics.encode(&app, format).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let text = exposition::encode(&app, format).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], text))
 }

@@ -1,10 +1,11 @@
 //! The queue between threads that log and the thread that writes to stderr.
 //!
-//! Promises: [`Queue::push`] takes a lock for the time of a copy and waits for nothing else; memory is
-//! bounded by two buffers of [`QUEUE_BYTES_MAX`]; every line is written whole, in order, or counted as lost.
+//! Promises: [`Queue::push`] holds a lock for the time of a copy and waits for nothing else; memory is
+//! bounded by two buffers of [`QUEUE_BYTES_MAX`]; every line is written whole and in order, or counted as
+//! lost.
 //!
-//! Never: it does not write a line twice, and a line that was cut off half-way is not continued: the next
-//! one begins on a line of its own.
+//! Never: it does not write a line twice, and does not continue a line that was cut off: the next one starts
+//! on a line of its own.
 
 use std::{
     io, mem,
@@ -19,16 +20,16 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
 };
-/// How many bytes wait to be written: some three thousand lines.
+/// Bytes that wait to be written: some three thousand lines.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// How many bytes one call of the system writes: what a pipe holds.
+/// Bytes that one system call writes: the size of a pipe's buffer.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
-/// Lines that wait to be written.
+/// The queue of lines that wait to be written.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Notified when there is something to write, and when all is written.
+    /// Notified when there are lines to write, and when all are written.
     changed: Condvar,
     lost: AtomicU64,
 }
@@ -37,12 +38,12 @@ pub(super) struct Queue {
 struct State {
     /// Whole lines.
     waiting: Vec<u8>,
-    /// Whether the writing thread holds lines that it has taken out of `waiting`.
+    /// Whether the writing thread holds lines taken from `waiting`.
     writing: bool,
 }
 
 impl Queue {
-    /// Appends a line, which ends with a line feed; drops and counts it when the queue is full.
+    /// Appends a line, which ends with a line feed. If the queue is full, the line is dropped and counted.
     pub(super) fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.waiting.len() + line.len() > QUEUE_BYTES_MAX {
@@ -50,7 +51,7 @@ impl Queue {
             self.lose(1);
             return;
         }
-        // The writing thread waits only while there is nothing.
+        // The writing thread waits only while the queue is empty.
         let was_empty = state.waiting.is_empty();
         state.waiting.extend_from_slice(line);
         drop(state);
@@ -59,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// Waits until nothing is left to be written, for `timeout` at most.
+    /// Waits up to `timeout` until all lines are written.
     pub(super) fn flush(&self, timeout: Duration) {
         let has_lines = |state: &mut State| state.writing || !state.waiting.is_empty();
         let _ = self.changed.wait_timeout_while(self.lock(), timeout, has_lines);
@@ -71,12 +72,12 @@ impl Queue {
 
     /// Writes lines to stderr for as long as the process lives.
     pub(super) fn write_to_stderr(&self) {
-        // The descriptor itself: `std`'s lock on stderr must not be held by a thread that waits.
+        // Write to the descriptor itself: a blocked thread must not hold `std`'s lock on stderr.
         self.write_forever(|bytes| {
             loop {
                 match rustix::io::write(rustix::stdio::stderr(), bytes) {
                     Err(Errno::INTR) => {}
-                    // Another process may have made the terminal or pipe non-blocking for all who share it.
+                    // Another process that shares the terminal or pipe may have made it non-blocking.
                     Err(Errno::AGAIN) => {
                         poll(&mut [PollFd::from_borrowed_fd(rustix::stdio::stderr(), PollFlags::OUT)], None)?;
                     }
@@ -96,13 +97,13 @@ impl Queue {
             self.lose(lost);
             let lost_in_all = self.lines_lost();
             if lost == 0 && lost_in_all > lost_before {
-                tracing::warn!(lines = lost_in_all - lost_before, "log lines were lost");
+                tracing::warn!(lines = lost_in_all - lost_before, "log lines lost");
                 lost_before = lost_in_all;
             }
         }
     }
 
-    /// Waits for lines, and exchanges them for the ones that have been written.
+    /// Waits for lines, and swaps them with the buffer of written ones.
     fn take(&self, lines: &mut Vec<u8>) {
         lines.clear();
         let mut state = self.lock();
@@ -125,8 +126,8 @@ impl Queue {
     }
 }
 
-/// Writes whole lines. What cannot be written is given up; says how many lines that were. `torn` is whether
-/// the last thing that was written is a part of a line.
+/// Writes whole lines, and drops those that cannot be written. Returns the number of dropped lines. `torn`
+/// tells whether the last write ended within a line.
 fn write_lines(lines: &[u8], torn: &mut bool, write: &mut impl FnMut(&[u8]) -> io::Result<usize>) -> u64 {
     let mut lost = 0;
     for piece in pieces(lines) {
@@ -143,7 +144,7 @@ fn write_lines(lines: &[u8], torn: &mut bool, write: &mut impl FnMut(&[u8]) -> i
     lost
 }
 
-/// Writes until the first error; says how many bytes were written.
+/// Writes until the first error, and returns the number of bytes written.
 fn write_all(bytes: &[u8], write: &mut impl FnMut(&[u8]) -> io::Result<usize>) -> usize {
     let mut written = 0;
     while written < bytes.len() {
@@ -155,7 +156,8 @@ fn write_all(bytes: &[u8], write: &mut impl FnMut(&[u8]) -> io::Result<usize>) -
     written
 }
 
-/// Whole lines, as many together as one call may write; a longer line by itself.
+/// Splits lines into pieces of whole lines, as large as one call may write; a longer line is a piece of its
+/// own.
 fn pieces(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         if lines.is_empty() {
@@ -179,7 +181,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-/// What an event is formatted into: a line each.
+/// The writer that collects the line of one event.
 pub(super) struct LineWriter(Arc<Queue>);
 
 impl LineWriter {
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn flush_returns_in_time_when_nothing_is_written() {
+    fn flush_times_out_when_nothing_is_written() {
         let queue = Queue::default();
         queue.push(&line(1));
         queue.flush(Duration::from_millis(10));
@@ -232,10 +234,11 @@ mod tests {
     fn flush_awaits_the_writer() {
         let queue = Arc::new(Queue::default());
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (writer, output) = (queue.clone(), written.clone());
+        let writer = queue.clone();
+        let output = written.clone();
         std::thread::spawn(move || {
             writer.write_forever(|bytes| {
-                // A few bytes at a time, as a pipe that is nearly full takes them.
+                // Write a few bytes at a time, as to a pipe that is nearly full.
                 let count = bytes.len().min(3);
                 output.lock().unwrap().extend_from_slice(&bytes[..count]);
                 Ok(count)
@@ -257,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a disk or a pipe takes and refuses, each line comes out whole and once, or is counted.
+        /// Whatever a disk or pipe accepts, each line is written whole and once, or counted.
         #[test]
         fn every_line_is_written_whole_or_counted(
             sizes in prop::collection::vec(1..200_usize, 1..300),
@@ -269,7 +272,7 @@ mod tests {
             let mut takes = takes.iter().cycle();
             let mut torn = false;
             let mut lost = 0;
-            // One batch of the queue after another.
+            // Write one batch of the queue after another.
             for batch in lines.chunks(7) {
                 lost += write_lines(&batch.concat(), &mut torn, &mut |bytes: &[u8]| {
                     let Some(takes) = takes.next().copied().flatten() else {
@@ -292,7 +295,7 @@ mod tests {
             }
             let missing = (lines.len() - whole.len()) as u64;
             prop_assert!(missing <= lost, "{missing} are missing, {lost} were counted");
-            // A line that was torn before its line feed is whole in the end.
+            // A line that was torn just before its line feed counts as lost but is whole.
             prop_assert!(lost <= missing + whole.len() as u64);
         }
     }

@@ -1,19 +1,19 @@
-//! The text format 0.0.4 of Prometheus, made from `OpenMetrics` 1.0, and the choice between the two.
+//! Converts `OpenMetrics` 1.0 into Prometheus' text format 0.0.4, and negotiates between the two.
 //!
-//! In `OpenMetrics` a counter's family has no `_total` in its name and its sample has; in the older format
-//! both have it. The older one has no units and no end mark.
+//! In `OpenMetrics`, the name of a counter's sample ends with `_total` and that of its family does not; in
+//! the older format both do. The older format has no units and no end mark.
 
 /// A format of `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' own, 0.0.4.
+    /// Prometheus' text format 0.0.4.
     Prometheus,
     /// `OpenMetrics` 1.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// Its content type.
+    /// The content type of the format.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -22,10 +22,11 @@ impl Format {
         }
     }
 
-    /// The one that the values of `Accept` prefer (RFC 9110, section 12.5.1). `OpenMetrics` must be asked for
-    /// by its name; who accepts neither gets Prometheus' own.
+    /// The format that the values of `Accept` prefer (RFC 9110, section 12.5.1). A client gets `OpenMetrics`
+    /// only if it names it; a client that accepts neither gets Prometheus' format.
     pub fn preferred<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut open_metrics, mut plain) = (0, None::<(u8, u16)>);
+        let mut open_metrics = 0;
+        let mut plain = None::<(u8, u16)>;
         for range in accept.into_iter().flat_map(|value| value.split(',')) {
             let Some(Range { kind, version, quality }) = Range::of(range) else { continue };
             let specific = match kind.as_str() {
@@ -38,7 +39,7 @@ impl Format {
                 "*/*" => 0,
                 _ => continue,
             };
-            // The most specific range says how welcome it is.
+            // The most specific range determines the quality.
             plain = plain.max(Some((specific, quality)));
         }
         let plain = plain.map_or(0, |(_, quality)| quality);
@@ -50,7 +51,7 @@ impl Format {
 struct Range {
     kind: String,
     version: Option<String>,
-    /// In thousandths.
+    /// The quality in thousandths.
     quality: u16,
 }
 
@@ -58,7 +59,8 @@ impl Range {
     fn of(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let kind = parts.next().filter(|kind| kind.contains('/'))?.to_ascii_lowercase();
-        let (mut version, mut quality) = (None, 1000);
+        let mut version = None;
+        let mut quality = 1000;
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             let value = value.trim().trim_matches('"');
             match name.trim().to_ascii_lowercase().as_str() {
@@ -71,7 +73,7 @@ impl Range {
     }
 }
 
-/// A quality value (RFC 9110, section 12.4.2).
+/// Parses a quality value (RFC 9110, section 12.4.2) into thousandths.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = fraction.len() <= 3 && fraction.bytes().all(|b| b.is_ascii_digit());
@@ -83,7 +85,7 @@ fn thousandths(text: &str) -> Option<u16> {
     }
 }
 
-/// The same metrics in Prometheus' own format.
+/// Converts metrics from `OpenMetrics` to Prometheus' text format.
 #[must_use]
 pub fn prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
@@ -142,7 +144,7 @@ mod tests {
                  text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
                 OpenMetrics,
             ),
-            // The same, told to prefer the older format.
+            // Prometheus 3, configured to prefer the older format.
             (
                 "text/plain;version=0.0.4;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.2",
                 Prometheus,
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_renamed_and_what_is_new_is_left_out() {
+    fn counters_are_renamed_and_new_elements_omitted() {
         let open_metrics = "# HELP a_b Says \\\"x\\\".\n# TYPE a_b counter\na_b_total{c=\"# TYPE\"} 1\n\
                             # HELP d_seconds D.\n# TYPE d_seconds gauge\n# UNIT d_seconds seconds\nd_seconds 2\n\
                             # HELP e E.\n# TYPE e unknown\ne 3\n# EOF\n";

@@ -1,4 +1,4 @@
-//! Origins that browsers send, and the URL at which people reach this deployment.
+//! The settings `CORS_ORIGINS` and `PUBLIC_URL`: browser origins, and the URL of this deployment.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use url::{Host, Url};
 
 use super::CorsOrigins;
 
-/// What `CORS_ORIGINS` allows, for the error.
+/// The allowed values of `CORS_ORIGINS`, in words for errors.
 pub(super) const ORIGINS: &str = "*, or origins as browsers send them, scheme://host[:port] without user, path or wildcard, \
      separated by commas";
-/// What `PUBLIC_URL` allows, for the error.
+/// The allowed values of `PUBLIC_URL`, in words for errors.
 pub(super) const PUBLIC_URL: &str =
     "https://host[:port][/path], or http://… on loopback; without user, query or fragment";
 
-/// The URL at which people and providers reach this deployment, without a slash at its end.
+/// The URL at which people and identity providers reach this deployment, without a final slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
     text: String,
@@ -27,7 +27,7 @@ impl PublicUrl {
         &self.text
     }
 
-    /// Its origin (RFC 6454): the URL without the path.
+    /// The origin of the URL (RFC 6454), which is the URL without the path.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -44,8 +44,8 @@ pub(super) fn origins(text: &str) -> Option<CorsOrigins> {
     (!origins.is_empty()).then_some(CorsOrigins::Listed(origins))
 }
 
-/// Parses an origin (RFC 6454, section 6.1). A slash at the end is forgiven: people copy it from the address
-/// bar.
+/// Parses an origin (RFC 6454, section 6.1). A final slash is tolerated, since people copy it from the
+/// address bar.
 fn origin(text: &str) -> Option<String> {
     let url = plain(text)?;
     let bare = matches!(url.path(), "" | "/") && url.query().is_none();
@@ -54,9 +54,9 @@ fn origin(text: &str) -> Option<String> {
     }
     match url.scheme() {
         "http" | "https" => Some(url.origin().ascii_serialization()),
-        // Their documents have no host that could be an origin, or browsers never send them.
+        // Documents of these schemes have no host, or browsers never send them as origins.
         "file" | "data" | "blob" | "javascript" | "about" | "ftp" | "ws" | "wss" => None,
-        // An application's own scheme, as in capacitor://localhost.
+        // A scheme of an application, as in capacitor://localhost.
         scheme => {
             let host = url.host_str()?.to_ascii_lowercase();
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -80,7 +80,24 @@ pub(super) fn public_url(text: &str) -> Option<PublicUrl> {
     Some(PublicUrl { text: format!("{origin}{}", url.path().trim_end_matches('/')), origin })
 }
 
-/// Parses `scheme://host…`, without user and fragment and without what a parser would silently drop or repair.
+/// The allowed values of `OTLP_ENDPOINT`, in words for errors.
+pub(super) const OTLP_ENDPOINT: &str =
+    "http:// or https://host[:port][/path] of a collector; without user, query or fragment";
+
+/// Parses the URL of a collector, and adds the path of traces unless it is there (OTLP 1.9, "OTLP/HTTP
+/// Request").
+pub(super) fn otlp_url(text: &str) -> Option<String> {
+    const PATH: &str = "/v1/traces";
+    let url = plain(text.trim())?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+        return None;
+    }
+    let base = url.as_str().trim_end_matches('/');
+    Some(if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") })
+}
+
+/// Parses `scheme://host…` without user and fragment, and rejects text that a parser would silently drop or
+/// repair.
 fn plain(text: &str) -> Option<Url> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '\\' | '@' | '#');
     let (_, rest) = text.split_once("://")?;
@@ -102,6 +119,21 @@ fn is_loopback(host: &Host<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn path_of_traces_is_added_to_a_collector() {
+        for (given, sent) in [
+            ("http://jaeger:4318", Some("http://jaeger:4318/v1/traces")),
+            ("https://otel.example.org/collect/", Some("https://otel.example.org/collect/v1/traces")),
+            ("http://127.0.0.1:4318/v1/traces", Some("http://127.0.0.1:4318/v1/traces")),
+            ("jaeger:4318", None),
+            ("grpc://jaeger:4317", None),
+            ("http://user:secret@jaeger:4318", None),
+            ("http://jaeger:4318/?key=1", None),
+        ] {
+            assert_eq!(otlp_url(given).as_deref(), sent, "{given}");
+        }
+    }
 
     #[test]
     fn origins_are_normalised_to_what_browsers_send() {
@@ -130,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn invalid_origins_are_refused() {
         for text in [
             "example.org",
             "null",
@@ -163,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_url_is_https_or_on_loopback() {
+    fn public_url_is_https_or_on_loopback() {
         for (given, text, origin) in [
             ("https://Id.Example.org", "https://id.example.org", "https://id.example.org"),
             ("https://x:443/iam/", "https://x/iam", "https://x"),
@@ -192,7 +224,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn an_origin_stays_what_it_is(text in "[a-zA-Z]{1,6}://[a-zA-Z0-9.:*@/\\[\\]-]{0,12}") {
+        fn parsed_origin_parses_to_itself(text in "[a-zA-Z]{1,6}://[a-zA-Z0-9.:*@/\\[\\]-]{0,12}") {
             if let Some(once) = origin(&text) {
                 assert_eq!(origin(&once), Some(once.clone()));
                 assert!(!once.ends_with('/') && !once.contains('@'));

@@ -1,42 +1,41 @@
-//! Where settings come from, and which one wins.
+//! Reads settings from their sources, in order of precedence.
 //!
-//! An empty text is no value, wherever it stands: a flag, a variable, a key of the file, a file that
-//! a variable names. Everything that is text is checked for being text here, once for all settings:
-//! what [`value`] sees is UTF-8 without control characters.
+//! An empty text is no value, in every source: a flag, a variable, a key of the file, a file that a variable
+//! names. This module checks all text once for all settings: [`value`] receives UTF-8 without control
+//! characters.
 
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    io::Read as _,
     path::Path,
 };
 
 use zeroize::Zeroizing;
 
-use super::{SPECS, Settings, SettingsError, Spec, value};
+use super::{SPECS, Settings, SettingsError, Spec, file::read_regular, value};
 
-/// Longest settings file and longest file that holds one value, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Bytes of a settings file, or of a file that holds one value, at most.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 const PREFIX: &str = "PALISADE_";
-/// The path of the settings file.
+/// The variable that holds the path of the settings file.
 const CONFIG: &str = "CONFIG";
-/// The password of a superuser that a command makes.
+/// The variable that holds the password of a superuser that a command creates.
 const SUPERUSER_PASSWORD: &str = "SUPERUSER_PASSWORD";
-/// Variables of ours that are no settings. Each has a `_FILE` too.
+/// Palisade's variables that are no settings. Each also has a `_FILE` form.
 const OTHER_VARIABLES: &[&str] = &[CONFIG, SUPERUSER_PASSWORD];
 
-/// What was given, before it is read.
+/// The sources of settings, before they are parsed.
 #[derive(Debug, Default, Clone)]
 pub struct Sources {
-    /// By setting name.
+    /// The values of flags, by setting name.
     pub flags: BTreeMap<&'static str, String>,
-    /// The whole environment.
+    /// All environment variables.
     pub environment: BTreeMap<OsString, OsString>,
-    /// `--config`, which beats `PALISADE_CONFIG`.
+    /// The value of `--config`, which beats `PALISADE_CONFIG`.
     pub config: Option<String>,
 }
 
-/// A value and how its source is called in errors.
+/// A value, with the name of its source for errors.
 pub(super) struct Given {
     pub(super) name: String,
     pub(super) text: String,
@@ -49,11 +48,11 @@ impl Sources {
         Self { flags, environment: std::env::vars_os().collect(), config }
     }
 
-    /// The text of `PALISADE_<name>`, or of the file that `PALISADE_<name>_FILE` names; without the end of
-    /// its line when it comes from a file. The warnings say which files are empty.
+    /// The text of `PALISADE_<name>`, or of the file that `PALISADE_<name>_FILE` names, without its final
+    /// line break. Adds a warning for an empty file.
     ///
     /// # Errors
-    /// When both are set, the text is not UTF-8, or the file cannot be read.
+    /// If both are set, the text is not UTF-8, or the file cannot be read.
     fn variable(&self, name: &str, warnings: &mut Vec<String>) -> Result<Option<Given>, SettingsError> {
         let variable = format!("{PREFIX}{name}");
         let named = format!("{variable}_FILE");
@@ -66,7 +65,7 @@ impl Sources {
                 None => Err(SettingsError::NotText { name: variable }),
             },
             (None, Some(path)) => {
-                let text = read_bounded(Path::new(path)).map_err(|why| SettingsError::File {
+                let text = read_text(Path::new(path)).map_err(|why| SettingsError::File {
                     name: named.clone(),
                     path: path.display().to_string(),
                     why,
@@ -82,20 +81,20 @@ impl Sources {
         }
     }
 
-    /// The password of a superuser that a command makes: `PALISADE_SUPERUSER_PASSWORD`, or what is in the
-    /// file that `PALISADE_SUPERUSER_PASSWORD_FILE` names.
+    /// The password of a superuser that a command creates: `PALISADE_SUPERUSER_PASSWORD`, or the content of
+    /// the file that `PALISADE_SUPERUSER_PASSWORD_FILE` names.
     ///
     /// # Errors
-    /// As for a setting. Whether it may be a password is not asked.
+    /// As for a setting. The password policy is not checked here.
     pub fn superuser_password(&self) -> Result<Option<Zeroizing<String>>, SettingsError> {
         let given = self.variable(SUPERUSER_PASSWORD, &mut Vec::new())?;
         Ok(given.map(|given| Zeroizing::new(given.text)))
     }
 }
 
-/// Reads the settings; gives the warnings too.
+/// Reads and validates the settings. Returns them with warnings.
 ///
-/// Every command reads its settings here, so `check-config` and the start of a node judge values alike.
+/// Every command reads its settings here, so `check-config` and a starting node accept the same values.
 ///
 /// # Errors
 /// The first setting that is wrong.
@@ -115,7 +114,7 @@ pub fn read(sources: &Sources) -> Result<(Settings, Vec<String>), SettingsError>
         }
     }
     let settings = value::settings(given, &mut warnings)?;
-    // A command that makes a superuser reads it again; here a mistake is found by all of them.
+    // A command that creates a superuser reads it again; here every command reports a mistake.
     sources.superuser_password()?;
     Ok((settings, warnings))
 }
@@ -126,10 +125,10 @@ fn lookup(
     file: &BTreeMap<String, String>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Given>, SettingsError> {
-    // Read in any case: both a variable and its file are a mistake although a flag beats them.
+    // Always read: setting both a variable and its file is a mistake even if a flag beats them.
     let by_variable = sources.variable(spec.name, warnings)?;
     let by_flag = sources.flags.get(spec.name).filter(|text| !text.is_empty());
-    let by_flag = by_flag.map(|text| Given { name: flag(spec), text: text.clone() });
+    let by_flag = by_flag.map(|text| Given { name: spec.flag_name(), text: text.clone() });
     let by_file = || {
         let key = spec.name.to_lowercase();
         let text = file.get(&key).filter(|text| !text.is_empty())?.clone();
@@ -143,10 +142,10 @@ fn lookup(
     given.map(|given| plain(spec, given)).transpose()
 }
 
-/// Nothing that ends a line, moves a cursor or cannot be seen: it would go to tokens, paths and logs.
+/// Rejects line breaks, control and invisible characters, since values go into tokens, paths and logs.
 fn plain(spec: &Spec, mut given: Given) -> Result<Given, SettingsError> {
     if !spec.flag {
-        // Secrets are often made by tools that end them with a line break.
+        // Tools that generate secrets often end them with a line break.
         given.text.truncate(given.text.trim_end().len());
     }
     if !given.text.chars().any(char::is_control) {
@@ -158,18 +157,13 @@ fn plain(spec: &Spec, mut given: Given) -> Result<Given, SettingsError> {
 
 const NO_CONTROL: &str = "text without control characters (such as a carriage return at the end of a line)";
 
-/// `--access-ttl` of `ACCESS_TTL`.
-pub(crate) fn flag(spec: &Spec) -> String {
-    format!("--{}", spec.name.to_lowercase().replace('_', "-"))
-}
-
 fn read_file(given: &Given) -> Result<BTreeMap<String, String>, SettingsError> {
     let path = &given.text;
     let unreadable =
         |why: String| SettingsError::File { name: given.name.clone(), path: path.to_owned(), why };
-    let text = read_bounded(Path::new(path)).map_err(unreadable)?;
+    let text = read_text(Path::new(path)).map_err(unreadable)?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| {
-        // The message of the error alone: its snippet could show a secret.
+        // Only the message of the error: its snippet could reveal a secret.
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map(|before| format!(" in line {}", 1 + before.matches('\n').count()));
         let line = line.unwrap_or_default();
@@ -201,15 +195,9 @@ fn read_file(given: &Given) -> Result<BTreeMap<String, String>, SettingsError> {
     Ok(values)
 }
 
-/// The text of a file, without a byte order mark.
-fn read_bounded(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    // By what is read, not by what the system says: a pipe or a device has no length.
-    let length = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if u64::try_from(length).is_ok_and(|length| length > MAX_FILE_BYTES) {
-        return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
-    }
+/// Reads the text of a regular file, without a byte order mark.
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = read_regular(path, FILE_BYTES_MAX).map_err(|error| error.to_string())?;
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
@@ -269,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_hold_the_value() {
+    fn file_may_hold_the_value() {
         let secret = file(&format!("{}\n", "A".repeat(43) + "="));
         let path = secret.path().to_str().unwrap();
         let (settings, _) = read(&sources(&[], &[("PALISADE_MASTER_KEY_FILE", path)])).unwrap();
@@ -309,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_secret_is_not_shown() {
+    fn wrong_secret_is_not_shown() {
         for store in
             ["cql://user:hunter2@host", "cql://hunter2@", "postgres://user:hunter2@host/db", "hunter2"]
         {
@@ -323,22 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_store_needs_a_master_key() {
+    fn shared_store_needs_a_master_key() {
         let text = error(&sources(&[("STORE", "cql://user:hunter2@host/keyspace")], &[]));
         assert!(text.contains("PALISADE_MASTER_KEY") && !text.contains("hunter2"), "{text}");
-    }
-
-    #[test]
-    fn the_readme_has_every_setting_with_its_default() {
-        let readme = include_str!("../../../README.md");
-        for spec in SPECS {
-            let row = readme.lines().find(|line| {
-                line.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{}`", spec.name)))
-            });
-            let row = row.unwrap_or_else(|| panic!("{} is not in the README's table", spec.name));
-            assert!(spec.default.is_none_or(|default| row.contains(&format!("`{default}`"))), "{row}");
-            assert!(!spec.flag || row.contains(&format!("`{}`", flag(spec))), "{row}");
-        }
     }
 
     #[test]
@@ -355,7 +330,7 @@ mod tests {
         }
     }
 
-    /// Values that make trouble somewhere: in a path, a header, a token, a log line, a look-up.
+    /// Values that cause trouble in a path, a header, a token, a log line or a lookup.
     const HOSTILE: &[&str] = &[
         " ",
         ",",
@@ -389,13 +364,14 @@ mod tests {
         "[::",
     ];
 
-    /// What only these may take of the values above.
+    /// The settings that accept some of the values above, and which.
     const TAKES: &[(&str, &str)] = &[
         (
             "DATA_DIR",
             "-1 +1 0x10 1e9 NaN 99999999999999999999999 18446744073709551615s 999999999999d true null warning ../../etc/passwd , %00 host:99999 ::: [::",
         ),
         ("CORS_ORIGINS", "http://0.0.0.0:8080"),
+        ("OTLP_ENDPOINT", "http://0.0.0.0:8080"),
         ("ISSUER", "*"),
         ("AUDIENCE", "*"),
         (
@@ -419,7 +395,7 @@ mod tests {
                         TAKES.iter().find(|(name, _)| *name == spec.name).map_or("", |(_, takes)| takes);
                     let is_text =
                         takes == "*" && !value.contains(value::is_invisible) && value.trim() == *value;
-                    // Another setting's check may be of another crate, or younger than this table.
+                    // The check of another setting may be in another crate, or newer than this table.
                     let is_listed = takes.split(' ').any(|taken| taken == *value);
                     assert!(is_text || is_listed, "{} takes {value:?}", spec.name);
                     continue;
@@ -439,7 +415,8 @@ mod tests {
             &SPECS.iter().map(|spec| format!("{} = \"\"\n", spec.name.to_lowercase())).collect::<String>(),
         );
         for spec in SPECS {
-            let (variable, named) = (format!("{PREFIX}{}", spec.name), format!("{PREFIX}{}_FILE", spec.name));
+            let variable = format!("{PREFIX}{}", spec.name);
+            let named = format!("{PREFIX}{}_FILE", spec.name);
             let flags: &[_] = if spec.flag { &[(spec.name, "")] } else { &[] };
             let mut given = sources(flags, &[(&variable, ""), (&named, "")]);
             given.config = Some(toml.path().to_str().unwrap().to_owned());
@@ -452,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn log_filters_keep_errors_of_what_they_do_not_name() {
+    fn log_filters_keep_errors_of_unnamed_targets() {
         use tracing_subscriber::{EnvFilter, filter::LevelFilter};
         for text in
             ["info", "ERROR", "palisade=debug", "node=off", "hyper=trace,scylla=warn", "warn,palisade=info"]
@@ -475,8 +452,16 @@ mod tests {
             ("[::]:80", "127.0.0.1:80", false),
             ("[::1]:80", "[::]:80", false),
             ("localhost:80", "localhost:80", false),
+            ("localhost:80", "127.0.0.1:80", false),
+            ("0.0.0.0:80", "localhost:80", false),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", false),
+            ("localhost:80", "localhost:81", true),
             ("127.0.0.1:80", "127.0.0.2:80", true),
             ("0.0.0.0:80", "[::1]:80", true),
+            ("localhost:80", "[::1]:80", false),
+            ("LOCALHOST.:80", "127.0.0.1:80", false),
+            ("[::]:80", "localhost:80", false),
+            ("node.example:80", "NODE.example:80", false),
             ("127.0.0.1:0", "127.0.0.1:0", true),
             ("127.0.0.1:80", "127.0.0.1:81", true),
         ] {
@@ -510,13 +495,13 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(setting in 0..SPECS.len(), text: String) {
+        fn no_text_causes_a_panic(setting in 0..SPECS.len(), text: String) {
             let given = sources(&[(SPECS[setting].name, &text)], &[]);
             let _ = read(&given);
         }
 
         #[test]
-        fn no_file_makes_it_panic(text: String) {
+        fn no_file_causes_a_panic(text: String) {
             let toml = file(&text);
             let mut given = sources(&[], &[]);
             given.config = Some(toml.path().to_str().unwrap().to_owned());

@@ -2,27 +2,30 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ipnet::IpNet;
 use schema::{
     limit::{Rate, parse_duration},
     token::Algorithm,
 };
-use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use super::{
-    ClusterSettings, CorsOrigins, LogFormat, LogSettings, SPECS, Settings, SettingsError, StalePolicy,
-    StoreSetting, origin, source::Given,
+    ClusterSettings, CorsOrigins, ListenWhen, LogFormat, LogSettings, SPECS, Settings, SettingsError,
+    StalePolicy, StoreSetting, TraceSettings, log_filter, origin, source::Given,
 };
 use cluster::secret::Secret;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
+const ONE_HOUR: Duration = Duration::from_secs(HOUR);
+const MAX_STALENESS_MIN: Duration = Duration::from_millis(100);
 
 /// Makes the settings of what was given. Adds warnings about values that are allowed and hardly meant.
 pub(super) fn settings(
@@ -32,6 +35,10 @@ pub(super) fn settings(
     let mut take = |name: &str| given.remove(name);
     let store = store(take("STORE"))?;
     let master_key = secret(take("MASTER_KEY"))?;
+    let master_key_accepted = secret(take("MASTER_KEY_ACCEPTED"))?;
+    if master_key.is_none() && master_key_accepted.is_some() {
+        return Err(wrong("MASTER_KEY_ACCEPTED", HIDDEN, "only beside PALISADE_MASTER_KEY"));
+    }
     if matches!(store, StoreSetting::Cql(_)) && master_key.is_none() {
         let allowed =
             "with a CQL store: 32 bytes of base64, the same on every node (`openssl rand -base64 32`)";
@@ -40,54 +47,31 @@ pub(super) fn settings(
     }
     let cluster = Cluster {
         listen: optional(take("CLUSTER_LISTEN"), ADDRESS, peer_address)?,
-        advertise: optional(take("CLUSTER_ADVERTISE"), REACHABLE, |text| {
-            let reachable =
-                |address: SocketAddr| !address.ip().is_unspecified() && !address.ip().is_multicast();
-            peer_address(text).filter(|text| text.parse().map_or(true, reachable))
-        })?,
-        seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", |text| {
-            text.split(',').map(|seed| peer_address(seed.trim())).collect()
-        })?,
-        name: required(take("CLUSTER_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
-            schema::Name::is_valid(text).then(|| text.to_owned())
-        })?,
-        secret: hidden(take("CLUSTER_SECRET"), CLUSTER_SECRET, |text| {
-            Some(Zeroizing::new(STANDARD.decode(text.trim()).ok()?))
-        })?,
+        advertise: optional(take("CLUSTER_ADVERTISE"), REACHABLE, reachable_address)?,
+        seeds: optional(take("CLUSTER_SEEDS"), "host:port, separated by commas", peer_addresses)?,
+        name: required(take("CLUSTER_NAME"), NAME, name)?,
+        secret: hidden(take("CLUSTER_SECRET"), CLUSTER_SECRET, base64_bytes)?,
+        accepted: hidden(take("CLUSTER_SECRET_ACCEPTED"), CLUSTER_SECRET, base64_bytes)?,
     };
+    let sample = required(take("OTLP_SAMPLE"), "a number from 0 to 1", share)?;
     let settings = Settings {
+        traces: optional(take("OTLP_ENDPOINT"), origin::OTLP_ENDPOINT, origin::otlp_url)?
+            .map(|url| TraceSettings { url, sample }),
         cluster: cluster.settings(&store, warnings)?,
         ack_deadline: duration(take("ACK_DEADLINE"), "0ms to 10s", Duration::ZERO, Duration::from_secs(10))?,
-        max_staleness: duration(
-            take("MAX_STALENESS"),
-            "100ms to 24h",
-            Duration::from_millis(100),
-            Duration::from_secs(DAY),
-        )?,
-        stale_policy: required(take("STALE_POLICY"), "open, closed", |text| match text {
-            "open" => Some(StalePolicy::Open),
-            "closed" => Some(StalePolicy::Closed),
-            _ => None,
-        })?,
+        max_staleness: duration(take("MAX_STALENESS"), "100ms to 24h", MAX_STALENESS_MIN, 24 * ONE_HOUR)?,
+        stale_policy: required(take("STALE_POLICY"), "open, closed", StalePolicy::parse)?,
         store,
         store_migrate: required(take("STORE_MIGRATE"), "on, off", switch)?,
         redis: redis(take("REDIS"))?,
-        journal_size: required(
-            take("JOURNAL_SIZE"),
-            "a number and KiB, MiB or GiB; here 64KiB to 1GiB",
-            |text| bytes(text).filter(|bytes| (64 << 10..=1 << 30).contains(bytes)),
-        )?,
-        body_budget: required(
-            take("BODY_BUDGET"),
-            "a number and KiB, MiB or GiB; here 32MiB to 64GiB",
-            |text| bytes(text).filter(|bytes| (32 << 20..=64 << 30).contains(bytes)),
-        )?,
+        journal_size: size(take("JOURNAL_SIZE"), "64KiB to 1GiB", 64 << 10..=1 << 30)?,
+        body_budget: size(take("BODY_BUDGET"), "32MiB to 64GiB", 32 << 20..=64 << 30)?,
         listen: required(take("LISTEN"), ADDRESS, address)?,
+        listen_when: required(take("LISTEN_WHEN"), "start or ready", ListenWhen::parse)?,
         data_dir: required(take("DATA_DIR"), DIRECTORY, directory)?,
-        node_name: optional(take("NODE_NAME"), "1 to 64 of A-Z a-z 0-9 _ . : -", |text| {
-            schema::Name::is_valid(text).then(|| text.to_owned())
-        })?,
+        node_name: optional(take("NODE_NAME"), NAME, name)?,
         master_key,
+        master_key_accepted,
         issuer: required(take("ISSUER"), CLAIM, claim)?,
         audience: required(take("AUDIENCE"), CLAIM, claim)?,
         signing_algorithm: required(take("SIGNING_ALGORITHM"), "EdDSA, ES256, RS256", algorithm)?,
@@ -96,42 +80,58 @@ pub(super) fn settings(
         refresh_grace: seconds(take("REFRESH_GRACE"), "0s to 5m", 0, 300)?,
         drain_grace: seconds(take("DRAIN_GRACE"), "0s to 10m", 0, 600)?,
         idle_timeout: seconds(take("IDLE_TIMEOUT"), "1s to 1h", 1, HOUR)?,
-        connections_per_address: optional(
-            take("CONNECTIONS_PER_ADDRESS"),
-            "a number from 1 to 1000000",
-            |text| number(text).filter(|number| (1..=1_000_000).contains(number)),
-        )?,
+        connections_per_address: optional(take("CONNECTIONS_PER_ADDRESS"), CONNECTIONS, connections)?,
         operator_listen: optional(take("OPERATOR_LISTEN"), ADDRESS, address)?,
         public_url: optional(take("PUBLIC_URL"), origin::PUBLIC_URL, origin::public_url)?,
         cors_origins: optional(take("CORS_ORIGINS"), origin::ORIGINS, origin::origins)?
             .unwrap_or(CorsOrigins::None),
-        trusted_proxies: optional(
-            take("TRUSTED_PROXIES"),
-            "addresses or networks, as in 10.0.0.0/8,::1",
-            |text| {
-                let network = |part: &str| {
-                    part.parse()
-                        .ok()
-                        .or_else(|| part.parse::<std::net::IpAddr>().ok().map(ipnet::IpNet::from))
-                };
-                list(text).map(network).collect::<Option<Vec<_>>>().filter(|networks| !networks.is_empty())
-            },
-        )?
-        .unwrap_or_default(),
+        trusted_proxies: optional(take("TRUSTED_PROXIES"), NETWORKS, networks)?.unwrap_or_default(),
         login_account_failures: required(take("LOGIN_ACCOUNT_FAILURES"), RATE, rate)?,
         login_address_failures: required(take("LOGIN_ADDRESS_FAILURES"), RATE, rate)?,
         registration_rate: required(take("REGISTRATION_RATE"), RATE, rate)?,
         log: LogSettings {
-            filter: required(take("LOG"), LOG, |text| log_filter(text, warnings))?,
-            format: optional(take("LOG_FORMAT"), "text or json", |text| match text {
-                "text" => Some(LogFormat::Text),
-                "json" => Some(LogFormat::Json),
-                _ => None,
-            })?,
+            filter: required(take("LOG"), log_filter::ALLOWED, |text| log_filter::parse(text, warnings))?,
+            format: optional(take("LOG_FORMAT"), "text or json", LogFormat::parse)?,
         },
     };
     listeners_are_apart(&settings)?;
     Ok(settings)
+}
+
+const NAME: &str = "1 to 64 of A-Z a-z 0-9 _ . : -";
+const CONNECTIONS: &str = "a number from 1 to 1000000";
+const NETWORKS: &str = "addresses or networks, as in 10.0.0.0/8,::1";
+
+fn name(text: &str) -> Option<String> {
+    schema::Name::is_valid(text).then(|| text.to_owned())
+}
+
+fn reachable_address(text: &str) -> Option<String> {
+    let is_reachable = |address: SocketAddr| !address.ip().is_unspecified();
+    peer_address(text).filter(|text| text.parse().map_or(true, is_reachable))
+}
+
+fn peer_addresses(text: &str) -> Option<Vec<String>> {
+    text.split(',').map(|seed| peer_address(seed.trim())).collect()
+}
+
+fn share(text: &str) -> Option<f64> {
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    text.parse().ok().filter(|share| is_decimal && (0.0..=1.0).contains(share))
+}
+
+fn connections(text: &str) -> Option<usize> {
+    number(text).filter(|number| (1..=1_000_000).contains(number))
+}
+
+fn networks(text: &str) -> Option<Vec<IpNet>> {
+    let network = |part: &str| part.parse().ok().or_else(|| part.parse::<IpAddr>().ok().map(IpNet::from));
+    list(text).map(network).collect::<Option<Vec<_>>>().filter(|networks| !networks.is_empty())
+}
+
+fn size(given: Option<Given>, range: &str, bounds: RangeInclusive<u64>) -> Result<u64, SettingsError> {
+    let allowed = format!("a number and KiB, MiB or GiB; here {range}");
+    required(given, &allowed, |text| bytes(text).filter(|bytes| bounds.contains(bytes)))
 }
 
 /// Two listeners on one address: the second could not be opened.
@@ -156,15 +156,36 @@ fn listeners_are_apart(settings: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// Whether two listeners cannot both be open. Names are compared as text: what they resolve to may change.
+/// Whether two listeners cannot both be open. Names are compared as text, since what they resolve to may change;
+/// `localhost` is always this machine (RFC 6761, section 6.3), by IPv4 or IPv6.
 fn overlap(one: &str, other: &str) -> bool {
-    let (Ok(a), Ok(b)) = (one.parse::<SocketAddr>(), other.parse::<SocketAddr>()) else {
-        return one == other && !one.ends_with(":0");
-    };
+    let ours = fixed_addresses(one);
+    let theirs = fixed_addresses(other);
+    if ours.is_empty() || theirs.is_empty() {
+        return one.eq_ignore_ascii_case(other) && !one.ends_with(":0");
+    }
     let all = |address: SocketAddr, other: SocketAddr| {
         address.ip().is_unspecified() && (address.is_ipv6() || other.is_ipv4())
     };
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || all(a, b) || all(b, a))
+    let collide = |a: SocketAddr, b: SocketAddr| {
+        a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || all(a, b) || all(b, a))
+    };
+    ours.iter().any(|a| theirs.iter().any(|b| collide(*a, *b)))
+}
+
+/// The addresses of `host:port`, unless the host is a name that has to be looked up.
+fn fixed_addresses(text: &str) -> Vec<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return vec![SocketAddr::new(address.ip().to_canonical(), address.port())];
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return Vec::new() };
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_local = host == "localhost" || host.ends_with(".localhost");
+    let local: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    match port.parse() {
+        Ok(port) if is_local => local.map(|ip| SocketAddr::new(ip, port)).to_vec(),
+        _ => Vec::new(),
+    }
 }
 
 const CLUSTER_SECRET: &str =
@@ -177,6 +198,7 @@ struct Cluster {
     seeds: Option<Vec<String>>,
     name: String,
     secret: Option<Zeroizing<Vec<u8>>>,
+    accepted: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Cluster {
@@ -186,12 +208,12 @@ impl Cluster {
         store: &StoreSetting,
         warnings: &mut Vec<String>,
     ) -> Result<Option<ClusterSettings>, SettingsError> {
-        let wrong = |name: &str, given: &str, allowed: &str| {
-            let (name, given, allowed) = (format!("PALISADE_{name}"), given.to_owned(), allowed.to_owned());
-            SettingsError::Wrong { name, given, allowed }
-        };
         let secret = self.secret.map(|secret| Secret::new(secret, &self.name)).transpose();
-        let secret = secret.map_err(|_| wrong("CLUSTER_SECRET", HIDDEN, CLUSTER_SECRET))?;
+        let mut secret = secret.map_err(|_| wrong("CLUSTER_SECRET", HIDDEN, CLUSTER_SECRET))?;
+        if let (Some(own), Some(accepted)) = (secret.clone(), self.accepted) {
+            let both = own.accepting(accepted);
+            secret = Some(both.map_err(|_| wrong("CLUSTER_SECRET_ACCEPTED", HIDDEN, CLUSTER_SECRET))?);
+        }
         let Some(listen) = self.listen else {
             return match (self.advertise, self.seeds) {
                 (None, None) => {
@@ -218,6 +240,26 @@ impl Cluster {
             name: self.name,
         }))
     }
+}
+
+fn wrong(name: &str, given: &str, allowed: &str) -> SettingsError {
+    SettingsError::Wrong {
+        name: format!("PALISADE_{name}"),
+        given: given.to_owned(),
+        allowed: allowed.to_owned(),
+    }
+}
+
+fn base64_bytes(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    STANDARD.decode(text.trim()).ok().map(Zeroizing::new)
+}
+
+/// The store that a flag names in the form of `STORE`.
+///
+/// # Errors
+/// When it is no store.
+pub fn store_setting(flag: &str, text: String) -> Result<StoreSetting, SettingsError> {
+    store(Some(Given { name: flag.to_owned(), text }))
 }
 
 fn store(given: Option<Given>) -> Result<StoreSetting, SettingsError> {
@@ -284,68 +326,6 @@ fn shortened(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-const LOG: &str = "off, error, warn, info, debug, trace, and target=level, separated by commas, \
-                   as in warn,palisade=debug";
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// The level of what no directive names.
-const BASE: &str = "info";
-/// What the target `palisade` stands for: the crates of this workspace that log.
-const OURS: [&str; 7] = ["actors", "cache_redis", "cluster", "node", "schema", "store_redb", "store_scylla"];
-/// Libraries that log too.
-const LIBRARIES: [&str; 12] = [
-    "axum",
-    "chitchat",
-    "h2",
-    "hyper",
-    "hyper_util",
-    "mio",
-    "ractor",
-    "redis",
-    "rustls",
-    "scylla",
-    "tokio",
-    "tower_http",
-];
-
-/// The directives of a `tracing` filter, which always has a level for what it does not name: a filter with
-/// a misspelt word in it would otherwise switch the whole log off.
-fn log_filter(text: &str, warnings: &mut Vec<String>) -> Option<String> {
-    let level = |text: &str| LEVELS.into_iter().find(|level| level.eq_ignore_ascii_case(text));
-    let (mut base, mut directives) = (None, Vec::new());
-    for part in text.split(',').map(str::trim) {
-        let Some((target, name)) = part.split_once('=') else {
-            if base.replace(level(part)?).is_some() {
-                return None;
-            }
-            continue;
-        };
-        let level = level(name)?;
-        let is_ident = |part: &str| {
-            part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        };
-        if !target.split("::").all(is_ident) {
-            return None;
-        }
-        let root = target.split("::").next().unwrap_or_default();
-        if target == "palisade" {
-            directives.extend(OURS.map(|ours| format!("{ours}={level}")));
-        } else {
-            if !OURS.contains(&root) && !LIBRARIES.contains(&root) {
-                let known: Vec<_> = ["palisade"].iter().chain(&OURS).chain(&LIBRARIES).copied().collect();
-                let known = known.join(", ");
-                warnings.push(format!(
-                    "PALISADE_LOG names the target {target}, which is unknown; known: {known}"
-                ));
-            }
-            directives.push(format!("{target}={level}"));
-        }
-    }
-    directives.insert(0, base.unwrap_or(BASE).to_owned());
-    let filter = directives.join(",");
-    EnvFilter::try_new(&filter).ok().map(|_| filter)
 }
 
 const DIRECTORY: &str = "a path, which is taken literally: without quotes, ~, $ or white space around it, \
@@ -416,7 +396,8 @@ fn required<T>(
     })
 }
 
-const ADDRESS: &str = "host:port, as in 127.0.0.1:8080, [::1]:8080 or localhost:8080";
+const ADDRESS: &str =
+    "host:port, as in 127.0.0.1:8080, [::1]:8080 or localhost:8080; no multicast or broadcast address";
 
 fn address(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
@@ -425,7 +406,13 @@ fn address(text: &str) -> Option<String> {
     } else {
         host.parse::<Ipv4Addr>().is_ok() || is_name(host)
     };
-    (host_is_good && number::<u16>(port).is_some()).then(|| text.to_owned())
+    (host_is_good && number::<u16>(port).is_some() && !is_of_a_group(text)).then(|| text.to_owned())
+}
+
+/// Whether this is a multicast or the broadcast address: no connection can be made to one.
+fn is_of_a_group(text: &str) -> bool {
+    let ip = text.parse().ok().map(|address: SocketAddr| address.ip().to_canonical());
+    ip.is_some_and(|ip| ip.is_multicast() || ip == Ipv4Addr::BROADCAST)
 }
 
 /// A name that can be looked up (RFC 1123, section 2.1; underscores too, since container networks have

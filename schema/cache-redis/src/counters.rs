@@ -1,8 +1,7 @@
 //! Limits that all nodes count together.
 //!
-//! Everything is counted twice: by this node alone, and in Redis by all. The stricter answer
-//! stands, so without Redis the limits are those of each node. The arithmetic is done here; Redis
-//! only compares and sets.
+//! Every event is counted twice: by this node alone, and in Redis by all nodes. The stricter result applies, so
+//! without Redis each node has its own limits. The arithmetic is done here; Redis only compares and sets.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,60 +11,59 @@ use schema::{
     limit::{Bucket, Counters, Failures, Rate},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use store::cas::{self, Attempt, Pacing};
 use tokio::time::timeout;
 
 use crate::{
     cache::{Cache, Found},
+    link::NoAnswer,
     seal::{Key, Kind},
     stats::count,
     tally::{SharedBucket, Tally, emptier, stricter},
 };
 
-/// The longest value, in bytes.
-const MAX_BYTES: usize = 1024;
-/// How often a change is tried when others change the same value.
-const ATTEMPTS: usize = 8;
+/// Limit of the length of a value, in bytes.
+const VALUE_BYTES_MAX: usize = 1024;
+/// Limit of attempts of a change that loses to concurrent ones.
+const CAS_ATTEMPTS_MAX: usize = 8;
 
-/// [`Counters`] in Redis beside a node's own. Each call takes at most two
-/// deadlines of a command (100 ms) longer than those.
+/// [`Counters`] in Redis, combined with those of the node. Each call takes at most two command deadlines
+/// (100 ms) longer than a call of the local ones.
 pub struct RedisCounters {
     cache: Cache,
     local: Arc<dyn Counters>,
 }
 
-/// What came of looking at a value.
+/// A change of a value, computed from its current state.
 struct Step<T, A> {
-    /// What is to be there, and for how long; `None` when it is right as it is.
+    /// The new value and its TTL; `None` if the value stays as it is.
     write: Option<(T, Duration)>,
     answer: A,
 }
 
 impl RedisCounters {
-    /// Beside the `local` ones, which are asked first and always.
+    /// Combines Redis with the `local` counters, which always count, and count first.
     #[must_use]
     pub fn new(cache: Cache, local: Arc<dyn Counters>) -> Self {
         Self { cache, local }
     }
 
-    /// Changes a value; `None` when that could not be done.
+    /// Changes a value by compare-and-set; `None` if that failed.
     async fn change<T: Serialize + DeserializeOwned, A>(
         &self,
         key: &Key,
-        step: impl Fn(Option<T>) -> Step<T, A> + Send,
+        step: impl Fn(Option<T>) -> Step<T, A> + Send + Sync,
     ) -> Option<A> {
-        let change = async {
-            for _ in 0..ATTEMPTS {
-                let found = self.cache.read(key, MAX_BYTES).await.ok()?;
-                let Step { write, answer } = step(self.value(&found));
-                let Some((next, life)) = write else { return Some(answer) };
-                let body = serde_json::to_vec(&next).ok()?;
-                if self.cache.swap(key, &found, &body, life).await.ok()? {
-                    return Some(answer);
-                }
-            }
-            None
-        };
-        timeout(self.cache.deadline().saturating_mul(2), change).await.ok().flatten()
+        let step = &step;
+        let change = cas::retry(Pacing::AtOnce(CAS_ATTEMPTS_MAX), (), |()| async move {
+            let found = self.cache.read(key, VALUE_BYTES_MAX).await?;
+            let Step { write, answer } = step(self.value(&found));
+            let Some((next, life)) = write else { return Ok::<_, NoAnswer>(Attempt::Done(answer)) };
+            let body = serde_json::to_vec(&next).map_err(|_| NoAnswer)?;
+            let is_swapped = self.cache.swap(key, &found, &body, life).await?;
+            Ok(if is_swapped { Attempt::Done(answer) } else { Attempt::Lost(()) })
+        });
+        timeout(self.cache.deadline().saturating_mul(2), change).await.ok()?.ok()
     }
 
     fn value<T: DeserializeOwned>(&self, found: &Found) -> Option<T> {
@@ -100,7 +98,7 @@ impl Counters for RedisCounters {
     async fn failures(&self, key: &str, now: Timestamp) -> Option<Failures> {
         let local = self.local.failures(key, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
-        let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
+        let Ok(found) = self.cache.read(&name, VALUE_BYTES_MAX).await else { return local };
         let shared = self.credible(self.value(&found), now);
         let local = match local {
             Some(failures) if shared.voids(&failures) => {
@@ -116,7 +114,7 @@ impl Counters for RedisCounters {
     }
 
     async fn fail(&self, key: &str, rate: Rate, now: Timestamp) -> Failures {
-        // First, so that it is counted also when the caller does not wait for Redis.
+        // Counted locally first, so that it counts even if the caller drops the future.
         let mut local = self.local.fail(key, rate, now).await;
         let name = self.cache.key(Kind::Failures, key.as_bytes());
         let shared = self
@@ -138,7 +136,7 @@ impl Counters for RedisCounters {
     async fn bucket(&self, key: &str, rate: Rate, now: Timestamp) -> Option<Bucket> {
         let local = self.local.bucket(key, rate, now).await;
         let name = self.cache.key(Kind::Bucket, key.as_bytes());
-        let Ok(found) = self.cache.read(&name, MAX_BYTES).await else { return local };
+        let Ok(found) = self.cache.read(&name, VALUE_BYTES_MAX).await else { return local };
         let shared = self.credible_bucket(self.value(&found), rate, now);
         let local = match local {
             Some(bucket) if shared.voids(&bucket) => {
@@ -155,7 +153,7 @@ impl Counters for RedisCounters {
 
     async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Timestamp> {
         if let Err(until) = self.local.take(key, rate, now).await {
-            // Unless another node has lifted it meanwhile.
+            // Another node may have lifted the limit.
             if Bucket::wait(self.bucket(key, rate, now).await, rate, now).is_some() {
                 return Err(until);
             }
@@ -176,7 +174,7 @@ impl Counters for RedisCounters {
         self.local.forget(key).await;
         let now = self.cache.now();
         let failures = self.cache.key(Kind::Failures, key.as_bytes());
-        // Nothing is written where nothing was counted, which is at most log-ins.
+        // Nothing is written if nothing was counted, as at most log-ins.
         let forgive = |tally: Option<Tally>| Step {
             write: tally.filter(|t| t.failures.is_some()).map(|_| {
                 let next = Tally::forgiven(now);
@@ -184,7 +182,7 @@ impl Counters for RedisCounters {
             }),
             answer: (),
         };
-        // What could not be forgiven is forgotten when its time is over.
+        // Failures that could not be forgiven expire.
         self.change(&failures, forgive).await;
     }
 
@@ -203,7 +201,7 @@ impl Counters for RedisCounters {
     }
 
     async fn announce(&self, label: &str, lasting: Duration) {
-        // Without it the others do not list it, and nothing else.
+        // If this fails, other nodes do not list the key, with no other effect.
         let _ = self.cache.announce(label.as_bytes(), lasting).await;
     }
 

@@ -1,4 +1,4 @@
-//! What a user may do, as it lies in Redis.
+//! The cached permissions of a user, as stored in Redis.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::seal::TAG_BYTES;
 
-/// The longest value with its MAC, in bytes. What is longer is not cached.
+/// Limit of the length of a value with its MAC, in bytes. A longer one is not cached.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
 
 #[derive(Deserialize)]
 pub(crate) struct Entry {
-    /// Before the load from the store began, by the clock of the node that loaded it.
+    /// A time before the read of the store began, by the clock of the node that read it.
     pub(crate) loaded_at: Timestamp,
     roles: Vec<Role>,
     direct: Vec<Permission>,
@@ -39,19 +39,19 @@ impl Entry {
         Effective { roles: self.roles, direct: self.direct, combined: self.combined }
     }
 
-    /// Its bytes, unless there are too many: then the work ends where the room does.
+    /// The bytes of an entry; `None` if they exceed the limit. Serialization stops there.
     pub(crate) fn write(loaded_at: Timestamp, effective: &Effective) -> Option<Vec<u8>> {
         let Effective { roles, direct, combined } = effective;
-        let mut body = Room(Vec::new());
+        let mut body = BoundedBuffer(Vec::new());
         serde_json::to_writer(&mut body, &EntryRef { loaded_at, roles, direct, combined }).ok()?;
         Some(body.0)
     }
 }
 
-/// Takes no more than an entry may have.
-struct Room(Vec<u8>);
+/// A buffer that rejects more bytes than an entry may have.
+struct BoundedBuffer(Vec<u8>);
 
-impl io::Write for Room {
+impl io::Write for BoundedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_BYTES - TAG_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());

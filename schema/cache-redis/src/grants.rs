@@ -1,12 +1,12 @@
-//! What users may do, without asking the store.
+//! Permissions of users without a read of the store.
 //!
-//! An entry says when its load began. It is believed only when a node wrote it for this user, when
-//! it is young enough, and when its load began after everything that this node heard of the user:
-//! later by [`CLOCK_SKEW`], since the clock is another node's. So a Redis that keeps what was
-//! invalidated, or brings it back, is not believed, and the cache serves again a minute after an
-//! invalidation. (That is as strict as to bypass it for `MAX_AGE + CLOCK_SKEW`: at its end the
-//! oldest entry that is young enough is exactly one that is late enough.) What was heard is
-//! forgotten only when every entry from before it is too old.
+//! An entry holds the time at which its load began. It is accepted only if a node wrote it for this user, if
+//! it is young enough, and if its load began later than every invalidation of the user that this node has
+//! applied: later by [`CLOCK_SKEW`], since the time is that of another node's clock. So invalidated entries
+//! are rejected even if Redis keeps or restores them, and the cache serves a user again a minute after an
+//! invalidation. (That is as strict as to bypass it for `MAX_AGE + CLOCK_SKEW`: at its end, the oldest entry
+//! that is young enough is exactly one that is late enough.) An invalidation is dropped only when every entry
+//! from before it is too old.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,63 +15,63 @@ use schema::{
     Subject, Timestamp, UserId,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants},
-    store::{Added, GrantsStore, Result},
     time::CLOCK_SKEW,
 };
+use store::{Added, GrantsStore, Result};
 use tokio::sync::Semaphore;
 
 use crate::{
     cache::Cache,
     entry::{Entry, MAX_BYTES},
-    heard::Heard,
+    invalidations::InvalidationLog,
     seal::Kind,
     stats::count,
 };
 
-/// How many entries may be on their way to Redis; beyond, they are dropped.
-const WRITES: usize = 32;
+/// Limit of entries that are being written to Redis; further ones are dropped.
+const CONCURRENT_WRITES_MAX: usize = 32;
 
-/// A store of grants whose [`effective`](GrantsStore::effective) may come from Redis. All else goes
-/// to the store.
+/// A store of grants whose [`effective`](GrantsStore::effective) may come from Redis. All other calls go to
+/// the store.
 ///
-/// For what may be as old as a fact takes to travel. Who decides about power asks the store itself.
+/// For reads that may lag behind by the propagation time of a fact. Decisions about superusers read the store
+/// itself.
 pub struct CachedGrants {
     store: Arc<dyn GrantsStore>,
     cache: Cache,
     max_age: Duration,
-    heard: Heard,
+    invalidations: InvalidationLog,
     writes: Arc<Semaphore>,
 }
 
 impl CachedGrants {
-    /// Entries are believed for at most `max_age`, which must not be longer than a fact of an
-    /// invalidation lives: a node that starts takes in the facts that there are (or calls
-    /// [`Self::forget_everything`]) before its first read.
+    /// Entries are accepted up to the age `max_age`, which must not exceed the lifetime of a fact that
+    /// invalidates them: a node that starts applies the existing facts (or calls [`Self::invalidate_all`])
+    /// before its first read.
     #[must_use]
     pub fn new(store: Arc<dyn GrantsStore>, cache: Cache, max_age: Duration) -> Self {
-        let heard = Heard::new(max_age.saturating_add(CLOCK_SKEW));
-        Self { store, cache, max_age, heard, writes: Arc::new(Semaphore::new(WRITES)) }
+        let invalidations = InvalidationLog::new(max_age.saturating_add(CLOCK_SKEW));
+        Self { store, cache, max_age, invalidations, writes: Arc::new(Semaphore::new(CONCURRENT_WRITES_MAX)) }
     }
 
-    /// What Redis has of the subject is old from now on: of a user, that user's entry; of a role or
-    /// permission, all. It has taken effect when it returns. It is called after the change, and
-    /// before the node invalidates what it publishes itself: else that could be loaded from here in
-    /// between.
+    /// Invalidates the entries of the subject: of a user, that user's entry; of a role or permission, all
+    /// entries. It has taken effect when it returns. The node calls it after the change, and before it
+    /// invalidates its own snapshots: else a snapshot could be loaded from an old entry in between.
     pub fn invalidate(&self, subject: Subject) {
         match subject {
-            Subject::User(user) => self.heard.user(user, self.cache.now()),
-            Subject::Role(_) | Subject::Permission(_) => self.forget_everything(),
+            Subject::User(user) => self.invalidations.record_user(user, self.cache.now()),
+            Subject::Role(_) | Subject::Permission(_) => self.invalidate_all(),
         }
     }
 
-    /// The node may have missed invalidations: all that Redis has is old from now on.
-    pub fn forget_everything(&self) {
-        self.heard.everything(self.cache.now());
+    /// Invalidates all entries, because the node may have missed invalidations.
+    pub fn invalidate_all(&self) {
+        self.invalidations.record_all(self.cache.now());
     }
 
-    /// Whether what was loaded at that time is later than all that was heard of the user.
+    /// Whether a load at this time began after every invalidation of the user.
     fn is_late_enough(&self, user: UserId, loaded_at: Timestamp) -> bool {
-        self.heard.last(user).is_none_or(|heard| loaded_at >= heard.plus(CLOCK_SKEW))
+        self.invalidations.last(user).is_none_or(|last| loaded_at >= last.plus(CLOCK_SKEW))
     }
 
     fn is_young_enough(&self, loaded_at: Timestamp) -> bool {
@@ -81,7 +81,7 @@ impl CachedGrants {
 
     async fn cached(&self, user: UserId) -> Option<Effective> {
         let stats = self.cache.stats();
-        // By clocks that agree, nothing can be late enough yet.
+        // If clocks agree, no entry can be late enough yet.
         if !self.is_late_enough(user, self.cache.now()) {
             count(&stats.bypassed);
             return None;
@@ -89,7 +89,7 @@ impl CachedGrants {
         let key = self.cache.key(Kind::Grants, user.as_bytes());
         let found = self.cache.read(&key, MAX_BYTES).await.ok();
         let entry = found.and_then(|found| Entry::read(found.body()?));
-        // Now, not before Redis was asked: an invalidation may have been heard meanwhile.
+        // Checked again after the read, because an invalidation may have arrived in the meantime.
         match entry.filter(|entry| self.is_young_enough(entry.loaded_at)) {
             Some(entry) if self.is_late_enough(user, entry.loaded_at) => {
                 count(&stats.hits);
@@ -106,19 +106,20 @@ impl CachedGrants {
         }
     }
 
-    /// Hands an entry to Redis; the caller does not wait.
+    /// Writes an entry to Redis in the background.
     fn offer(&self, user: UserId, loaded_at: Timestamp, effective: &Effective) {
         if !self.is_late_enough(user, loaded_at) {
             return;
         }
         let Ok(permit) = self.writes.clone().try_acquire_owned() else { return };
-        // Here, since it costs less than a copy of what may be far too big.
+        // Serialized here, because that costs less than a copy of permissions that may be far too many.
         let Some(body) = Entry::write(loaded_at, effective) else { return };
-        let (cache, life) = (self.cache.clone(), self.max_age);
+        let cache = self.cache.clone();
+        let ttl = self.max_age;
         tokio::spawn(async move {
             let key = cache.key(Kind::Grants, user.as_bytes());
-            // That it was not written costs a load.
-            let _ = cache.write(&key, &body, life).await;
+            // A failed write only costs another load.
+            let _ = cache.write(&key, &body, ttl).await;
             drop(permit);
         });
     }

@@ -1,8 +1,8 @@
-//! A stream from which no more can be read than was asked for.
+//! A stream with a bound on the bytes that can be read from it.
 //!
-//! The library reads an answer to its end, however long its length says that it is, and it does not
-//! wait to be asked. So each command grants the bytes that its answer may have, and what comes
-//! beyond ends the connection. That bounds what a Redis that went mad can make a node hold.
+//! The Redis library reads an answer to its end, however long it claims to be, and reads answers to no
+//! request. So each command grants the number of bytes that its answer may have, and one more byte ends the
+//! connection. That bounds the memory that a malfunctioning Redis can make a node use.
 
 use std::{
     io,
@@ -19,31 +19,34 @@ use tokio::{
     net::TcpStream,
 };
 
-/// How many bytes may still be read.
+/// The number of bytes that may still be read.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    left: AtomicU64,
-    most: u64,
+    remaining: AtomicU64,
+    max: u64,
 }
 
 impl Allowance {
-    /// Never grants more than `most` at a time.
-    pub(crate) fn new(granted: u64, most: u64) -> Self {
-        Self { left: AtomicU64::new(granted.min(most)), most }
+    /// An allowance of `granted` bytes, which never exceeds `max`.
+    pub(crate) fn new(granted: u64, max: u64) -> Self {
+        Self { remaining: AtomicU64::new(granted.min(max)), max }
     }
 
     pub(crate) fn grant(&self, bytes: u64) {
-        let more = |left: u64| Some(left.saturating_add(bytes).min(self.most));
-        // Always `Ok`: there is always a new value.
-        let _ = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let more = |remaining: u64| Some(remaining.saturating_add(bytes).min(self.max));
+        // Always `Ok`, because there is always a new value.
+        let _ = self.remaining.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
     }
 
     fn spend(&self, bytes: usize) -> bool {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(bytes)).is_ok()
+        self.remaining
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |remaining| remaining.checked_sub(bytes))
+            .is_ok()
     }
 }
 
+/// A TCP stream that fails when more bytes are read than the allowance has.
 pub(crate) struct Metered {
     pub(crate) stream: TcpStream,
     pub(crate) allowance: Arc<Allowance>,
@@ -58,7 +61,7 @@ impl AsyncRead for Metered {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let allowed = self.allowance.spend(buffer.filled().len() - before);
-        Poll::Ready(if allowed { Ok(()) } else { Err(io::Error::other("more than was asked for")) })
+        Poll::Ready(if allowed { Ok(()) } else { Err(io::Error::other("the answer is longer than granted")) })
     }
 }
 
@@ -85,13 +88,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_granted_can_be_spent_once() {
+    fn granted_bytes_can_be_spent_once() {
         let allowance = Allowance::new(10, 100);
         assert!(allowance.spend(4) && allowance.spend(6));
         assert!(allowance.spend(0));
         assert!(!allowance.spend(1));
         allowance.grant(u64::MAX);
-        assert!(!allowance.spend(101), "no more than the most");
+        assert!(!allowance.spend(101), "never more than the maximum");
         assert!(allowance.spend(100));
     }
 }

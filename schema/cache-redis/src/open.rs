@@ -1,47 +1,47 @@
-//! Where a cache is, as its url says. No message repeats the url: a password is in it.
+//! Parses the URL of a cache. No message quotes the URL, which may hold a password.
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
 
-/// The shortest secret, in bytes.
+/// Least length of the secret, in bytes.
 pub(crate) const MIN_SECRET_BYTES: usize = 32;
-/// The longest namespace, in bytes.
+/// Limit of the length of the namespace, in bytes.
 pub(crate) const MAX_NAMESPACE_BYTES: usize = 64;
 
 /// Why a cache cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It is no url, or of something else.
+    /// The text is no URL of a Redis.
     #[error(
         "the URL of a Redis has the form redis://user:password@host:6379/0 \
          (user, password, port and database may be left out; special characters are percent-encoded)"
     )]
     Url,
-    /// `rediss://` and `valkeys://`.
+    /// The URL asks for TLS (`rediss://` or `valkeys://`).
     #[error(
         "TLS to Redis is not supported: use redis:// in a network that you trust, or to a local \
          TLS tunnel such as stunnel"
     )]
     Tls,
-    /// It would have to be escaped in keys.
-    #[error("the namespace of the cache is to be 1 to {MAX_NAMESPACE_BYTES} of A-Z a-z 0-9 _ . -")]
+    /// The namespace has characters that would have to be escaped in keys, or a wrong length.
+    #[error("the namespace of the cache must be 1 to {MAX_NAMESPACE_BYTES} of A-Z a-z 0-9 _ . -")]
     Namespace,
-    /// It could be guessed.
-    #[error("the secret of the cache is to have at least {MIN_SECRET_BYTES} bytes")]
+    /// The secret is so short that it could be guessed.
+    #[error("the secret of the cache must have at least {MIN_SECRET_BYTES} bytes")]
     Secret,
-    /// There is nobody to connect in the background.
-    #[error("a cache is opened in a tokio runtime")]
+    /// There is no tokio runtime to connect in the background.
+    #[error("a cache must be opened in a tokio runtime")]
     NoRuntime,
 }
 
-/// Whether a cache could be opened with this url, without opening it.
+/// Checks the URL of a cache without opening it.
 ///
 /// # Errors
-/// Why not; the message does not contain the url.
+/// Why the URL is wrong; the message does not quote it.
 pub fn check_url(url: &str) -> Result<(), OpenError> {
     Address::parse(url).map(drop)
 }
 
-/// Where it is and how to log in.
+/// The address of a Redis, and the login.
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) host: String,
@@ -57,7 +57,7 @@ impl Address {
             _ => return Err(OpenError::Url),
         }
         let info = url.into_connection_info().map_err(|_| OpenError::Url)?;
-        // RESP2 has no messages but answers, and CLIENT SETINFO would be one more thing to fail.
+        // RESP2 has no messages besides answers, and CLIENT SETINFO would be one more command that may fail.
         let login =
             info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         match info.addr() {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_say_host_port_user_password_and_database() {
+    fn url_parses_into_address_and_login() {
         let at = Address::parse("redis://ann:p%40ss@cache.example:7000/3").unwrap();
         assert_eq!((at.host.as_str(), at.port, at.login.db()), ("cache.example", 7000, 3));
         assert_eq!((at.login.username(), at.login.password()), (Some("ann"), Some("p@ss")));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn other_urls_are_refused_without_repeating_the_password() {
+    fn invalid_url_is_rejected_without_the_password() {
         for (url, why) in [
             ("", OpenError::Url),
             ("localhost:6379", OpenError::Url),

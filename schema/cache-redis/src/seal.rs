@@ -1,9 +1,8 @@
-//! Names of keys, and the MAC of values.
+//! The names of keys, the MAC of values, and the encryption of labels.
 //!
-//! A key is `palisade:NAMESPACE:KIND:HEX`, where HEX is an HMAC of what it stands for: whatever
-//! somebody typed is never part of a key or a command, and no email lies in Redis in clear. A value
-//! is an HMAC-SHA256 over its key and its body, then the body. A label, which may have an email, is
-//! encrypted.
+//! A key is `palisade:NAMESPACE:KIND:HEX`, where HEX is an HMAC of the thing that it identifies: user input is
+//! never part of a key or a command, and Redis holds no email in clear text. A value is an HMAC-SHA256 over its
+//! key and its body, followed by the body. A label, which may contain an email, is encrypted.
 
 use std::fmt::Write as _;
 
@@ -12,17 +11,17 @@ use aws_lc_rs::{
     hmac::{HMAC_SHA256, Key as Hmac, sign, verify},
 };
 
-/// How many bytes of a value are its MAC.
+/// The length of the MAC of a value, in bytes.
 pub(crate) const TAG_BYTES: usize = 32;
 
-/// What a value is, and in which form. With a new form comes a new number, so that nodes of two
-/// versions do not overwrite each other's.
+/// The kind and form of a value. A new form gets a new number, so that nodes of two versions do not overwrite
+/// each other's values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Failures,
     Bucket,
     Grants,
-    /// The labels of what is limited.
+    /// The labels of limited keys.
     Limited,
 }
 
@@ -37,7 +36,7 @@ impl Kind {
     }
 }
 
-/// A key as Redis knows it.
+/// The name of a key in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
@@ -47,19 +46,20 @@ impl Key {
     }
 }
 
+/// The keys derived from the secret of the cluster.
 pub(crate) struct Seal {
     namespace: String,
     names: Hmac,
     values: Hmac,
     nonces: Hmac,
-    /// `None` when the library made none of it: then nothing is encrypted, and nothing announced.
+    /// `None` if the library rejected the key: then no label is encrypted, and none announced.
     labels: Option<LessSafeKey>,
 }
 
 impl Seal {
-    /// The namespace is of characters that need no escape.
+    /// Derives the keys. The namespace must consist of characters that need no escape.
     pub(crate) fn new(namespace: &str, secret: &[u8]) -> Self {
-        // One secret, a key for each use.
+        // A separate key for each use.
         let secret = Hmac::new(HMAC_SHA256, secret);
         let derive = |purpose: &str| Hmac::new(HMAC_SHA256, sign(&secret, purpose.as_bytes()).as_ref());
         let label_key = sign(&secret, b"palisade cache: labels");
@@ -72,8 +72,8 @@ impl Seal {
         }
     }
 
-    /// Encrypts a label. The nonce is a MAC of it, so the same label has the same text, and two
-    /// labels never share a nonce (as in RFC 8452).
+    /// Encrypts a label. The nonce is a MAC of the label, so that the same label has the same ciphertext, and
+    /// two labels never share a nonce (as in RFC 8452).
     pub(crate) fn hide(&self, label: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         nonce.copy_from_slice(&sign(&self.nonces, label).as_ref()[..NONCE_LEN]);
@@ -84,7 +84,7 @@ impl Seal {
         Some([&nonce[..], &text].concat())
     }
 
-    /// The label, if a node of this cluster encrypted it.
+    /// Decrypts a label; `None` unless a node of this cluster encrypted it.
     pub(crate) fn reveal(&self, hidden: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = hidden.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
@@ -96,7 +96,7 @@ impl Seal {
     pub(crate) fn key(&self, kind: Kind, what: &[u8]) -> Key {
         let mut key = format!("palisade:{}:{}:", self.namespace, kind.name());
         for byte in sign(&self.names, what).as_ref() {
-            // Writing to a string does not fail.
+            // Writing to a string never fails.
             let _ = write!(key, "{byte:02x}");
         }
         Key(key)
@@ -108,7 +108,7 @@ impl Seal {
         value
     }
 
-    /// The body, if a node wrote this value under this key.
+    /// The body of a value; `None` unless a node of this cluster wrote it under this key.
     pub(crate) fn open<'a>(&self, key: &Key, value: &'a [u8]) -> Option<&'a [u8]> {
         let (tag, body) = value.split_at_checked(TAG_BYTES)?;
         verify(&self.values, &signed(key, body), tag).ok()?;
@@ -116,7 +116,7 @@ impl Seal {
     }
 }
 
-/// A key has no zero byte, so this can be split in one way only.
+/// The signed bytes. A key has no zero byte, so they can be split in one way only.
 fn signed(key: &Key, body: &[u8]) -> Vec<u8> {
     [key.as_str().as_bytes(), &[0], body].concat()
 }
@@ -128,7 +128,7 @@ mod tests {
     const SECRET: &[u8] = &[7; 32];
 
     #[test]
-    fn what_was_sealed_opens_under_its_key_only() {
+    fn sealed_value_opens_only_under_its_key() {
         let seal = Seal::new("test", SECRET);
         let key = seal.key(Kind::Failures, b"login account ann");
         let value = seal.seal(&key, b"body");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_bit_a_cut_or_an_addition_does_not_open() {
+    fn altered_value_does_not_open() {
         let seal = Seal::new("test", SECRET);
         let key = seal.key(Kind::Grants, b"ann");
         let value = seal.seal(&key, b"body");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_revealed_to_the_nodes_of_one_cluster_only() {
+    fn label_is_revealed_only_within_its_cluster() {
         let seal = Seal::new("test", SECRET);
         let hidden = seal.hide(b"ann@example.org").unwrap();
         assert_eq!(seal.hide(b"ann@example.org"), Some(hidden.clone()), "the same each time");
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_of_one_form_whatever_was_typed() {
+    fn keys_have_one_form_for_any_input() {
         let seal = Seal::new("a.b_c-1", SECRET);
         for typed in [&b""[..], b"\r\nFLUSHALL\r\n", b"ann@example.org", &[0xff; 10_000]] {
             let key = seal.key(Kind::Failures, typed);

@@ -1,21 +1,21 @@
-//! What a cache did, for metrics.
+//! Counters of a cache, for metrics.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Counts since the start. Read them with any ordering.
+/// Counters since the cache was opened. They may be read with any ordering.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Reads of what a user may do that Redis answered.
+    /// Reads of permissions that Redis answered.
     pub hits: AtomicU64,
-    /// Such reads that it could not answer, or not usably.
+    /// Reads of permissions without a usable answer of Redis.
     pub misses: AtomicU64,
-    /// Such reads for which it was not asked, or not believed, because of an invalidation.
+    /// Reads of permissions that skipped Redis, or rejected its answer, because of an invalidation.
     pub bypassed: AtomicU64,
-    /// Values of any kind that did not verify or could not have been written by a node.
+    /// Values of any kind that did not verify, or that no correct node could have written.
     pub refused: AtomicU64,
-    /// Commands that failed, were answered with an error, or took too long.
+    /// Commands that failed, returned an error, or exceeded the deadline.
     pub errors: AtomicU64,
-    /// Whether commands are sent at all now.
+    /// Whether Redis is connected, so that commands are sent.
     pub up: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! What nodes remember together about one account or address.
+//! The shared counters of one account or address.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use schema::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How long it is remembered that failures were forgiven. Longer than a lock and the usual window;
-/// beyond that another node's own count may live on.
-const FORGIVEN_KEPT: Duration = Duration::from_secs(2 * 3600);
+/// How long nodes remember that failures were forgiven. Longer than a lock and the usual window; beyond it,
+/// the local count of another node may live on.
+const FORGIVEN_TTL: Duration = Duration::from_secs(2 * 3600);
 
-/// Failures, and when they were last forgiven: by a good log-in, or somebody who ended the lock.
-/// The latter tells other nodes that their own counts from before are void.
+/// Failures, and when they were last forgiven, by a successful log-in or by an operator that lifted the lock.
+/// That time tells other nodes that their own counts from before are void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub(crate) failures: Option<Failures>,
-    /// The epoch when never.
+    /// When the counter was last forgiven; the epoch if never.
     pub(crate) forgiven_at: Timestamp,
 }
 
 impl Tally {
-    /// Whether a node could have written it by now: none writes a time of the future, but the end
+    /// Whether a correct node could have written this by now. The only future time that a node writes is the end
     /// of a lock.
     pub(crate) fn is_credible(&self, now: Timestamp) -> bool {
         let could_be = |failures: Failures| failures.is_credible(now);
@@ -38,33 +38,33 @@ impl Tally {
         Self { failures: None, forgiven_at: now }
     }
 
-    /// Whether these failures, counted by one node, began before they were forgiven.
+    /// Whether these local failures began before the failures were last forgiven.
     pub(crate) fn voids(&self, failures: &Failures) -> bool {
         failures.since < self.forgiven_at
     }
 
-    /// For how long it says something. `window` is that of the rate, zero if it has no failures.
+    /// How long the tally matters. `window` is that of the rate; zero if there are no failures.
     pub(crate) fn life(&self, window: Duration, now: Timestamp) -> Duration {
         let failures = self.failures.map_or(Duration::ZERO, |failures| {
             failures.since.max(failures.locked_until).plus(window).since(now)
         });
-        failures.max(self.forgiven_at.plus(FORGIVEN_KEPT).since(now))
+        failures.max(self.forgiven_at.plus(FORGIVEN_TTL).since(now))
     }
 }
 
-/// A bucket, and when it was last forgiven: as with a [`Tally`], that voids what other nodes counted
-/// by themselves before.
+/// A bucket, and when it was last forgiven, which, as with a [`Tally`], voids the local counts of other nodes
+/// from before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct SharedBucket {
     #[serde(flatten)]
     bucket: Bucket,
-    /// The epoch when never.
+    /// When the counter was last forgiven; the epoch if never.
     #[serde(default)]
     forgiven_at: Timestamp,
 }
 
 impl SharedBucket {
-    /// Whether a node could have written it by now.
+    /// Whether a correct node could have written this by now.
     pub(crate) fn is_credible(&self, rate: Rate, now: Timestamp) -> bool {
         self.forgiven_at <= now.plus(CLOCK_SKEW) && self.bucket.is_credible(rate, now)
     }
@@ -82,23 +82,23 @@ impl SharedBucket {
         Self { bucket: Bucket { full_at: now, since: now }, forgiven_at: now }
     }
 
-    /// Whether this bucket of one node was begun before it was forgiven.
+    /// Whether this local bucket was begun before the bucket was last forgiven.
     pub(crate) fn voids(&self, bucket: &Bucket) -> bool {
         bucket.since < self.forgiven_at
     }
 
-    /// For how long it says something.
+    /// How long the bucket matters.
     pub(crate) fn life(&self, now: Timestamp) -> Duration {
-        self.bucket.full_at.since(now).max(self.forgiven_at.plus(FORGIVEN_KEPT).since(now))
+        self.bucket.full_at.since(now).max(self.forgiven_at.plus(FORGIVEN_TTL).since(now))
     }
 }
 
-/// The one that is full later.
+/// The bucket that will be full later.
 pub(crate) fn emptier(one: Bucket, other: Bucket) -> Bucket {
     if other.full_at > one.full_at { other } else { one }
 }
 
-/// The one that locks longer; else the one that is nearer to a lock.
+/// The failures that lock longer, or else are nearer to a lock.
 pub(crate) fn stricter(one: Failures, other: Failures, now: Timestamp) -> Failures {
     let strictness = |f: &Failures| (f.locked_until.since(now), f.locks, f.count);
     if strictness(&other) > strictness(&one) { other } else { one }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_no_node_could_have_written_are_not_credible() {
+    fn impossible_times_are_not_credible() {
         let later = |secs| NOW.plus(Duration::from_secs(secs));
         let tally = |since, locked_until, forgiven_at| Tally {
             failures: Some(failures(1, since, locked_until)),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_of_the_version_before_are_read_and_written() {
+    fn buckets_of_the_previous_version_stay_compatible() {
         let before: SharedBucket = serde_json::from_str(r#"{"full_at":7}"#).unwrap();
         assert_eq!(before.bucket(NOW), None);
         assert!(before.is_credible(RATE, NOW));
@@ -149,20 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_lock_is_the_stricter() {
+    fn longer_lock_is_stricter() {
         let far = NOW.plus(Duration::from_secs(60));
-        let (locked, many) = (failures(1, NOW, far), failures(9, NOW, Timestamp::EPOCH));
+        let locked = failures(1, NOW, far);
+        let many = failures(9, NOW, Timestamp::EPOCH);
         let over = failures(1, NOW, NOW.minus(Duration::from_secs(1)));
         assert_eq!(stricter(locked, many, NOW), locked);
         assert_eq!(stricter(many, locked, NOW), locked);
-        assert_eq!(stricter(over, many, NOW), many, "a lock that has ended says nothing");
+        assert_eq!(stricter(over, many, NOW), many, "an ended lock does not count");
     }
 
     #[test]
-    fn a_tally_lives_as_long_as_it_says_something() {
+    fn tally_lives_as_long_as_it_matters() {
         let tally = Tally::default().after_failure(RATE, NOW);
         assert_eq!(tally.life(RATE.window, NOW), RATE.window);
-        assert_eq!(Tally::forgiven(NOW).life(Duration::ZERO, NOW), FORGIVEN_KEPT);
+        assert_eq!(Tally::forgiven(NOW).life(Duration::ZERO, NOW), FORGIVEN_TTL);
         assert_eq!(Tally::default().life(RATE.window, NOW), Duration::ZERO);
     }
 }

@@ -1,4 +1,4 @@
-//! Both clocks of a node, and what may be concluded from them.
+//! Both clocks of a node, and the times that are derived from them.
 
 use std::{
     sync::{
@@ -16,51 +16,53 @@ use super::{
 };
 use crate::time::{CLOCK_SKEW, Clock, MonotonicClock, Timestamp, millis};
 
-/// How far apart two readings of boot time may be for the wall clock's between them to belong to both.
-const TOGETHER: Duration = Duration::from_millis(50);
-/// How often they are read for that.
-const READINGS: usize = 5;
-/// How many jumps wait to be said; more are only counted.
-const PENDING: usize = 64;
-/// The offset while nothing may be forgotten.
-const NONE: i64 = i64::MIN / 4;
-/// What was denied within the last save and the end of a process lasts at most so much longer than what was
-/// denied before.
-const UNSAVED: Duration = Duration::from_secs(120);
+/// Limit of the time between two readings of boot time for the wall clock's reading between them to count as
+/// simultaneous.
+const READING_GAP_MAX: Duration = Duration::from_millis(50);
+/// Limit of attempts to read both clocks simultaneously.
+const READINGS_MAX: usize = 5;
+/// Limit of jumps that wait to be reported; further ones are only counted.
+const PENDING_JUMPS_MAX: usize = 64;
+/// The offset while nothing may be deleted, in milliseconds: a horizon far before the epoch.
+const NO_OFFSET_MS: i64 = i64::MIN / 4;
+/// Limit of how much longer a denial lasts that a process applied after its last save, compared with those
+/// before it.
+const UNSAVED_DENIAL_MAX: Duration = Duration::from_secs(120);
 
-/// What a process leaves to the next about its clocks.
+/// What a process saves about its clocks for the next process. Stored as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
-    /// Changes when the machine is booted.
+    /// The id of the boot: a new one after every boot of the machine.
     boot_id: String,
     boot_ms: u64,
     settled: Timestamp,
     floor_secs: u64,
     latest_denial: Timestamp,
-    /// At least: more than a minute of tokens is reserved.
+    /// Includes a reserve for the tokens that are issued in the minute after the save.
     latest_expiry_secs: u64,
     detector: Detector,
 }
 
 impl Saved {
-    /// The latest token that a process may have issued by the time that this is saved again.
+    /// The latest expiry, in seconds since the epoch, of tokens that the process may have issued until its
+    /// next save.
     #[must_use]
     pub const fn latest_expiry_secs(&self) -> u64 {
         self.latest_expiry_secs
     }
 }
 
-/// The wall clock and boot time of a node together. One for each process.
+/// The wall clock and boot time of a node. One per process.
 pub struct Clocks {
     wall: Arc<dyn Clock>,
     monotonic: Arc<dyn MonotonicClock>,
     boot_id: String,
     high_water: Arc<HighWater>,
     detector: Mutex<Detector>,
-    /// By which facts are forgotten, as it was at the last look.
+    /// The offset by which facts are deleted, as of the last observation.
     fact_offset_ms: AtomicI64,
     steady_offset_ms: AtomicI64,
-    /// By how much the clock of another node is behind this one's.
+    /// How far the slowest clock of the other nodes is behind this one's.
     peers_behind_ms: AtomicU64,
     jumps: AtomicU64,
     pending: Mutex<Vec<Jump>>,
@@ -73,7 +75,8 @@ impl std::fmt::Debug for Clocks {
 }
 
 impl Clocks {
-    /// Of a process that goes on after the one that saved this. `boot_id` tells boots of the machine apart.
+    /// The clocks of a process that continues after the one that saved `saved`. `boot_id` identifies the boot
+    /// of the machine.
     #[must_use]
     pub fn new(
         wall: Arc<dyn Clock>,
@@ -84,7 +87,7 @@ impl Clocks {
         Self::trusting(Trust::default(), wall, monotonic, boot_id, saved)
     }
 
-    /// The same with another trust in clocks.
+    /// As [`Self::new`], with another trust in clocks.
     #[must_use]
     pub fn trusting(
         trust: Trust,
@@ -100,7 +103,7 @@ impl Clocks {
             Some(saved) => {
                 high_water.raise_floor(Timestamp::from_secs(saved.floor_secs));
                 high_water.saw_expiry(saved.latest_expiry_secs);
-                high_water.denied_until(saved.latest_denial.plus(UNSAVED));
+                high_water.denied_until(saved.latest_denial.plus(UNSAVED_DENIAL_MAX));
                 let same_boot = !boot_id.is_empty() && saved.boot_id == boot_id && saved.boot_ms <= boot_ms;
                 if same_boot {
                     saved.detector.trusting(trust)
@@ -116,7 +119,7 @@ impl Clocks {
             boot_id: boot_id.to_owned(),
             high_water: Arc::new(high_water),
             detector: Mutex::new(detector),
-            fact_offset_ms: AtomicI64::new(NONE),
+            fact_offset_ms: AtomicI64::new(NO_OFFSET_MS),
             steady_offset_ms: AtomicI64::new(0),
             peers_behind_ms: AtomicU64::new(0),
             jumps: AtomicU64::new(0),
@@ -126,47 +129,48 @@ impl Clocks {
         clocks
     }
 
-    /// The wall clock's time: by it tokens expire, and nothing else is ended.
+    /// The wall clock. Only the expiry of tokens is decided by it.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.wall.now()
     }
 
-    /// When a token ends that is issued now and lives for `life`: not below the floor, where it would have
-    /// expired already.
+    /// The expiry of a token that is issued now with the lifetime `life`: above the floor, below which it
+    /// would have expired already.
     #[must_use]
     pub fn expiry(&self, life: Duration) -> Timestamp {
         self.now().max(self.high_water.floor()).plus(life)
     }
 
-    /// Boot time.
+    /// The time since the machine was booted.
     #[must_use]
     pub fn monotonic(&self) -> Duration {
         self.monotonic.elapsed()
     }
 
-    /// What only rises.
+    /// The times that only rise.
     #[must_use]
     pub const fn high_water(&self) -> &Arc<HighWater> {
         &self.high_water
     }
 
-    /// Takes a look at both clocks. To be called about once a second.
+    /// Reads both clocks and records their offset. The node calls this about once a second.
     pub fn observe(&self) {
-        self.look();
+        self.observe_now();
     }
 
-    fn look(&self) -> (Timestamp, u64) {
+    /// Records the offset of the clocks. Returns the wall clock, and boot time in milliseconds.
+    fn observe_now(&self) -> (Timestamp, u64) {
         let mut detector = self.detector();
         let (now, boot_ms) = read(&*self.wall, &*self.monotonic);
         if let Some(jump) = detector.observe(now, boot_ms, self.high_water.needed()) {
             self.jumps.fetch_add(1, Ordering::Relaxed);
             let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            if pending.len() < PENDING {
+            if pending.len() < PENDING_JUMPS_MAX {
                 pending.push(jump);
             }
         }
-        self.fact_offset_ms.store(detector.fact_offset(boot_ms).unwrap_or(NONE), Ordering::Release);
+        self.fact_offset_ms.store(detector.fact_offset(boot_ms).unwrap_or(NO_OFFSET_MS), Ordering::Release);
         self.steady_offset_ms.store(detector.steady_offset(), Ordering::Release);
         (now, boot_ms)
     }
@@ -175,36 +179,36 @@ impl Clocks {
         self.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By which facts, and what is kept for them, are forgotten.
+    /// The horizon by which facts, and the data that is kept for them, are deleted.
     #[must_use]
     pub fn horizon(&self) -> Horizon {
         let (mut now, mut boot_ms) = read(&*self.wall, &*self.monotonic);
         if offset(now, boot_ms) < self.fact_offset_ms.load(Ordering::Acquire) {
-            // It was set back since the last look.
-            (now, boot_ms) = self.look();
+            // The wall clock was set back since the last observation.
+            (now, boot_ms) = self.observe_now();
         }
         let at = time(self.fact_offset_ms.load(Ordering::Acquire), boot_ms).min(now);
         self.hand_out(at, now)
     }
 
-    /// By which a store forgets.
+    /// The horizons by which a store deletes expired rows.
     #[must_use]
     pub fn horizons(&self) -> Horizons {
         let rows = self.row_horizon();
         Horizons { facts: self.horizon(), rows }
     }
 
-    /// By which rows are swept that live for weeks.
+    /// The horizon by which rows are swept that live for weeks.
     #[must_use]
     pub fn row_horizon(&self) -> Horizon {
-        let (now, boot_ms) = self.look();
+        let (now, boot_ms) = self.observe_now();
         let offset_ms = self.detector().row_offset(boot_ms);
         let rows = offset_ms.map_or(Timestamp::EPOCH, |offset_ms| time(offset_ms, boot_ms));
         let facts = time(self.fact_offset_ms.load(Ordering::Acquire), boot_ms);
         self.hand_out(rows.min(facts).min(now), now)
     }
 
-    /// The floor first: whoever forgets by it has told readers before.
+    /// Makes a horizon. Raises the floor first, so that readers know it before anything is deleted.
     fn hand_out(&self, at: Timestamp, now: Timestamp) -> Horizon {
         let at = at.min(self.on_all_nodes(now));
         self.high_water.raise_floor(at.minus(CLOCK_SKEW));
@@ -216,14 +220,14 @@ impl Clocks {
         now.minus(Duration::from_millis(self.peers_behind_ms.load(Ordering::Relaxed)))
     }
 
-    /// Another node's clock is behind this one's by so much: nothing is forgotten that is not over there.
+    /// Sets how far another node's clock is behind this one's: nothing is deleted that is not over there.
     pub fn set_peers_behind(&self, by: Duration) {
         self.peers_behind_ms.store(millis(by), Ordering::Relaxed);
     }
 
     /// Makes [`Self::steady`] follow the wall clock at once, because other nodes confirm it.
     pub fn believe_wall(&self) {
-        self.look();
+        self.observe_now();
         let mut detector = self.detector();
         detector.believe();
         self.steady_offset_ms.store(detector.steady_offset(), Ordering::Release);
@@ -232,7 +236,7 @@ impl Clocks {
     /// A time that has passed on every node, for the TTLs of shared rows.
     #[must_use]
     pub fn settled(&self) -> Timestamp {
-        let (now, boot_ms) = self.look();
+        let (now, boot_ms) = self.observe_now();
         self.detector().settled(boot_ms).min(self.on_all_nodes(now))
     }
 
@@ -246,26 +250,27 @@ impl Clocks {
     /// How far the wall clock is from [`Self::steady`], either way.
     #[must_use]
     pub fn disagreement(&self) -> Duration {
-        let (now, steady) = (self.now(), self.steady());
+        let now = self.now();
+        let steady = self.steady();
         now.since(steady).max(steady.since(now))
     }
 
-    /// How often the wall clock has jumped while this process ran, or since the one before.
+    /// The number of jumps of the wall clock since this process started, and between it and the previous one.
     #[must_use]
     pub fn jumps(&self) -> u64 {
         self.jumps.load(Ordering::Relaxed)
     }
 
-    /// The jumps that were not said yet.
+    /// Returns the jumps that were not reported yet.
     #[must_use]
     pub fn take_jumps(&self) -> Vec<Jump> {
         std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the next process is to know, which reserves tokens that end up to `reserved`.
+    /// The state for the next process, with a reserve for tokens that expire up to `reserved`.
     #[must_use]
     pub fn save(&self, reserved: Timestamp) -> Saved {
-        let (_, boot_ms) = self.look();
+        let (_, boot_ms) = self.observe_now();
         let detector = self.detector().clone();
         let water = &self.high_water;
         Saved {
@@ -296,16 +301,16 @@ impl Clock for SteadyClock {
     }
 }
 
-/// Both clocks at one moment. The process may be stopped in between; then the offset is too low, which is the
-/// safe way, and only when that happens each time.
+/// Reads both clocks at one moment: the wall clock, and boot time in milliseconds. If the process is stopped
+/// between the readings at every attempt, the offset is too low, which is the safe direction.
 fn read(wall: &dyn Clock, monotonic: &dyn MonotonicClock) -> (Timestamp, u64) {
     let mut reading = (Timestamp::EPOCH, 0);
-    for _ in 0..READINGS {
+    for _ in 0..READINGS_MAX {
         let before = monotonic.elapsed();
         let now = wall.now();
         let after = monotonic.elapsed();
         reading = (now, millis(after));
-        if after.saturating_sub(before) <= TOGETHER {
+        if after.saturating_sub(before) <= READING_GAP_MAX {
             break;
         }
     }
@@ -320,7 +325,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
     const HOUR_MS: i64 = 3_600_000;
 
-    /// Clocks that have run for long.
+    /// Clocks that have run for four days.
     fn settled() -> (Arc<ManualClocks>, Arc<Clocks>) {
         let manual = ManualClocks::at(START);
         let clocks = manual.clocks();
@@ -332,16 +337,16 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_raised_before_a_horizon_is_handed_out() {
+    fn floor_is_raised_before_a_horizon_is_returned() {
         let (_manual, clocks) = settled();
-        assert_eq!(clocks.high_water().floor(), Timestamp::EPOCH, "nobody has forgotten anything");
+        assert_eq!(clocks.high_water().floor(), Timestamp::EPOCH, "nothing was deleted");
         let horizon = clocks.horizon();
         assert_eq!(horizon.time(), clocks.now());
         assert_eq!(clocks.high_water().floor(), horizon.time().minus(CLOCK_SKEW));
     }
 
     #[test]
-    fn clock_set_back_between_two_looks_lowers_the_horizon() {
+    fn clock_set_back_between_observations_lowers_the_horizon() {
         let (manual, clocks) = settled();
         let before = clocks.horizon();
         manual.jump(-HOUR_MS);
@@ -353,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_ahead_moves_neither_horizon_nor_the_steady_clock() {
+    fn jump_ahead_moves_neither_horizon_nor_steady_clock() {
         let (manual, clocks) = settled();
         let before = (clocks.horizon(), clocks.row_horizon(), clocks.steady(), clocks.settled());
         manual.jump(960 * HOUR_MS);
@@ -378,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_that_others_confirm_is_followed_at_once() {
+    fn jump_that_peers_confirm_is_followed_at_once() {
         let (manual, clocks) = settled();
         manual.jump(-HOUR_MS);
         clocks.observe();
@@ -392,9 +397,10 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_with_a_wrong_clock_forgets_nothing() {
+    fn restart_with_a_wrong_clock_keeps_the_horizon() {
         let (manual, clocks) = settled();
-        let (horizon, saved) = (clocks.horizon(), clocks.save(Timestamp::EPOCH));
+        let horizon = clocks.horizon();
+        let saved = clocks.save(Timestamp::EPOCH);
         manual.jump(HOUR_MS);
         let clocks = manual.clocks_after(Some(saved));
         assert_eq!(clocks.horizon(), horizon);
@@ -404,16 +410,17 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_goes_on_after_the_machine_was_booted() {
+    fn restart_after_a_boot_continues_from_the_saved_time() {
         let (manual, clocks) = settled();
         let _ = clocks.horizon();
-        let (settled, floor) = (clocks.settled(), clocks.high_water().floor());
+        let settled = clocks.settled();
+        let floor = clocks.high_water().floor();
         let text = serde_json::to_string(&clocks.save(START)).unwrap();
-        // Down for a day; boot time begins again.
+        // Down for a day; boot time starts again.
         manual.set(clocks.now().plus(24 * HOUR), Duration::from_secs(1));
         let clocks = manual.clocks_after(Some(serde_json::from_str(&text).unwrap()));
         assert_eq!(clocks.high_water().floor(), floor);
-        assert_eq!(clocks.horizon().time(), settled, "no time is taken to have passed");
+        assert_eq!(clocks.horizon().time(), settled, "no time is assumed to have passed");
         assert_eq!(clocks.high_water().latest_expiry(), START, "what was reserved");
         manual.advance(HOUR / 2);
         clocks.observe();

@@ -1,4 +1,4 @@
-//! The detector of jumps: both clocks in, times that may be trusted out. No clock is read here.
+//! Detects jumps of the wall clock, and derives times that can be trusted. Reads no clock itself.
 
 use std::collections::VecDeque;
 
@@ -7,17 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::Trust;
 use crate::time::{CLOCK_SKEW, Timestamp, millis};
 
-/// A change of the offset by more than this between two looks is a jump; by less, the clock is slewed.
-const STEP_MS: i64 = 1_000;
-/// Offsets are rounded down to this, so that a clock that is slewed leaves few.
+/// Limit, in milliseconds, of a change of the offset between two observations that counts as slewing. A larger
+/// change is a jump.
+const SLEW_MAX_MS: i64 = 1_000;
+/// The granularity of remembered offsets in milliseconds: they are rounded down to it, so that a clock that
+/// is slewed leaves few.
 const GRAIN_MS: i64 = 250;
-/// How many offsets are remembered. Beyond, the two oldest become one, the lower of them.
-const REMEMBERED: usize = 512;
+/// Limit of remembered offsets. Beyond it, the two oldest are merged into the lower of them.
+const OFFSETS_MAX: usize = 512;
 
-/// The wall clock jumped.
+/// A jump of the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Jump {
-    /// By how many milliseconds; below zero when it was set back.
+    /// The size of the jump in milliseconds; negative if the clock was set back.
     pub by_ms: i64,
 }
 
@@ -25,25 +27,27 @@ pub struct Jump {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Past {
     offset_ms: i64,
-    /// The boot time when it had it last.
+    /// Boot time, in milliseconds, when the wall clock last had this offset.
     seen_ms: u64,
-    /// When the last token or denial ends that there was by then.
+    /// When the last token or denial of that time ends, in milliseconds since the epoch.
     needed_ms: u64,
 }
 
-/// Watches the wall clock beside boot time.
+/// Compares the wall clock with boot time. Stored as JSON, as part of [`Saved`](super::Saved).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Detector {
     #[serde(skip)]
     trust: Trust,
-    /// Rising in both offset and time; the last is the present.
+    /// Ascending in both offset and time; the last is the current offset.
     past: VecDeque<Past>,
     last_ms: Option<i64>,
-    /// The offset that is believed, and one that it may become, since when.
+    /// The offset that is believed.
     steady_ms: i64,
+    /// An offset that may become the believed one, and since which boot time it has lasted.
     candidate: Option<(i64, u64)>,
-    /// Until these boot times nothing is forgotten: neither facts nor rows.
+    /// The boot time before which no facts are deleted.
     facts_from_ms: u64,
+    /// The boot time before which no rows are deleted.
     rows_from_ms: u64,
 }
 
@@ -61,7 +65,7 @@ pub(super) fn time(offset_ms: i64, boot_ms: u64) -> Timestamp {
 }
 
 impl Detector {
-    /// One that knows nothing of before: nothing is forgotten for a while.
+    /// A detector without a past: nothing is deleted for a grace period.
     #[must_use]
     pub fn new(trust: Trust, wall: Timestamp, boot_ms: u64) -> Self {
         let mut detector = Self {
@@ -77,8 +81,8 @@ impl Detector {
         detector
     }
 
-    /// One that goes on after the machine was booted: at least `settled` is past, and what there was
-    /// before it lasts until `needed`.
+    /// A detector that continues after a boot of the machine: `settled` has certainly passed, and tokens and
+    /// denials from before the boot last until `needed`.
     pub(super) fn after_boot(
         trust: Trust,
         wall: Timestamp,
@@ -94,13 +98,13 @@ impl Detector {
         detector
     }
 
-    /// One that goes on as it was saved, on a machine that was not booted meanwhile.
+    /// A saved detector that continues on a machine that was not booted in between.
     pub(super) fn trusting(self, trust: Trust) -> Self {
         Self { trust, ..self }
     }
 
-    /// Takes a look at both clocks; `needed` is the end of the last token or denial that there is. Says when the wall
-    /// clock jumped since the last look.
+    /// Records a reading of both clocks. `needed` is the end of the last token or denial. Returns the jump of
+    /// the wall clock since the last observation, if there was one.
     pub fn observe(&mut self, wall: Timestamp, boot_ms: u64, needed: Timestamp) -> Option<Jump> {
         let offset_ms = offset(wall, boot_ms);
         let moved = self.last_ms.replace(offset_ms).map_or(0, |last| offset_ms.saturating_sub(last));
@@ -114,26 +118,29 @@ impl Detector {
         while self.past.len() > 1 && self.past.front().is_some_and(|first| self.is_old(first, boot_ms)) {
             self.past.pop_front();
         }
-        if self.past.len() > REMEMBERED
+        if self.past.len() > OFFSETS_MAX
             && let Some(second) = self.past.remove(1)
             && let Some(first) = self.past.front_mut()
         {
-            (first.seen_ms, first.needed_ms) = (second.seen_ms, second.needed_ms);
+            first.seen_ms = second.seen_ms;
+            first.needed_ms = second.needed_ms;
         }
-        (moved.saturating_abs() > STEP_MS).then_some(Jump { by_ms: moved })
+        (moved.saturating_abs() > SLEW_MAX_MS).then_some(Jump { by_ms: moved })
     }
 
-    /// Small changes of the offset are followed, others when they have lasted.
+    /// Makes the steady offset follow small changes at once, and others after they have lasted.
     fn follow(&mut self, offset_ms: i64, boot_ms: u64) {
-        let is_near = |other: i64| offset_ms.saturating_sub(other).saturating_abs() <= STEP_MS;
+        let is_near = |other: i64| offset_ms.saturating_sub(other).saturating_abs() <= SLEW_MAX_MS;
         if is_near(self.steady_ms) {
-            (self.steady_ms, self.candidate) = (offset_ms, None);
+            self.steady_ms = offset_ms;
+            self.candidate = None;
             return;
         }
         match self.candidate {
             Some((candidate, since)) if is_near(candidate) => {
                 if boot_ms.saturating_sub(since) >= millis(self.trust.belief) {
-                    (self.steady_ms, self.candidate) = (offset_ms, None);
+                    self.steady_ms = offset_ms;
+                    self.candidate = None;
                 } else {
                     self.candidate = Some((offset_ms, since));
                 }
@@ -152,7 +159,7 @@ impl Detector {
         boot_ms.saturating_sub(past.seen_ms) > millis(self.trust.longest)
     }
 
-    /// Whether nothing that there was under this offset has anything left by it.
+    /// Whether every token and denial of the time of this offset has ended by it.
     fn is_done(&self, past: &Past, boot_ms: u64) -> bool {
         let ago = boot_ms.saturating_sub(past.seen_ms);
         let by_it = time(past.offset_ms, boot_ms);
@@ -165,18 +172,18 @@ impl Detector {
         counts.or(self.past.back()).map_or(i64::MIN / 4, |past| past.offset_ms)
     }
 
-    /// The offset by which facts are forgotten; `None` while nothing is.
+    /// The offset by which facts are deleted; `None` while none may be.
     pub(super) fn fact_offset(&self, boot_ms: u64) -> Option<i64> {
         (boot_ms >= self.facts_from_ms).then(|| self.lowest(boot_ms))
     }
 
-    /// The offset by which rows are swept; `None` while none is.
+    /// The offset by which rows are swept; `None` while none may be.
     pub(super) fn row_offset(&self, boot_ms: u64) -> Option<i64> {
         let counts = self.past.iter().find(|past| !self.is_old(past, boot_ms)).or(self.past.back());
         counts.map(|past| past.offset_ms).filter(|_| boot_ms >= self.rows_from_ms)
     }
 
-    /// A time that has certainly come, as far as this process has seen: at most the wall clock's.
+    /// A time that has certainly passed, as far as this process has seen; at most that of the wall clock.
     #[must_use]
     pub fn settled(&self, boot_ms: u64) -> Timestamp {
         time(self.lowest(boot_ms), boot_ms)
@@ -222,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forgotten_for_a_grace_after_a_first_start() {
+    fn nothing_is_deleted_for_a_grace_after_a_first_start() {
         let detector = Detector::new(TRUST, at(START), 7);
         assert_eq!(detector.fact_offset(6 + HOUR), None);
         assert!(detector.fact_offset(7 + HOUR).is_some());
@@ -231,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_runs_well_is_followed() {
+    fn horizon_follows_a_clock_that_runs_well() {
         let (mut detector, boot) = settled();
         for minute in 1..600 {
             let boot = boot + minute * 60_000;
@@ -241,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_ahead_moves_no_horizon_until_it_has_lasted() {
+    fn jump_ahead_moves_no_horizon_until_it_has_lasted() {
         let (mut detector, boot) = settled();
         let needed = at(START + boot + 900_000);
         detector.observe(at(START + boot), boot, needed);
@@ -262,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_counts_while_a_denial_has_something_left_by_it() {
+    fn offset_counts_while_a_denial_has_time_left_by_it() {
         let (mut detector, boot) = settled();
         // A token that was issued by a clock five hours ahead was revoked.
         let needed = at(START + boot + 5 * HOUR);
@@ -275,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_behind_holds_the_horizon_back_for_a_while() {
+    fn clock_that_was_behind_delays_the_horizon() {
         let (mut detector, boot) = settled();
         detector.observe(at(START + boot - 2 * HOUR), boot, at(START + boot));
         for (hours, behind) in [(1, 2 * HOUR), (47, 0)] {
@@ -297,18 +304,18 @@ mod tests {
     }
 
     #[test]
-    fn a_slewed_clock_is_no_jump_and_leaves_few_offsets() {
+    fn slewed_clock_is_no_jump_and_leaves_few_offsets() {
         let (mut detector, mut boot) = settled();
         let mut wall = START + boot;
         for _ in 0..50_000 {
             (boot, wall) = (boot + 1_000, wall + 1_083);
             assert_eq!(detector.observe(at(wall), boot, at(wall)), None);
         }
-        assert!(detector.past.len() <= REMEMBERED + 1, "{}", detector.past.len());
+        assert!(detector.past.len() <= OFFSETS_MAX + 1, "{}", detector.past.len());
         assert_eq!(detector.steady(boot), at(wall));
     }
 
-    /// What was applied: when by boot time, and how much was left of it then.
+    /// An applied fact: the boot time of its application, and the time that it had left.
     #[derive(Debug, Clone, Copy)]
     struct Applied {
         boot: u64,
@@ -317,10 +324,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the wall clock does: the horizon is never beyond it, and it passes the end of nothing
-        /// whose remaining time has not gone by in boot time.
+        /// Whatever the wall clock does, the horizon is never beyond it, and passes the end of no fact before
+        /// the fact's remaining time has passed in boot time.
         #[test]
-        fn the_horizon_passes_nothing_that_has_time_left(
+        fn horizon_passes_nothing_that_has_time_left(
             steps in prop::collection::vec(
                 (1_u64..7_200_000, prop_oneof![3 => Just(0_i64), 2 => -5_000_000_i64..5_000_000], 0_u64..9_000_000),
                 1..80,
@@ -346,7 +353,7 @@ mod tests {
                 let until = wall.plus(Duration::from_millis(left));
                 needed = needed.max(until);
                 applied.push(Applied { boot, left, until });
-                // As a look that follows at once.
+                // An observation that follows at once.
                 detector.observe(wall, boot, needed);
             }
         }

@@ -1,4 +1,4 @@
-//! Clocks that a test moves: both together as time goes by, the wall clock alone when it jumps.
+//! Clocks that a test moves: both together as time passes, or the wall clock alone for a jump.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 use super::{Clocks, Horizon, Saved, Trust};
 use crate::time::{Clock, MonotonicClock, Timestamp, millis};
 
-/// A pair of clocks.
+/// A wall clock and a boot clock that a test moves.
 #[derive(Debug)]
 pub struct ManualClocks {
     wall_ms: AtomicU64,
@@ -19,37 +19,37 @@ pub struct ManualClocks {
 }
 
 impl ManualClocks {
-    /// At this time, on a machine that was booted a while ago.
+    /// Clocks at this time, on a machine that was booted a thousand seconds ago.
     #[must_use]
     pub fn at(wall: Timestamp) -> Arc<Self> {
         Arc::new(Self { wall_ms: AtomicU64::new(wall.as_millis()), boot_ms: AtomicU64::new(1_000_000) })
     }
 
-    /// Time goes by.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         self.boot_ms.fetch_add(millis(by), Ordering::SeqCst);
         self.wall_ms.fetch_add(millis(by), Ordering::SeqCst);
     }
 
-    /// The wall clock jumps by so many milliseconds.
+    /// Makes the wall clock jump by this number of milliseconds.
     pub fn jump(&self, by_ms: i64) {
         let jumped = |ms: u64| Some(ms.saturating_add_signed(by_ms));
         let _ = self.wall_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, jumped);
     }
 
-    /// Both are set.
+    /// Sets both clocks.
     pub fn set(&self, wall: Timestamp, boot: Duration) {
         self.wall_ms.store(wall.as_millis(), Ordering::SeqCst);
         self.boot_ms.store(millis(boot), Ordering::SeqCst);
     }
 
-    /// What a node has of them.
+    /// The clocks of a node without a previous process.
     #[must_use]
     pub fn clocks(self: &Arc<Self>) -> Arc<Clocks> {
         self.clocks_after(None)
     }
 
-    /// What a node has of them after one that saved this.
+    /// The clocks of a node that continues after a process that saved `saved`.
     #[must_use]
     pub fn clocks_after(self: &Arc<Self>, saved: Option<Saved>) -> Arc<Clocks> {
         Arc::new(Clocks::new(self.clone(), self.clone(), "this boot", saved))
@@ -68,7 +68,7 @@ impl MonotonicClock for ManualClocks {
     }
 }
 
-/// The horizon of clocks whose wall clock is believed at once.
+/// The horizon at this time, by clocks whose wall clock is believed at once.
 #[must_use]
 pub fn horizon_at(now: Timestamp) -> Horizon {
     let manual = ManualClocks::at(now);

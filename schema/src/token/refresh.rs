@@ -4,8 +4,8 @@
 //! session 16 ‖ user 16 ‖ version 8 ‖ expires_at 8 ‖ secret 32 ‖ tag 16     (96 bytes)
 //! ```
 //!
-//! The fixed beginning lets secret scanners find leaked ones. Checking the tag, and hashing the
-//! secret for comparison with what the store holds, is for who has the keys.
+//! By the fixed prefix, secret scanners find leaked tokens. Checking the tag, and hashing the secret to
+//! compare it with the stored hash, is left to `node`, which has the keys.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -14,24 +14,25 @@ use crate::{
     time::Timestamp,
 };
 
-/// What a refresh token begins with.
+/// The prefix of every refresh token.
 pub const REFRESH_PREFIX: &str = "prt_";
 
-/// Bytes of the tag.
+/// The length of the tag in bytes.
 pub const TAG_BYTES: usize = 16;
+/// The length in bytes of what the tag authenticates.
 const BODY_BYTES: usize = 16 + 16 + 8 + 8 + 32;
 
-/// A refresh token, taken apart. Its tag is not checked yet.
+/// The parts of a refresh token. Its tag is not checked yet.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RefreshToken {
-    /// Its session.
+    /// The session of the token.
     pub session: SessionId,
     /// The session's user.
     pub user: UserId,
-    /// The user's version when it was issued: after a password change an earlier token is dead, not
-    /// a sign of theft.
+    /// The user's version when it was issued. After a password change, an earlier token is invalid but no
+    /// sign of theft.
     pub version: u64,
-    /// Refused from here on; whole seconds.
+    /// When it expires, in whole seconds: it is refused from then on.
     pub expires_at: Timestamp,
     /// 256 random bits.
     pub secret: [u8; 32],
@@ -40,7 +41,7 @@ pub struct RefreshToken {
 }
 
 impl RefreshToken {
-    /// Takes the text apart; `None` when it is not of this form.
+    /// Parses a text; `None` if it is not of this form.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text = text.strip_prefix(REFRESH_PREFIX.as_bytes())?;
@@ -65,7 +66,7 @@ impl RefreshToken {
         })
     }
 
-    /// What the tag is made over.
+    /// The bytes that the tag authenticates.
     #[must_use]
     pub fn body(&self) -> [u8; BODY_BYTES] {
         let mut body = [0; BODY_BYTES];
@@ -77,7 +78,7 @@ impl RefreshToken {
         body
     }
 
-    /// The text that the client keeps. (No `Display`: it must not slip into a log.)
+    /// The text for the client. (There is no `Display`, so that the token does not slip into a log.)
     #[must_use]
     pub fn expose(&self) -> String {
         let mut text = String::from(REFRESH_PREFIX);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_parts_agree() {
+    fn token_survives_a_round_trip() {
         let token = sample();
         let text = token.expose();
         assert!(text.starts_with("prt_"));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_none() {
+    fn malformed_text_does_not_parse() {
         let text = sample().expose();
         let cases =
             ["", "prt_", &text[4..], &text[..text.len() - 1], &format!("{text}A"), &format!("{text}=")];
@@ -133,7 +134,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_it_panic(text: Vec<u8>) {
+        fn parsing_never_panics(text: Vec<u8>) {
             let _ = RefreshToken::parse(&text);
             let _ = RefreshToken::parse(&[REFRESH_PREFIX.as_bytes(), &text].concat());
         }

@@ -1,4 +1,5 @@
-//! The open file. It is closed and opened again after a failed write: redb refuses to go on then.
+//! The open file. After a failed write it is closed and opened again, because redb accepts no further
+//! transaction then.
 
 use std::{
     fmt,
@@ -6,17 +7,20 @@ use std::{
 };
 
 use redb::{Database, ReadableDatabase, WriteTransaction};
-use schema::store::{Result, StoreError};
+use store::{Result, StoreError};
 
-use crate::{error::storage, open::OpenError, rows::Snapshot};
+use crate::{
+    error::{OpenError, storage},
+    rows::Snapshot,
+};
 
 type Opener = Box<dyn Fn() -> std::result::Result<Database, OpenError> + Send + Sync>;
 
-/// The file, open or (between a failed write and the next attempt, and at the end) closed.
+/// The file. It is closed between a failed write and the next attempt to open it, and at the end.
 pub(crate) struct File {
-    /// Locked only while a transaction begins, and while the file is closed or opened.
+    /// Locked only to begin a transaction, and to close or open the file.
     open: RwLock<Option<Database>>,
-    again: Opener,
+    reopen: Opener,
 }
 
 impl fmt::Debug for File {
@@ -26,20 +30,20 @@ impl fmt::Debug for File {
 }
 
 impl File {
-    /// `again` opens the same file, and never makes a new one.
+    /// `reopen` opens the same file, and never creates a new one.
     pub(crate) fn new(
         database: Database,
-        again: impl Fn() -> std::result::Result<Database, OpenError> + Send + Sync + 'static,
+        reopen: impl Fn() -> std::result::Result<Database, OpenError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: RwLock::new(Some(database)), again: Box::new(again) }
+        Self { open: RwLock::new(Some(database)), reopen: Box::new(reopen) }
     }
 
-    /// The store as it is now.
+    /// A snapshot of the store, as of the last commit.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         self.with(|database| database.begin_read().map(Snapshot).map_err(storage))
     }
 
-    /// The one write transaction.
+    /// Begins the write transaction. redb allows one at a time.
     pub(crate) fn begin_write(&self) -> Result<WriteTransaction> {
         self.with(|database| database.begin_write().map_err(storage))
     }
@@ -51,18 +55,18 @@ impl File {
         }
     }
 
-    /// Closes the file and frees its lock. What is still being read fails.
+    /// Closes the file and releases its lock. Reads under way fail.
     pub(crate) fn close(&self) {
         let database = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = database.map(Database::close) {
-            tracing::error!(%error, "the store was not closed cleanly; it is repaired at the next start");
+            tracing::error!(%error, "the store was not closed cleanly; it will be repaired at the next start");
         }
     }
 
     /// Closes the file and opens it again.
     pub(crate) fn reopen(&self) -> std::result::Result<(), OpenError> {
         self.close();
-        let database = (self.again)()?;
+        let database = (self.reopen)()?;
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         Ok(())
     }

@@ -1,24 +1,19 @@
-//! Who was given what, from both sides: what a user has, and who has a role or permission.
-//!
-//! A deleted role or permission is on record with its holders for a while and means nothing there:
-//! its id is never used again. The sweep takes it away from them, some at a time.
-
-use std::collections::BTreeSet;
+//! Grants: the roles and permissions of each user, and the holders of each role and permission.
 
 use async_trait::async_trait;
 use schema::{
-    Name, UserId,
+    UserId,
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, MAX_GRANTS},
-    store::{Added, GrantsStore, Result},
 };
+use store::{Added, GrantsStore, Result};
 
 use crate::{
-    key::Key,
+    cascade::{all_of, grants_of, remove_grant, retain_existing},
     permissions, roles,
-    rows::{Change, Row, Rows, Span},
+    rows::{Change, Rows, Span},
     store::Store,
-    table::{DELETED, GRANTS, HOLDERS, PERMISSION_NAMES, ROLE_NAMES, Table, USERS},
+    table::{GRANTS, HOLDERS, PERMISSION_NAMES, ROLE_NAMES, USERS},
 };
 
 #[async_trait]
@@ -32,11 +27,11 @@ impl GrantsStore for Store {
     }
 
     async fn take(&self, user: UserId, grant: Grant) -> Result<bool> {
-        self.change(move |change| take(change, user, grant)).await
+        self.change(move |change| remove_grant(change, user, grant)).await
     }
 
     async fn raw(&self, user: UserId) -> Result<Grants> {
-        self.read(move |rows| Ok(of(rows, user)?.unwrap_or_default())).await
+        self.read(move |rows| Ok(grants_of(rows, user)?.unwrap_or_default())).await
     }
 
     async fn holders(&self, grant: Grant, page: PageOf<UserId>) -> Result<Page<UserId, UserId>> {
@@ -55,7 +50,7 @@ impl GrantsStore for Store {
 }
 
 fn effective(rows: &impl Rows, user: UserId) -> Result<Effective> {
-    let Some(grants) = of(rows, user)? else { return Ok(Effective::default()) };
+    let Some(grants) = grants_of(rows, user)? else { return Ok(Effective::default()) };
     if !rows.has(&USERS, &user)? {
         return Ok(Effective::default());
     }
@@ -81,25 +76,20 @@ fn effective(rows: &impl Rows, user: UserId) -> Result<Effective> {
     Ok(effective)
 }
 
-/// What is on record. A record that cannot be read gives nothing, and the next change replaces it.
-fn of(rows: &impl Rows, user: UserId) -> Result<Option<Grants>> {
-    Ok(rows.look(&GRANTS, &user)?.and_then(Row::good))
-}
-
-/// Giving what does not exist any more, or to nobody, is done by doing nothing: neither will ever
-/// exist again.
+/// Gives a role or permission to a user. If either does not exist any more, there is nothing to do:
+/// neither will ever exist again.
 fn give(change: &Change<'_>, user: UserId, grant: Grant) -> Result<Added> {
     if !exists(change, grant)? || !change.has(&USERS, &user)? {
         return Ok(Added::Done);
     }
-    let mut grants = of(change, user)?.unwrap_or_default();
+    let mut grants = grants_of(change, user)?.unwrap_or_default();
     if has(&grants, grant) {
         return Ok(Added::Exists);
     }
     if is_full(&grants, grant) {
-        let gone = drop_deleted(change, &mut grants)?;
-        for old in gone {
-            change.remove(&HOLDERS, &(old, user))?;
+        let removed = remove_deleted(change, &mut grants)?;
+        for grant in removed {
+            change.remove(&HOLDERS, &(grant, user))?;
         }
     }
     if is_full(&grants, grant) {
@@ -114,96 +104,12 @@ fn give(change: &Change<'_>, user: UserId, grant: Grant) -> Result<Added> {
     Ok(Added::Done)
 }
 
-fn take(change: &Change<'_>, user: UserId, grant: Grant) -> Result<bool> {
-    let Some(mut grants) = of(change, user)? else { return Ok(false) };
-    let had = match grant {
-        Grant::Role(id) => grants.roles.remove(&id),
-        Grant::Permission(id) => grants.permissions.remove(&id),
-    };
-    if had {
-        if grants == Grants::default() {
-            change.remove(&GRANTS, &user)?;
-        } else {
-            change.put(&GRANTS, &user, &grants)?;
-        }
-        change.remove(&HOLDERS, &(grant, user))?;
-    }
-    Ok(had)
-}
-
-/// Takes everything from a user that is deleted.
-pub(crate) fn forget(change: &Change<'_>, user: UserId) -> Result<()> {
-    match change.look(&GRANTS, &user)? {
-        None => return Ok(()),
-        Some(Row::Good(grants)) => {
-            for grant in each(&grants) {
-                change.remove(&HOLDERS, &(grant, user))?;
-            }
-        }
-        // What it was given is found from the other side.
-        Some(Row::Unreadable) => {
-            for (key, ()) in change.scan(&HOLDERS, &Span::all(), usize::MAX)? {
-                if key.1 == user {
-                    change.remove(&HOLDERS, &key)?;
-                }
-            }
-        }
-    }
-    change.remove(&GRANTS, &user)?;
-    Ok(())
-}
-
-/// Notes that this is to be taken from all who have it.
-pub(crate) fn deleted(change: &Change<'_>, grant: Grant) -> Result<()> {
-    change.put(&DELETED, &grant, &())
-}
-
-/// Takes what was deleted from some who had it; says how many.
-pub(crate) fn sweep(change: &Change<'_>, limit: usize) -> Result<usize> {
-    let mut swept = 0;
-    for (grant, ()) in change.scan(&DELETED, &Span::all(), limit)? {
-        let holders = change.scan(&HOLDERS, &Span::of(&grant), limit - swept)?;
-        swept += holders.len();
-        for ((_, user), ()) in holders {
-            if !take(change, user, grant)? {
-                change.remove(&HOLDERS, &(grant, user))?;
-            }
-        }
-        if swept >= limit {
-            return Ok(swept);
-        }
-        change.remove(&DELETED, &grant)?;
-    }
-    Ok(swept)
-}
-
-/// Drops the ids that mean nothing any more.
-pub(crate) fn keep_those_that_exist<K: Key + Copy + Ord>(
-    rows: &impl Rows,
-    names: &Table<K, Name>,
-    ids: &mut BTreeSet<K>,
-) -> Result<()> {
-    let mut kept = BTreeSet::new();
-    for id in &*ids {
-        if rows.has(names, id)? {
-            kept.insert(*id);
-        }
-    }
-    *ids = kept;
-    Ok(())
-}
-
-/// Drops what was deleted from a user's record; gives it.
-fn drop_deleted(rows: &impl Rows, grants: &mut Grants) -> Result<Vec<Grant>> {
+/// Removes deleted roles and permissions from a user's grants, and returns them.
+fn remove_deleted(rows: &impl Rows, grants: &mut Grants) -> Result<Vec<Grant>> {
     let before = grants.clone();
-    keep_those_that_exist(rows, &ROLE_NAMES, &mut grants.roles)?;
-    keep_those_that_exist(rows, &PERMISSION_NAMES, &mut grants.permissions)?;
-    Ok(each(&before).filter(|grant| !has(grants, *grant)).collect())
-}
-
-fn each(grants: &Grants) -> impl Iterator<Item = Grant> {
-    let roles = grants.roles.iter().copied().map(Grant::Role);
-    roles.chain(grants.permissions.iter().copied().map(Grant::Permission))
+    retain_existing(rows, &ROLE_NAMES, &mut grants.roles)?;
+    retain_existing(rows, &PERMISSION_NAMES, &mut grants.permissions)?;
+    Ok(all_of(&before).filter(|grant| !has(grants, *grant)).collect())
 }
 
 fn exists(rows: &impl Rows, grant: Grant) -> Result<bool> {

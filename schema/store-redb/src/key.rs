@@ -1,8 +1,8 @@
-//! Keys: bytes that sort as the lists do.
+//! Keys as bytes that sort like the lists.
 //!
-//! Ids are their 16 bytes, numbers and times 8 bytes big-endian, a tuple its parts one after the
-//! other. Only the last part of a key may vary in length, so no separator is needed and no key is
-//! the beginning of another by accident.
+//! An id is its 16 bytes, a number or time is 8 bytes big-endian, a tuple is the concatenation of its
+//! parts. Only the last part of a key may vary in length, so no separator is needed, and no key is the
+//! prefix of another by accident.
 
 use schema::{
     KeyId, LoginId, Name, NodeId, PermissionId, RoleId, SessionId, Timestamp, UserId,
@@ -11,22 +11,22 @@ use schema::{
     place::{AccountKey, Place},
 };
 
-/// Something that rows are found by.
+/// The typed key of a row.
 pub(crate) trait Key: Sized {
-    /// Appends its bytes.
+    /// Appends the bytes of the key.
     fn put(&self, bytes: &mut Vec<u8>);
 
-    /// Cuts its bytes off the front; `None` when they are not such a key.
+    /// Reads the key from the front of `bytes` and advances them; `None` if they hold no such key.
     fn cut(bytes: &mut &[u8]) -> Option<Self>;
 
-    /// All its bytes.
+    /// The bytes of the key.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(48);
         self.put(&mut bytes);
         bytes
     }
 
-    /// From exactly these bytes.
+    /// Parses a key of exactly these bytes.
     fn decode(mut bytes: &[u8]) -> Option<Self> {
         let key = Self::cut(&mut bytes)?;
         bytes.is_empty().then_some(key)
@@ -104,7 +104,7 @@ impl Key for Grant {
     }
 }
 
-/// The rest of the key is text.
+/// Reads the rest of the key as text.
 fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(std::mem::take(bytes)).ok()
 }
@@ -127,7 +127,7 @@ impl Key for String {
     }
 }
 
-/// Where there is one row only; and the beginning of every key.
+/// The key of a table with a single row, and the prefix of every key.
 impl Key for () {
     fn put(&self, _: &mut Vec<u8>) {}
     fn cut(_: &mut &[u8]) -> Option<Self> {
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_back_as_they_were() {
+    fn keys_survive_a_round_trip() {
         let key = (Timestamp::from_millis(7), UserId::from_bytes([1; 16]), SessionId::from_bytes([2; 16]));
         assert_eq!(Key::decode(&key.encode()), Some(key));
         let origin = Origin { node: NodeId::from_bytes([3; 16]), incarnation: u64::MAX };
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_sort_as_keys_do() {
+    fn encoded_keys_sort_like_keys() {
         let early = (Timestamp::from_millis(255), UserId::from_bytes([255; 16]));
         let late = (Timestamp::from_millis(256), UserId::from_bytes([0; 16]));
         assert!(early.encode() < late.encode());

@@ -1,10 +1,8 @@
 //! The signing keys: one row, changed by compare-and-set.
 
 use async_trait::async_trait;
-use schema::{
-    key::KeySet,
-    store::{Keys, Result},
-};
+use schema::key::KeySet;
+use store::{Keys, Result};
 
 use crate::{rows::Rows, store::Store, table::KEYS};
 

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use schema::{
     Horizon,
     ledger::{Entry, Head, Origin},
-    store::{LedgerStore, Result},
     time::CLOCK_SKEW,
 };
+use store::{LedgerStore, Result};
 
 use crate::{
     rows::{Change, Rows, Span},
@@ -19,7 +19,8 @@ use crate::{
 #[async_trait]
 impl LedgerStore for Store {
     async fn append(&self, entries: &[Entry], heads: &[Head]) -> Result<()> {
-        let (entries, heads) = (entries.to_vec(), heads.to_vec());
+        let entries = entries.to_vec();
+        let heads = heads.to_vec();
         self.change(move |change| append(change, &entries, &heads)).await
     }
 
@@ -56,11 +57,11 @@ fn append(change: &Change<'_>, entries: &[Entry], heads: &[Head]) -> Result<()> 
     Ok(())
 }
 
-/// Removes entries whose facts matter no more, and the heads of origins that have none left; says
-/// how many of both.
+/// Removes at most `limit` entries whose facts have ended, and the heads of logs without entries. Returns
+/// the number of both.
 pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
-    let over = horizon.time().minus(CLOCK_SKEW);
-    let ended = change.scan(&LEDGER_ENDS, &Span::up_to(&over), limit)?;
+    let ended_before = horizon.time().minus(CLOCK_SKEW);
+    let ended = change.scan(&LEDGER_ENDS, &Span::up_to(&ended_before), limit)?;
     let mut origins = BTreeSet::new();
     for (end, ()) in &ended {
         let (_, origin, seq) = *end;

@@ -2,32 +2,36 @@
 //!
 //! | to find | look in |
 //! |---|---|
-//! | why a file is refused, and what to do | [`OpenError`] |
+//! | why a file is not opened, and what to do | [`OpenError`] |
+//! | whether a start would accept a file | [`inspect()`] |
 //! | how many changes share one `fsync` | `writer`, [`Stats`] |
-//! | which tables there are | `table` |
-//! | how the file of an older Palisade becomes one of this | `migration` |
-//! | what a noun promises | the module of its name |
+//! | the tables | `table` |
+//! | how the file of an older Palisade is migrated | `migration` |
+//! | what a deletion removes besides its own row | `cascade` |
+//! | the promises of a noun | the module of its name |
 //!
-//! # What is in the file
-//! A [redb] database. Rows are the records of `schema` as JSON: readable with any tool, and a
-//! field can be added with `#[serde(default)]` without touching what is stored. Keys are bytes that
-//! sort as the lists do (ids most significant byte first, numbers big-endian), so every list is one
-//! range scan.
+//! # The file
+//! A [redb] database. Rows are the records of `schema` as JSON: any tool can read them, and a field can
+//! be added with `#[serde(default)]` without rewriting stored rows. Keys are bytes that sort like the
+//! lists (ids most significant byte first, numbers big-endian), so every list is one range scan.
 //!
-//! # What it promises
-//! - A change is answered when it is on the disk: one `fsync` for all changes that waited together.
-//! - One call is one transaction: a user and its email claim, or neither.
+//! # Promises
+//! - A change returns when it is on the disk: one `fsync` for all changes that waited together.
+//! - One call is one transaction: it stores a user and its email claim, or neither. Removals of many rows
+//!   are the exception: they take several.
 //! - Readers see a snapshot and never wait for the writer.
-//! - After `kill -9` or the loss of power the file is what the last answered change left; redb walks
-//!   it once at the next start. (redb's *quick repair* would spare that walk and make every commit
-//!   dearer, and its *two-phase commit* guards against somebody who chooses the bytes of a whole
-//!   transaction and when the machine dies; neither is needed for safety, so both are off.)
-//! - After a failed write (a full disk) the file is closed and opened again until that works; nobody
-//!   has to restart the node.
+//! - After `kill -9` or a loss of power the file holds every change that returned; redb walks the file
+//!   once at the next start. (redb's *quick repair* would avoid that walk but slow every commit down, and
+//!   its *two-phase commit* protects against an attacker that chooses the bytes of a whole transaction
+//!   and the moment of the crash. Neither is needed for safety, so both are off.)
+//! - After a failed write (a full disk) the file is closed and opened again until that succeeds, without
+//!   a restart of the node.
 
+mod cascade;
 mod database;
 mod error;
 mod grants;
+mod inspect;
 mod key;
 mod keys;
 mod ledger;
@@ -46,5 +50,7 @@ mod upkeep;
 mod users;
 mod writer;
 
-pub use open::{OpenError, Opened, open};
+pub use error::OpenError;
+pub use inspect::inspect;
+pub use open::{Opened, open};
 pub use stats::Stats;

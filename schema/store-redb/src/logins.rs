@@ -1,4 +1,4 @@
-//! Login histories, with an index by time.
+//! Login histories and known places, each with an index by time.
 
 use async_trait::async_trait;
 use schema::{
@@ -6,12 +6,12 @@ use schema::{
     login::{LOGIN_RETENTION, Login, MAX_PLACES, is_trimming},
     page::{Page, PageOf},
     place::{AccountKey, Place},
-    store::{Logins, Result},
 };
+use store::{Logins, Result};
 
 use crate::{
     rows::{Change, Row, Rows, Span},
-    store::{STEP, Store},
+    store::{REMOVALS_PER_CHANGE_MAX, Store},
     table::{LOGIN_PLACE_TIMES, LOGIN_PLACES, LOGIN_TIMES, LOGINS},
 };
 
@@ -26,8 +26,8 @@ impl Logins for Store {
             change.put(&LOGINS, &(login.user, login.id), &login)?;
             change.put(&LOGIN_TIMES, &(login.time, login.user, login.id), &())?;
             if is_trimming(login.id, max) {
-                let too_many = change.count_in(&LOGINS, &Span::of(&login.user))?.saturating_sub(max);
-                forget(change, login.user, too_many.min(STEP))?;
+                let excess = change.count_in(&LOGINS, &Span::of(&login.user))?.saturating_sub(max);
+                remove_oldest(change, login.user, excess.min(REMOVALS_PER_CHANGE_MAX))?;
             }
             Ok(())
         })
@@ -84,20 +84,20 @@ impl Logins for Store {
     }
 }
 
-/// Removes the oldest entries of a user, at most so many; says how many there were.
-pub(crate) fn forget(change: &Change<'_>, user: UserId, most: usize) -> Result<usize> {
-    let oldest = change.look_at(&LOGINS, &Span::of(&user), most)?;
+/// Removes at most `limit` of the oldest entries of a user. Returns their number.
+pub(crate) fn remove_oldest(change: &Change<'_>, user: UserId, limit: usize) -> Result<usize> {
+    let oldest = change.scan_rows(&LOGINS, &Span::of(&user), limit)?;
     for (key, login) in &oldest {
         change.remove(&LOGINS, key)?;
-        // Of one that cannot be read, the sweep removes this.
-        if let Row::Good(login) = login {
+        // The index row of an entry that does not parse is left to the sweep.
+        if let Row::Parsed(login) = login {
             change.remove(&LOGIN_TIMES, &(login.time, login.user, login.id))?;
         }
     }
     Ok(oldest.len())
 }
 
-/// Removes entries that have been kept long enough; says how many.
+/// Removes at most `limit` entries older than the retention time. Returns their number.
 pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
     let kept_from = horizon.time().minus(LOGIN_RETENTION);
     let old = change.scan(&LOGIN_TIMES, &Span::up_to(&kept_from), limit)?;
@@ -109,7 +109,7 @@ pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Resu
     Ok(old.len())
 }
 
-/// Removes places that nobody logged in from for long enough; says how many.
+/// Removes at most `limit` places without a login during the retention time. Returns their number.
 pub(crate) fn sweep_places(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
     let kept_from = horizon.time().minus(LOGIN_RETENTION);
     let old = change.scan(&LOGIN_PLACE_TIMES, &Span::up_to(&kept_from), limit)?;

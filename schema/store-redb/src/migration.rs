@@ -1,28 +1,28 @@
-//! How an older file becomes one of this format: numbered steps, in one transaction at the start.
+//! Migrates an older file to the current format: numbered steps, in one transaction at the start.
 //!
-//! The format's number is how many steps the file has been through. A step is never changed once it
-//! was released; what is new is a new step at the end. All steps that are missing are applied in
-//! one transaction, so a file is of the old format or of the new one, never between.
+//! The number of a file's format is the number of steps applied to it. A released step never changes; a
+//! change of the format is a new step at the end. All missing steps are applied in one transaction, so a
+//! file has either the old format or the new one.
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 
 use crate::table;
 
-/// One step.
+/// One step of the migration.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
-/// All steps.
-pub(crate) const STEPS: &[Step] = &[make_the_tables, make_the_tables_of_places];
+/// All steps, in order.
+pub(crate) const STEPS: &[Step] = &[create_tables, create_place_tables];
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const FORMAT: &str = "format";
 
-/// Why a file stays as it is.
+/// Why a file was not migrated. It is unchanged.
 #[derive(Debug)]
 pub(crate) enum MigrationError {
-    /// Its tables are not ours.
+    /// The file has the tables of another program.
     Foreign,
-    /// It has been through more steps than there are.
+    /// The file has a newer format than this version knows.
     Newer { found: u64 },
     /// The database failed.
     Failed(redb::Error),
@@ -34,7 +34,7 @@ impl<E: Into<redb::Error>> From<E> for MigrationError {
     }
 }
 
-/// Applies the steps that the file lacks. One that is up to date is only read.
+/// Applies the steps that the file lacks. A file with the current format is only read.
 pub(crate) fn migrate(database: &Database, steps: &[Step]) -> Result<(), MigrationError> {
     let found = format(database)?;
     let known = steps.len() as u64;
@@ -50,11 +50,11 @@ pub(crate) fn migrate(database: &Database, steps: &[Step]) -> Result<(), Migrati
     }
     transaction.open_table(META)?.insert(FORMAT, known)?;
     transaction.commit()?;
-    tracing::info!(from = found, to = known, "the store has a new format");
+    tracing::info!(from = found, to = known, "store migrated to a new format");
     Ok(())
 }
 
-/// 0 when there is nothing in the file yet.
+/// The format of the file; 0 if it is empty.
 fn format(database: &Database) -> Result<u64, MigrationError> {
     let transaction = database.begin_read()?;
     let tables: Vec<_> = transaction.list_tables()?.collect();
@@ -73,16 +73,16 @@ fn format(database: &Database) -> Result<u64, MigrationError> {
     format.filter(|format| *format > 0).ok_or(MigrationError::Foreign)
 }
 
-/// Step 1.
-fn make_the_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+/// Step 1: creates the tables of format 1.
+fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     for table in table::FORMAT_1 {
         transaction.open_table(table)?;
     }
     Ok(())
 }
 
-/// Step 2.
-fn make_the_tables_of_places(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+/// Step 2: adds the tables of known places.
+fn create_place_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     for table in table::FORMAT_2 {
         transaction.open_table(table)?;
     }
@@ -102,7 +102,7 @@ mod tests {
         Ok(())
     }
 
-    fn fail_half_way(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    fn fail_midway(transaction: &WriteTransaction) -> Result<(), redb::Error> {
         add_notes(transaction)?;
         Err(redb::Error::Corrupted("half-way".into()))
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_goes_through_all_steps_once() {
+    fn new_file_gets_all_steps_once() {
         let database = database();
         migrate(&database, STEPS).unwrap();
         assert_eq!(format(&database).unwrap(), STEPS.len() as u64);
@@ -127,28 +127,28 @@ mod tests {
     }
 
     #[test]
-    fn an_older_file_goes_through_the_steps_that_it_lacks() {
+    fn older_file_gets_only_the_missing_steps() {
         let database = database();
         migrate(&database, &STEPS[..1]).unwrap();
-        migrate(&database, &[fail_half_way, add_notes]).unwrap();
+        migrate(&database, &[fail_midway, add_notes]).unwrap();
         assert_eq!(format(&database).unwrap(), 2);
         assert!(has_notes(&database));
     }
 
     #[test]
-    fn a_step_that_fails_half_way_leaves_the_old_format() {
+    fn step_that_fails_midway_leaves_the_old_format() {
         let database = database();
         migrate(&database, &STEPS[..1]).unwrap();
-        let failed = migrate(&database, &[make_the_tables, fail_half_way]);
+        let failed = migrate(&database, &[create_tables, fail_midway]);
         assert!(matches!(failed, Err(MigrationError::Failed(_))));
         assert_eq!(format(&database).unwrap(), 1);
         assert!(!has_notes(&database));
-        migrate(&database, &[make_the_tables, add_notes]).unwrap();
+        migrate(&database, &[create_tables, add_notes]).unwrap();
         assert!(has_notes(&database));
     }
 
     #[test]
-    fn a_newer_file_is_left_alone() {
+    fn newer_file_is_left_unchanged() {
         let database = database();
         let newer = [STEPS, &[add_notes]].concat();
         migrate(&database, &newer).unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_other_tables_is_left_alone() {
+    fn file_with_foreign_tables_is_left_unchanged() {
         let database = database();
         let transaction = database.begin_write().unwrap();
         add_notes(&transaction).unwrap();

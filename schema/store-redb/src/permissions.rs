@@ -1,14 +1,14 @@
-//! Permissions, by name, and their names by id.
+//! Permissions by name, and their names by id.
 
 use async_trait::async_trait;
 use schema::{
     Name, PermissionId,
     permission::{Grant, MAX_PERMISSIONS, Permission},
-    store::{Added, Permissions, Result},
 };
+use store::{Added, Permissions, Result};
 
 use crate::{
-    grants,
+    cascade,
     rows::{Change, Row, Rows, Span},
     store::Store,
     table::{PERMISSION_NAMES, PERMISSIONS},
@@ -35,7 +35,8 @@ impl Permissions for Store {
     }
 
     async fn describe(&self, name: &Name, description: Option<&str>) -> Result<Option<Permission>> {
-        let (name, description) = (name.clone(), description.map(str::to_owned));
+        let name = name.clone();
+        let description = description.map(str::to_owned);
         self.change(move |change| {
             let Some(stored) = change.get(&PERMISSIONS, &name)? else { return Ok(None) };
             if stored.description == description {
@@ -54,7 +55,7 @@ impl Permissions for Store {
             let Some(stored) = change.get(&PERMISSIONS, &name)? else { return Ok(None) };
             change.remove(&PERMISSIONS, &name)?;
             change.remove(&PERMISSION_NAMES, &stored.id)?;
-            grants::deleted(change, Grant::Permission(stored.id))?;
+            cascade::mark_deleted(change, Grant::Permission(stored.id))?;
             Ok(Some(stored))
         })
         .await
@@ -73,10 +74,10 @@ fn create(change: &Change<'_>, permission: &Permission) -> Result<Added> {
     Ok(Added::Done)
 }
 
-/// A permission by id; `None` when it was deleted or cannot be read.
+/// A permission by id; `None` if it was deleted or does not parse.
 pub(crate) fn by_id(rows: &impl Rows, id: PermissionId) -> Result<Option<Permission>> {
     match rows.get(&PERMISSION_NAMES, &id)? {
-        Some(name) => Ok(rows.look(&PERMISSIONS, &name)?.and_then(Row::good)),
+        Some(name) => Ok(rows.get_row(&PERMISSIONS, &name)?.and_then(Row::parsed)),
         None => Ok(None),
     }
 }

@@ -1,14 +1,14 @@
-//! Roles, by name, and their names by id.
+//! Roles by name, and their names by id.
 
 use async_trait::async_trait;
 use schema::{
     Name, RoleId,
     permission::{Grant, MAX_GRANTS, MAX_ROLES, Permission, Role},
-    store::{Added, Result, Roles},
 };
+use store::{Added, Result, Roles};
 
 use crate::{
-    grants,
+    cascade,
     rows::{Change, Row, Rows, Span},
     store::Store,
     table::{PERMISSION_NAMES, ROLE_NAMES, ROLES},
@@ -35,7 +35,8 @@ impl Roles for Store {
     }
 
     async fn describe(&self, name: &Name, description: Option<&str>) -> Result<Option<Role>> {
-        let (name, description) = (name.clone(), description.map(str::to_owned));
+        let name = name.clone();
+        let description = description.map(str::to_owned);
         self.change(move |change| {
             edit(change, &name, |role| {
                 role.description.clone_from(&description);
@@ -46,14 +47,15 @@ impl Roles for Store {
     }
 
     async fn add(&self, name: &Name, permission: &Permission) -> Result<Option<Role>> {
-        let (name, id) = (name.clone(), permission.id);
+        let name = name.clone();
+        let id = permission.id;
         self.change(move |change| {
             edit(change, &name, |role| {
                 if role.permissions.contains(&id) || !change.has(&PERMISSION_NAMES, &id)? {
                     return Ok(());
                 }
                 if role.permissions.len() >= MAX_GRANTS {
-                    grants::keep_those_that_exist(change, &PERMISSION_NAMES, &mut role.permissions)?;
+                    cascade::retain_existing(change, &PERMISSION_NAMES, &mut role.permissions)?;
                 }
                 if role.permissions.len() < MAX_GRANTS {
                     role.permissions.insert(id);
@@ -65,7 +67,8 @@ impl Roles for Store {
     }
 
     async fn remove(&self, name: &Name, permission: &Permission) -> Result<Option<Role>> {
-        let (name, id) = (name.clone(), permission.id);
+        let name = name.clone();
+        let id = permission.id;
         self.change(move |change| {
             edit(change, &name, |role| {
                 role.permissions.remove(&id);
@@ -81,7 +84,7 @@ impl Roles for Store {
             let Some(stored) = change.get(&ROLES, &name)? else { return Ok(None) };
             change.remove(&ROLES, &name)?;
             change.remove(&ROLE_NAMES, &stored.id)?;
-            grants::deleted(change, Grant::Role(stored.id))?;
+            cascade::mark_deleted(change, Grant::Role(stored.id))?;
             Ok(Some(stored))
         })
         .await
@@ -100,7 +103,7 @@ fn create(change: &Change<'_>, role: &Role) -> Result<Added> {
     Ok(Added::Done)
 }
 
-/// Writes the role only when the edit changed it.
+/// Edits a role, and writes it only if the edit changed it.
 fn edit(
     change: &Change<'_>,
     name: &Name,
@@ -115,10 +118,10 @@ fn edit(
     Ok(Some(role))
 }
 
-/// A role by id; `None` when it was deleted or cannot be read.
+/// A role by id; `None` if it was deleted or does not parse.
 pub(crate) fn by_id(rows: &impl Rows, id: RoleId) -> Result<Option<Role>> {
     match rows.get(&ROLE_NAMES, &id)? {
-        Some(name) => Ok(rows.look(&ROLES, &name)?.and_then(Row::good)),
+        Some(name) => Ok(rows.get_row(&ROLES, &name)?.and_then(Row::parsed)),
         None => Ok(None),
     }
 }

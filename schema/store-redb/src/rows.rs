@@ -1,10 +1,10 @@
-//! Rows in a transaction: [`Snapshot`] reads, [`Change`] reads and writes, [`Rows`] is what both do.
+//! Rows in a transaction: [`Snapshot`] reads, [`Change`] reads and writes, [`Rows`] are the reads of both.
 
 use std::{cell::Cell, ops::Bound};
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
-use schema::store::{Result, StoreError};
 use serde::{Serialize, de::DeserializeOwned};
+use store::{Result, StoreError};
 
 use crate::{
     error::storage,
@@ -14,37 +14,43 @@ use crate::{
 
 type Bytes = &'static [u8];
 
-/// Reading rows.
+/// Reads of rows by typed keys.
 pub(crate) trait Rows {
-    /// The table of this name.
+    /// Opens a table.
     fn open(&self, table: Definition) -> Result<impl ReadableTable<Bytes, Bytes>>;
 
-    /// The row of a key.
+    /// The row with this key.
+    ///
+    /// # Errors
+    /// `Inconsistent` if it does not parse.
     fn get<K: Key, R: DeserializeOwned>(&self, table: &Table<K, R>, key: &K) -> Result<Option<R>> {
         let rows = self.open(table.definition())?;
         let row = rows.get(key.encode().as_slice()).map_err(storage)?;
         row.map(|row| decode(table, row.value())).transpose()
     }
 
-    /// The row of a key, also one that cannot be read.
-    fn look<K: Key, R: DeserializeOwned>(&self, table: &Table<K, R>, key: &K) -> Result<Option<Row<R>>> {
+    /// The row with this key, or [`Row::Unreadable`].
+    fn get_row<K: Key, R: DeserializeOwned>(&self, table: &Table<K, R>, key: &K) -> Result<Option<Row<R>>> {
         let rows = self.open(table.definition())?;
         let row = rows.get(key.encode().as_slice()).map_err(storage)?;
         Ok(row.map(|row| read(table, row.value())))
     }
 
-    /// Whether there is a row; it is not looked at.
+    /// Whether there is a row with this key. The row is not parsed.
     fn has<K: Key, R>(&self, table: &Table<K, R>, key: &K) -> Result<bool> {
         let rows = self.open(table.definition())?;
         Ok(rows.get(key.encode().as_slice()).map_err(storage)?.is_some())
     }
 
-    /// How many rows there are. Costs one look, whatever the number.
+    /// The number of rows of a table, in constant time.
     fn count<K, R>(&self, table: &Table<K, R>) -> Result<u64> {
         self.open(table.definition())?.len().map_err(storage)
     }
 
     /// At most `limit` rows, by key.
+    ///
+    /// # Errors
+    /// `Inconsistent` if one does not parse.
     fn scan<K: Key, R: DeserializeOwned>(
         &self,
         table: &Table<K, R>,
@@ -59,8 +65,8 @@ pub(crate) trait Rows {
             .collect()
     }
 
-    /// At most `limit` rows, by key, also those that cannot be read.
-    fn look_at<K: Key, R: DeserializeOwned>(
+    /// At most `limit` rows, by key, including those that do not parse.
+    fn scan_rows<K: Key, R: DeserializeOwned>(
         &self,
         table: &Table<K, R>,
         span: &Span,
@@ -71,8 +77,8 @@ pub(crate) trait Rows {
         range.filter_map(|row| keyed(table, row).transpose()).take(limit).collect()
     }
 
-    /// At most `limit` rows, by key, without those that cannot be read: for lists, of which one bad row
-    /// takes nothing but itself.
+    /// At most `limit` rows, by key, without those that do not parse: one bad row must not make a whole list
+    /// unreadable.
     fn list<K: Key, R: DeserializeOwned>(
         &self,
         table: &Table<K, R>,
@@ -84,7 +90,7 @@ pub(crate) trait Rows {
         range.filter_map(|row| readable(table, row).transpose()).take(limit).collect()
     }
 
-    /// The same from the end.
+    /// At most `limit` rows from the end, by descending key, without those that do not parse.
     fn list_back<K: Key, R: DeserializeOwned>(
         &self,
         table: &Table<K, R>,
@@ -96,7 +102,7 @@ pub(crate) trait Rows {
         range.rev().filter_map(|row| readable(table, row).transpose()).take(limit).collect()
     }
 
-    /// How many rows there are in a span. They are not looked at, but each is passed.
+    /// The number of rows in a span. The rows are not parsed, but the time grows with their number.
     fn count_in<K: Key, R>(&self, table: &Table<K, R>, span: &Span) -> Result<usize> {
         let rows = self.open(table.definition())?;
         let range = rows.range::<&[u8]>(span.bounds()).map_err(storage)?;
@@ -104,20 +110,20 @@ pub(crate) trait Rows {
     }
 }
 
-/// What lies under a key.
+/// The content of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Row<R> {
-    /// A row of its form.
-    Good(R),
-    /// Something else: damaged, or of no version that is known.
+    /// A row of the expected form.
+    Parsed(R),
+    /// Something else: damaged, or of an unknown version.
     Unreadable,
 }
 
 impl<R> Row<R> {
-    /// The row, if it can be read.
-    pub(crate) fn good(self) -> Option<R> {
+    /// The row, if it parses.
+    pub(crate) fn parsed(self) -> Option<R> {
         match self {
-            Self::Good(row) => Some(row),
+            Self::Parsed(row) => Some(row),
             Self::Unreadable => None,
         }
     }
@@ -125,7 +131,7 @@ impl<R> Row<R> {
 
 fn read<K, R: DeserializeOwned>(table: &Table<K, R>, row: &[u8]) -> Row<R> {
     match decode(table, row) {
-        Ok(row) => Row::Good(row),
+        Ok(row) => Row::Parsed(row),
         Err(error) => {
             tracing::error!(%error, "a row cannot be read; `palisade store check` names it");
             Row::Unreadable
@@ -141,11 +147,11 @@ fn entry<K: Key, R: DeserializeOwned>(
 ) -> Result<(K, R)> {
     let (key, row) = row.map_err(storage)?;
     let key = K::decode(key.value())
-        .ok_or_else(|| StoreError::Inconsistent(format!("{} has a key of another form", table.name())))?;
+        .ok_or_else(|| StoreError::Inconsistent(format!("{} has a key that does not parse", table.name())))?;
     Ok((key, decode(table, row.value())?))
 }
 
-/// A row with its key; `None` for a key that is none, which nothing refers to.
+/// A row with its key; `None` for a key that does not parse, to which nothing can refer.
 fn keyed<K: Key, R: DeserializeOwned>(
     table: &Table<K, R>,
     row: std::result::Result<(Guard<'_>, Guard<'_>), redb::StorageError>,
@@ -159,18 +165,19 @@ fn readable<K: Key, R: DeserializeOwned>(
     row: std::result::Result<(Guard<'_>, Guard<'_>), redb::StorageError>,
 ) -> Result<Option<(K, R)>> {
     let row = keyed(table, row)?;
-    Ok(row.and_then(|(key, row)| Some((key, row.good()?))))
+    Ok(row.and_then(|(key, row)| Some((key, row.parsed()?))))
 }
 
-/// The error does not say what is in the row: it may be a hash.
+/// Parses a row. The error shows nothing of the row, which may hold a password hash.
 fn decode<K, R: DeserializeOwned>(table: &Table<K, R>, row: &[u8]) -> Result<R> {
     serde_json::from_slice(row).map_err(|error| {
-        let (name, place) = (table.name(), error.column());
-        StoreError::Inconsistent(format!("{name} has a row that does not parse, at byte {place}"))
+        let name = table.name();
+        let offset = error.column();
+        StoreError::Inconsistent(format!("{name} has a row that does not parse, at byte {offset}"))
     })
 }
 
-/// The store as it was at one moment.
+/// A read transaction: the store as of one commit.
 pub(crate) struct Snapshot(pub(crate) ReadTransaction);
 
 impl Rows for Snapshot {
@@ -180,7 +187,7 @@ impl Rows for Snapshot {
     }
 }
 
-/// One job's part of a write transaction.
+/// The part of one job in a write transaction.
 pub(crate) struct Change<'t> {
     transaction: &'t WriteTransaction,
     wrote: Cell<bool>,
@@ -197,12 +204,12 @@ impl<'t> Change<'t> {
         Self { transaction, wrote: Cell::new(false) }
     }
 
-    /// Whether it changed anything yet.
+    /// Whether the job has written anything yet.
     pub(crate) const fn wrote(&self) -> bool {
         self.wrote.get()
     }
 
-    /// Puts a row, in place of one that is there.
+    /// Inserts or replaces a row.
     pub(crate) fn put<K: Key, R: Serialize>(&self, table: &Table<K, R>, key: &K, row: &R) -> Result<()> {
         let row = serde_json::to_vec(row)
             .map_err(|error| StoreError::Inconsistent(format!("{}: {error}", table.name())))?;
@@ -212,18 +219,18 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Removes a row; says whether it was there.
+    /// Removes a row. Returns whether it existed.
     pub(crate) fn remove<K: Key, R>(&self, table: &Table<K, R>, key: &K) -> Result<bool> {
         let mut rows = self.transaction.open_table(table.definition()).map_err(storage)?;
-        let was_there = rows.remove(key.encode().as_slice()).map_err(storage)?.is_some();
-        if was_there {
+        let existed = rows.remove(key.encode().as_slice()).map_err(storage)?.is_some();
+        if existed {
             self.wrote.set(true);
         }
-        Ok(was_there)
+        Ok(existed)
     }
 }
 
-/// A run of keys.
+/// A range of keys.
 pub(crate) struct Span {
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
@@ -235,19 +242,19 @@ impl Span {
         Self::of(&())
     }
 
-    /// The keys that begin with this one.
+    /// The keys with this prefix.
     pub(crate) fn of(prefix: &impl Key) -> Self {
         let from = prefix.encode();
         let to = end_of(&from);
         Self { from: Bound::Included(from), to }
     }
 
-    /// The keys up to those that begin with this one.
+    /// The keys up to and including those with this prefix.
     pub(crate) fn up_to(last: &impl Key) -> Self {
         Self { from: Bound::Unbounded, to: end_of(&last.encode()) }
     }
 
-    /// Of these, those after this key.
+    /// The part of the range after `key`, if there is one.
     pub(crate) fn after(self, key: Option<&impl Key>) -> Self {
         match key {
             Some(key) => Self { from: Bound::Excluded(key.encode()), ..self },
@@ -255,7 +262,7 @@ impl Span {
         }
     }
 
-    /// Of these, those before this key.
+    /// The part of the range before `key`, if there is one.
     pub(crate) fn before(self, key: Option<&impl Key>) -> Self {
         match key {
             Some(key) => Self { to: Bound::Excluded(key.encode()), ..self },
@@ -268,7 +275,7 @@ impl Span {
     }
 }
 
-/// What no key that begins with `prefix` reaches.
+/// The upper bound of the keys with this prefix.
 fn end_of(prefix: &[u8]) -> Bound<Vec<u8>> {
     match prefix.iter().rposition(|byte| *byte != u8::MAX) {
         Some(last) => {
@@ -285,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_before_the_next() {
+    fn range_of_a_prefix_ends_before_the_next() {
         assert_eq!(end_of(&[1, 2]), Bound::Excluded(vec![1, 3]));
         assert_eq!(end_of(&[1, 255, 255]), Bound::Excluded(vec![2]));
         assert_eq!(end_of(&[255]), Bound::Unbounded);

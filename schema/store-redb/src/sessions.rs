@@ -1,7 +1,7 @@
-//! Sessions, with a count for each user and an index by their end.
+//! Sessions, with a count per user and an index by their expiry.
 //!
-//! The index holds the end rounded up to the hour: a refresh moves the end by minutes, and mostly
-//! only the session's own row is written then.
+//! The index holds the expiry rounded up to the hour: most refreshes move the expiry within the hour and
+//! write only the session's own row.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use schema::{
     Horizon, SessionId, Timestamp, UserId,
     page::{Page, PageOf},
     session::{SecretHash, Session},
-    store::{Result, Rotated, Sessions},
     time::millis,
 };
+use store::{Result, Rotated, Sessions};
 
 use crate::{
     rows::{Change, Row, Rows, Span},
-    store::{STEP, Store},
+    store::{REMOVALS_PER_CHANGE_MAX, Store},
     table::{SESSION_COUNTS, SESSION_ENDS, SESSIONS},
 };
 
-/// How coarse the index is.
-const SWEPT_EVERY: Duration = Duration::from_secs(3600);
+/// The granularity of the index. Part of the stored form.
+const INDEX_GRANULARITY: Duration = Duration::from_secs(3600);
 
 #[async_trait]
 impl Sessions for Store {
@@ -45,7 +45,7 @@ impl Sessions for Store {
 
     async fn end(&self, user: UserId, id: SessionId) -> Result<bool> {
         self.change(move |change| {
-            let Some(row) = change.look(&SESSIONS, &(user, id))? else { return Ok(false) };
+            let Some(row) = change.get_row(&SESSIONS, &(user, id))? else { return Ok(false) };
             remove(change, (user, id), &row)?;
             count(change, user, |count| count.saturating_sub(1))?;
             Ok(true)
@@ -76,24 +76,25 @@ impl Sessions for Store {
 
     async fn ids(&self, user: UserId) -> Result<Vec<SessionId>> {
         self.read(move |rows| {
-            let found = rows.look_at(&SESSIONS, &Span::of(&user), usize::MAX)?;
+            let found = rows.scan_rows(&SESSIONS, &Span::of(&user), usize::MAX)?;
             Ok(found.into_iter().map(|((_, id), _)| id).collect())
         })
         .await
     }
 }
 
-/// The oldest make room, never the new one itself. Opened again with the same id: no change.
+/// Adds a session and ends the oldest ones beyond `max`, never the new one. A repeated call with the same
+/// id changes nothing.
 fn open(change: &Change<'_>, session: &Session, max: usize) -> Result<Vec<SessionId>> {
     let key = (session.user, session.id);
     if change.has(&SESSIONS, &key)? {
         return Ok(Vec::new());
     }
     let before = change.get(&SESSION_COUNTS, &session.user)?.unwrap_or(0);
-    let too_many = (before + 1).saturating_sub(max.max(1));
-    let oldest = match too_many {
+    let excess = (before + 1).saturating_sub(max.max(1));
+    let oldest = match excess {
         0 => Vec::new(),
-        some => change.look_at(&SESSIONS, &Span::of(&session.user), some)?,
+        excess => change.scan_rows(&SESSIONS, &Span::of(&session.user), excess)?,
     };
     for (key, old) in &oldest {
         remove(change, *key, old)?;
@@ -118,8 +119,8 @@ fn rotate(change: &Change<'_>, expected: &SecretHash, next: &Session) -> Result<
     Ok(Rotated::Done)
 }
 
-/// Ends those of a user's next sessions whose versions are below this one; says after which to go on. A
-/// session that cannot be read is below every version.
+/// Ends, of a batch of a user's sessions, those whose user version is below `version`. Returns the id to
+/// continue after, if there is more. A session that does not parse is below every version.
 fn end_older(
     change: &Change<'_>,
     user: UserId,
@@ -127,13 +128,15 @@ fn end_older(
     after: Option<SessionId>,
 ) -> Result<Option<SessionId>> {
     let seen = after.map(|id| (user, id));
-    let some = change.look_at(&SESSIONS, &Span::of(&user).after(seen.as_ref()), STEP)?;
-    let next = if some.len() < STEP { None } else { some.last().map(|((_, id), _)| *id) };
+    let batch =
+        change.scan_rows(&SESSIONS, &Span::of(&user).after(seen.as_ref()), REMOVALS_PER_CHANGE_MAX)?;
+    let next =
+        if batch.len() < REMOVALS_PER_CHANGE_MAX { None } else { batch.last().map(|((_, id), _)| *id) };
     let is_older = |row: &Row<Session>| match row {
-        Row::Good(session) => session.user_version < version,
+        Row::Parsed(session) => session.user_version < version,
         Row::Unreadable => true,
     };
-    let older: Vec<_> = some.into_iter().filter(|(_, row)| is_older(row)).collect();
+    let older: Vec<_> = batch.into_iter().filter(|(_, row)| is_older(row)).collect();
     for (key, row) in &older {
         remove(change, *key, row)?;
     }
@@ -143,21 +146,21 @@ fn end_older(
     Ok(next)
 }
 
-/// Ends sessions of a user who is deleted, at most so many; says how many there were.
-pub(crate) fn forget(change: &Change<'_>, user: UserId, most: usize) -> Result<usize> {
-    let some = change.look_at(&SESSIONS, &Span::of(&user), most)?;
-    for (key, row) in &some {
+/// Removes at most `limit` sessions of a user. Returns their number.
+pub(crate) fn remove_some(change: &Change<'_>, user: UserId, limit: usize) -> Result<usize> {
+    let batch = change.scan_rows(&SESSIONS, &Span::of(&user), limit)?;
+    for (key, row) in &batch {
         remove(change, *key, row)?;
     }
-    if some.len() < most {
+    if batch.len() < limit {
         change.remove(&SESSION_COUNTS, &user)?;
     } else {
-        count(change, user, |count| count.saturating_sub(some.len()))?;
+        count(change, user, |count| count.saturating_sub(batch.len()))?;
     }
-    Ok(some.len())
+    Ok(batch.len())
 }
 
-/// Removes sessions that have ended; says how many.
+/// Removes at most `limit` expired sessions. Returns their number.
 pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Result<usize> {
     let ended = change.scan(&SESSION_ENDS, &Span::up_to(&horizon.time()), limit)?;
     for (end, ()) in &ended {
@@ -170,10 +173,10 @@ pub(crate) fn sweep(change: &Change<'_>, horizon: Horizon, limit: usize) -> Resu
     Ok(ended.len())
 }
 
-/// Of a session that cannot be read, the sweep removes what is in the index.
+/// Removes a session. If it does not parse, the sweep removes its index row.
 fn remove(change: &Change<'_>, key: (UserId, SessionId), row: &Row<Session>) -> Result<()> {
     change.remove(&SESSIONS, &key)?;
-    if let Row::Good(session) = row {
+    if let Row::Parsed(session) = row {
         change.remove(&SESSION_ENDS, &end_of(session))?;
     }
     Ok(())
@@ -186,9 +189,9 @@ fn count(change: &Change<'_>, user: UserId, next: impl FnOnce(usize) -> usize) -
     }
 }
 
-/// Where a session is in the index.
+/// The key of a session in the index by expiry.
 fn end_of(session: &Session) -> (Timestamp, UserId, SessionId) {
-    let step = millis(SWEPT_EVERY);
-    let end = session.expires_at.as_millis().div_ceil(step).saturating_mul(step);
+    let granularity = millis(INDEX_GRANULARITY);
+    let end = session.expires_at.as_millis().div_ceil(granularity).saturating_mul(granularity);
     (Timestamp::from_millis(end), session.user, session.id)
 }

@@ -1,8 +1,8 @@
-//! How well changes share their commits.
+//! Counters of commits and changes.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counters since the store was opened.
+/// Counters since the store was opened, which show how many changes share a commit.
 #[derive(Debug, Default)]
 pub struct Stats {
     commits: AtomicU64,
@@ -10,13 +10,13 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Durable commits, each with one `fsync`.
+    /// The number of durable commits, each with one `fsync`.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.commits.load(Relaxed)
     }
 
-    /// Changes in those commits. A call that found nothing to change is not one.
+    /// The number of changes in those commits. A call that found nothing to change does not count.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes.load(Relaxed)

@@ -1,6 +1,6 @@
-//! The tables, by noun. Their names carry no version: `migration` knows which format the file has.
+//! The tables, by noun. Their names carry no version: `migration` records the format of the file.
 
-use std::marker::PhantomData;
+use std::{collections::BTreeSet, marker::PhantomData};
 
 use redb::TableDefinition;
 use schema::{
@@ -12,15 +12,15 @@ use schema::{
     permission::{Grant, Grants, Permission, Role},
     place::{AccountKey, Place},
     session::Session,
+    superusers::PendingRemoval,
     user::User,
 };
+use serde::{Deserialize, Serialize};
 
-use crate::superusers;
-
-/// What redb knows of a table: bytes to bytes.
+/// A table as redb sees it: bytes to bytes.
 pub(crate) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Rows of one kind by keys of one kind.
+/// A table with keys of type `K` and rows of type `R`.
 pub(crate) struct Table<K, R> {
     name: &'static str,
     kinds: PhantomData<fn() -> (K, R)>,
@@ -31,59 +31,59 @@ impl<K, R> Table<K, R> {
         Self { name, kinds: PhantomData }
     }
 
-    /// Its name in the file.
+    /// The name of the table in the file. Part of the stored form.
     pub(crate) const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// For redb.
+    /// The table as redb sees it.
     pub(crate) const fn definition(&self) -> Definition {
         TableDefinition::new(self.name)
     }
 }
 
-/// All users.
+/// Users by id.
 pub(crate) const USERS: Table<UserId, User> = Table::named("users");
-/// Who has an email, by a key of [`FoldedEmail`](schema::email::FoldedEmail).
+/// The claim on an email: its user, by a key of [`FoldedEmail`](schema::email::FoldedEmail).
 pub(crate) const EMAILS: Table<String, UserId> = Table::named("emails");
-/// All sessions; those of a user lie together, oldest first.
+/// Sessions by user and id: those of a user are adjacent, oldest first.
 pub(crate) const SESSIONS: Table<(UserId, SessionId), Session> = Table::named("sessions");
-/// How many sessions a user has, so that the cap counts nothing.
+/// The number of sessions of a user, so that the cap is checked without counting.
 pub(crate) const SESSION_COUNTS: Table<UserId, usize> = Table::named("session_counts");
-/// Sessions by the hour in which they will have ended, for the sweep.
+/// An index of sessions by the hour of their expiry (rounded up), for the sweep.
 pub(crate) const SESSION_ENDS: Table<(Timestamp, UserId, SessionId), ()> = Table::named("session_ends");
-/// All roles.
+/// Roles by name.
 pub(crate) const ROLES: Table<Name, Role> = Table::named("roles");
-/// The names of roles.
+/// The names of roles by id.
 pub(crate) const ROLE_NAMES: Table<RoleId, Name> = Table::named("role_names");
-/// All permissions.
+/// Permissions by name.
 pub(crate) const PERMISSIONS: Table<Name, Permission> = Table::named("permissions");
-/// The names of permissions.
+/// The names of permissions by id.
 pub(crate) const PERMISSION_NAMES: Table<PermissionId, Name> = Table::named("permission_names");
-/// What users were given; no row for who was given nothing.
+/// The grants of a user. A user without grants has no row.
 pub(crate) const GRANTS: Table<UserId, Grants> = Table::named("grants");
-/// The same from the other side.
+/// The holders of a role or permission: an index of [`GRANTS`].
 pub(crate) const HOLDERS: Table<(Grant, UserId), ()> = Table::named("holders");
-/// Roles and permissions that were deleted and may still be on record with users, for the sweep.
+/// Deleted roles and permissions that users may still hold, for the sweep.
 pub(crate) const DELETED: Table<Grant, ()> = Table::named("deleted");
 /// The superusers: one row.
-pub(crate) const SUPERUSERS: Table<(), superusers::Row> = Table::named("superusers");
-/// Login histories; those of a user lie together, oldest first.
+pub(crate) const SUPERUSERS: Table<(), SuperusersRow> = Table::named("superusers");
+/// Login histories by user and id: those of a user are adjacent, oldest first.
 pub(crate) const LOGINS: Table<(UserId, LoginId), Login> = Table::named("logins");
-/// Logins by time, for the sweep.
+/// An index of logins by time, for the sweep.
 pub(crate) const LOGIN_TIMES: Table<(Timestamp, UserId, LoginId), ()> = Table::named("login_times");
 /// When the owner of an account last logged in from a place.
 pub(crate) const LOGIN_PLACES: Table<(AccountKey, Place), Timestamp> = Table::named("login_places");
-/// The same by time, for the sweep.
+/// An index of [`LOGIN_PLACES`] by time, for the sweep.
 pub(crate) const LOGIN_PLACE_TIMES: Table<(Timestamp, AccountKey, Place), ()> =
     Table::named("login_place_times");
 /// The signing keys: one row.
 pub(crate) const KEYS: Table<(), KeySet> = Table::named("keys");
-/// The ledger.
+/// The entries of the ledger.
 pub(crate) const LEDGER: Table<(Origin, u64), Fact> = Table::named("ledger");
-/// Entries of the ledger by the end of their facts, for the sweep.
+/// An index of ledger entries by the end of their facts, for the sweep.
 pub(crate) const LEDGER_ENDS: Table<(Timestamp, Origin, u64), ()> = Table::named("ledger_ends");
-/// The heads of the ledger.
+/// The heads of the logs.
 pub(crate) const HEADS: Table<Origin, u64> = Table::named("heads");
 
 /// The tables of format 1.
@@ -111,3 +111,26 @@ pub(crate) const FORMAT_1: [Definition; 19] = [
 
 /// The tables that format 2 adds.
 pub(crate) const FORMAT_2: [Definition; 2] = [LOGIN_PLACES.definition(), LOGIN_PLACE_TIMES.definition()];
+
+/// The row of the superusers. Older files have `users` in place of `counted`, and no `leaving`.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct SuperusersRow {
+    pub(crate) revision: u64,
+    #[serde(alias = "users")]
+    pub(crate) counted: BTreeSet<UserId>,
+    #[serde(default, rename = "leaving")]
+    pub(crate) pending: Vec<PendingRemoval>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_form_of_the_superusers_is_read() {
+        let older = r#"{"revision":7,"users":["01010101-0101-0101-0101-010101010101"]}"#;
+        let row: SuperusersRow = serde_json::from_str(older).unwrap();
+        assert_eq!((row.revision, row.counted), (7, [UserId::from_bytes([1; 16])].into()));
+        assert_eq!(row.pending, []);
+    }
+}

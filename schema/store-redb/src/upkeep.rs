@@ -1,15 +1,17 @@
-//! The store itself: whether it answers, and forgetting what has ended.
+//! Upkeep of the store: examination of stored data, ping, and the removal of expired rows.
 
 use async_trait::async_trait;
 use schema::{
     UserId,
-    check::{Examined, Finding, Reclaimed},
     horizon::Horizons,
     page::{Page, PageOf},
-    store::{Result, Upkeep},
+};
+use store::{
+    Result, Upkeep,
+    check::{Examined, Finding, Reclaimed},
 };
 
-use crate::{grants, ledger, logins, rows::Rows, sessions, store::Store, table::USERS, users};
+use crate::{cascade, ledger, logins, rows::Rows, sessions, store::Store, table::USERS, users};
 
 #[async_trait]
 impl Upkeep for Store {
@@ -25,7 +27,7 @@ impl Upkeep for Store {
         self.change(move |change| users::reclaim(change, user)).await
     }
 
-    /// Reads, and goes through the writer without writing: a file that failed is opened again then.
+    /// Reads, and passes through the writer without writing, which opens the file again if it failed.
     async fn ping(&self) -> Result<()> {
         self.change(|_| Ok(())).await?;
         self.read(|rows| rows.count(&USERS).map(drop)).await
@@ -37,7 +39,7 @@ impl Upkeep for Store {
             swept += logins::sweep(change, horizons.rows, limit.saturating_sub(swept))?;
             swept += logins::sweep_places(change, horizons.rows, limit.saturating_sub(swept))?;
             swept += ledger::sweep(change, horizons.facts, limit.saturating_sub(swept))?;
-            swept += grants::sweep(change, limit.saturating_sub(swept))?;
+            swept += cascade::sweep(change, limit.saturating_sub(swept))?;
             Ok(swept)
         })
         .await

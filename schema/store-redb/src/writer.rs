@@ -1,10 +1,10 @@
-//! The one writer: a thread that applies all changes that wait in one transaction, commits it
-//! durably, and then answers all of them. While it waits for the disk, the next ones gather.
+//! The writer: a thread that applies all waiting changes in one transaction, commits it durably, and then
+//! answers all of them. While it waits for the disk, the next changes queue up.
 //!
-//! - A change that finds nothing to do writes nothing; when none writes, nothing is committed.
-//! - A change that fails alone (a row that does not parse, a panic) is taken out and answered, and
-//!   what it wrote with it: the others are applied again without it.
-//! - When the disk fails, all are answered `Unavailable`, and the file is opened again.
+//! - A change that finds nothing to do writes nothing; if no change writes, nothing is committed.
+//! - A change that fails by itself (a row that does not parse, a panic) is answered and removed from the
+//!   batch. If it wrote before, the transaction is aborted and the others are applied again without it.
+//! - If the disk fails, all changes are answered `Unavailable`, and the file is opened again.
 
 use std::{
     mem,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use redb::Durability;
-use schema::store::{Result, StoreError};
+use store::{Result, StoreError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -24,64 +24,64 @@ use crate::{
     stats::Stats,
 };
 
-/// How many changes may wait, and be in one commit: at a tenth of a millisecond each even a full
-/// queue is answered in a tenth of a second. Beyond, callers are told to come back.
-pub(crate) const QUEUE: usize = 1_024;
-/// How often a file that failed is opened again: redb walks it each time.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// Limit of changes in the queue, and in one commit. At a tenth of a millisecond each, even a full queue is
+/// answered in a tenth of a second. With a full queue, callers get `Unavailable`.
+pub(crate) const QUEUE_MAX: usize = 1_024;
+/// Least time between two attempts to open a file that failed, because redb walks it each time.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A change that waits for its commit.
+/// A change in the queue, with its caller.
 pub(crate) trait Job: Send {
-    /// Applies it. May be called again, in another transaction, when the first came to nothing.
+    /// Applies the change. May be called again, in another transaction, if the first was aborted.
     fn apply(&mut self, change: &Change<'_>) -> Result<()>;
-    /// Tells the caller.
+    /// Sends the result to the caller.
     fn answer(self: Box<Self>, result: Result<()>);
 }
 
-struct Waiting<T, F> {
+struct QueuedChange<T, F> {
     apply: F,
     outcome: Option<T>,
     caller: oneshot::Sender<Result<T>>,
 }
 
-impl<T: Send, F: Fn(&Change<'_>) -> Result<T> + Send> Job for Waiting<T, F> {
+impl<T: Send, F: Fn(&Change<'_>) -> Result<T> + Send> Job for QueuedChange<T, F> {
     fn apply(&mut self, change: &Change<'_>) -> Result<()> {
         self.outcome = Some((self.apply)(change)?);
         Ok(())
     }
 
     fn answer(self: Box<Self>, result: Result<()>) {
-        let lost = || StoreError::unavailable("the change was not applied");
+        let not_applied = || StoreError::unavailable("the change was not applied");
         let Self { outcome, caller, .. } = *self;
-        // The caller may have gone away; the change stands.
-        let _ = caller.send(result.and_then(|()| outcome.ok_or_else(lost)));
+        // The caller may have dropped the future; the change stands.
+        let _ = caller.send(result.and_then(|()| outcome.ok_or_else(not_applied)));
     }
 }
 
-/// A change and where its answer will come.
+/// A job, and the receiver of its answer.
 pub(crate) fn job<T: Send + 'static>(
     apply: impl Fn(&Change<'_>) -> Result<T> + Send + 'static,
 ) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>) {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Waiting { apply, outcome: None, caller }), answer)
+    (Box::new(QueuedChange { apply, outcome: None, caller }), answer)
 }
 
-/// The thread's state.
+/// The state of the writer thread.
 pub(crate) struct Writer {
     pub(crate) file: Arc<File>,
     pub(crate) stats: Arc<Stats>,
-    /// When it failed and was last opened again without success.
+    /// When the file failed, or could last not be opened again; `None` while it is open.
     failed: Option<Instant>,
 }
 
 type Batch = Vec<Box<dyn Job>>;
 
-/// How a transaction ended that was not committed.
-enum Broken {
-    /// By one job alone.
-    By(usize, StoreError),
-    /// By the disk.
-    Disk(StoreError),
+/// Why a transaction was not committed.
+enum Aborted {
+    /// The job at this index failed after it had written.
+    ByJob(usize, StoreError),
+    /// The disk failed.
+    ByDisk(StoreError),
 }
 
 impl Writer {
@@ -89,28 +89,28 @@ impl Writer {
         Self { file, stats, failed: None }
     }
 
-    /// Until nobody can ask any more and all that was asked is answered. Closes the file.
+    /// Runs until all senders are dropped and every job is answered. Then closes the file.
     pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        let mut batch = Batch::with_capacity(QUEUE);
-        while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
-            self.work(mem::take(&mut batch));
+        let mut batch = Batch::with_capacity(QUEUE_MAX);
+        while queue.blocking_recv_many(&mut batch, QUEUE_MAX) > 0 {
+            self.process(mem::take(&mut batch));
         }
         self.file.close();
     }
 
     /// Applies, commits and answers these jobs.
-    fn work(&mut self, mut batch: Batch) {
+    fn process(&mut self, mut batch: Batch) {
         if let Err(error) = self.recover() {
             return answer_all(batch, &error);
         }
         loop {
             match self.commit(&mut batch) {
                 Ok(()) => return batch.into_iter().for_each(|job| job.answer(Ok(()))),
-                Err(Broken::By(index, error)) => batch.remove(index).answer(Err(error)),
-                Err(Broken::Disk(error)) => {
-                    tracing::error!(%error, "a write failed; the store will be opened again");
+                Err(Aborted::ByJob(index, error)) => batch.remove(index).answer(Err(error)),
+                Err(Aborted::ByDisk(error)) => {
+                    tracing::error!(%error, "store write failed; reopening the file");
                     answer_all(batch, &error);
-                    self.failed = Some(Instant::now());
+                    self.failed = Some(now());
                     let _ = self.reopen();
                     return;
                 }
@@ -118,10 +118,10 @@ impl Writer {
         }
     }
 
-    fn commit(&self, batch: &mut Batch) -> std::result::Result<(), Broken> {
-        let disk = |error: redb::Error| Broken::Disk(StoreError::unavailable(error));
-        let mut transaction = self.file.begin_write().map_err(Broken::Disk)?;
-        transaction.set_durability(Durability::Immediate).map_err(|error| disk(error.into()))?;
+    fn commit(&self, batch: &mut Batch) -> std::result::Result<(), Aborted> {
+        let by_disk = |error: redb::Error| Aborted::ByDisk(StoreError::unavailable(error));
+        let mut transaction = self.file.begin_write().map_err(Aborted::ByDisk)?;
+        transaction.set_durability(Durability::Immediate).map_err(|error| by_disk(error.into()))?;
         let mut changes = 0;
         let mut index = 0;
         while index < batch.len() {
@@ -131,24 +131,24 @@ impl Writer {
                     changes += u64::from(change.wrote());
                     index += 1;
                 }
-                Err(error @ StoreError::Unavailable(_)) => return Err(Broken::Disk(error)),
-                Err(error) if change.wrote() => return Err(Broken::By(index, error)),
+                Err(error @ StoreError::Unavailable(_)) => return Err(Aborted::ByDisk(error)),
+                Err(error) if change.wrote() => return Err(Aborted::ByJob(index, error)),
                 Err(error) => batch.remove(index).answer(Err(error)),
             }
         }
         if changes == 0 {
-            return transaction.abort().map_err(|error| disk(error.into()));
+            return transaction.abort().map_err(|error| by_disk(error.into()));
         }
-        transaction.commit().map_err(|error| Broken::Disk(unknown(error)))?;
+        transaction.commit().map_err(|error| Aborted::ByDisk(unknown(error)))?;
         self.stats.committed(changes);
         Ok(())
     }
 
-    /// Opens the file again when it failed, but not at once after the last attempt.
+    /// Opens the file again if it failed, but at most once per [`REOPEN_INTERVAL`].
     fn recover(&mut self) -> Result<()> {
         match self.failed {
             None => Ok(()),
-            Some(at) if at.elapsed() < REOPEN_EVERY => {
+            Some(at) if at.elapsed() < REOPEN_INTERVAL => {
                 Err(StoreError::unavailable("an earlier write failed"))
             }
             Some(_) => self.reopen(),
@@ -158,20 +158,20 @@ impl Writer {
     fn reopen(&mut self) -> Result<()> {
         match self.file.reopen() {
             Ok(()) => {
-                tracing::info!("the store is open again");
+                tracing::info!("store file reopened");
                 self.failed = None;
                 Ok(())
             }
             Err(error) => {
-                self.failed = Some(Instant::now());
-                tracing::error!(%error, "the store could not be opened again");
+                self.failed = Some(now());
+                tracing::error!(%error, "store file could not be reopened");
                 Err(StoreError::unavailable(error))
             }
         }
     }
 }
 
-/// A panic is the job's own failure, and must not end the writer.
+/// Applies a job. A panic counts as a failure of the job, and does not end the writer.
 fn apply(job: &mut dyn Job, change: &Change<'_>) -> Result<()> {
     catch_unwind(AssertUnwindSafe(|| job.apply(change))).unwrap_or_else(|panic| {
         let text = panic_text(panic.as_ref());
@@ -180,7 +180,7 @@ fn apply(job: &mut dyn Job, change: &Change<'_>) -> Result<()> {
     })
 }
 
-/// A commit that failed may have happened.
+/// The error of a failed commit. It is always `Unavailable`, because the commit may have happened.
 fn unknown(error: redb::CommitError) -> StoreError {
     match storage(error) {
         StoreError::Inconsistent(why) => StoreError::unavailable_because(why),
@@ -192,6 +192,12 @@ fn answer_all(batch: Batch, error: &StoreError) {
     for job in batch {
         job.answer(Err(StoreError::unavailable_because(error)));
     }
+}
+
+/// Now, for the pause between attempts to open the file again. No stored time depends on it.
+#[allow(clippy::disallowed_methods, reason = "a pause of this thread; the store has no clock")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The behaviours that every store has, on this one.
+//! The conformance suite of stores, on this one.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::PathBuf;
 
-use schema::{Stores, conformance::Harness};
+use store::{Stores, conformance::Harness};
 use tempfile::TempDir;
 
 struct Embedded {
@@ -32,4 +32,4 @@ impl Harness for Embedded {
     }
 }
 
-schema::conformance_suite!(Embedded::new());
+store::conformance_suite!(Embedded::new());

@@ -1,6 +1,6 @@
-//! `kill -9` in a storm of writes: all that was answered is there.
+//! `kill -9` under a load of writes: every write that returned is stored.
 //!
-//! This test binary starts itself again as the process that is killed.
+//! The test binary starts itself as the process that is killed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -15,11 +15,13 @@ use std::{
 use futures_util::future::join_all;
 use schema::{
     LoginId, NodeId, Timestamp, UserId,
-    conformance::sample::{Samples, head, pages},
     ledger::{Entry, Origin},
     login::{Login, MAX_LOGINS},
-    store::Created,
     user::User,
+};
+use store::{
+    Created,
+    conformance::sample::{Samples, head, pages},
 };
 use store_redb::{OpenError, open};
 use tempfile::TempDir;
@@ -46,8 +48,8 @@ fn entry(n: u64) -> Entry {
     Samples::at(NOW).entry(ORIGIN, n)
 }
 
-/// Not a test by itself: the process that is killed. Each number it says was answered as stored, as
-/// a user, a login and an entry of the ledger.
+/// Not a test by itself: the process that is killed. It prints a number once the user, the login and the
+/// ledger entry of that number are stored.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by the tests below, in a process of its own"]
 async fn writes_until_it_is_killed() {
@@ -77,11 +79,11 @@ fn writer(path: &Path, from: u64) -> (Child, BufReader<ChildStdout>) {
     (child, said)
 }
 
-/// The next number that was answered; `None` when the process is gone.
+/// The next printed number; `None` once the process is gone.
 fn next(said: &mut BufReader<ChildStdout>) -> Option<u64> {
     let mut line = String::new();
     while said.read_line(&mut line).unwrap() > 0 {
-        // A line that was cut off by the kill was not said.
+        // A line that the kill cut off does not count.
         if let Some(n) = line.strip_suffix('\n').and_then(|line| line.strip_prefix("stored ")) {
             return Some(n.parse().unwrap());
         }
@@ -120,7 +122,7 @@ async fn all_that_was_answered_survives_kill_9() {
         }
         let heads = stores.ledger.heads().await.unwrap();
         assert!(heads[0].seq >= *answered.last().unwrap());
-        // What was not answered is there as a whole or not at all.
+        // A write that did not return is stored either whole or not at all.
         for stored in pages(200, |page| stores.users.list(page)).await {
             let claim = stores.users.by_email(&stored.email.folded()).await.unwrap();
             assert_eq!(claim.as_ref(), Some(&stored), "a user has its email");
@@ -130,7 +132,7 @@ async fn all_that_was_answered_survives_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_in_use_by_another_process_is_refused_until_that_is_killed() {
+async fn store_of_another_process_is_rejected_until_its_end() {
     let (_directory, path) = place();
     let (mut child, mut said) = writer(&path, 1);
     next(&mut said).expect("the writer runs");

@@ -1,14 +1,16 @@
-//! What the sweep does beyond what every store does.
+//! The sweep of deleted roles, which only this store needs.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use futures_util::future::join_all;
 use schema::{
     Timestamp,
-    conformance::sample::{Samples, first},
     horizon::manual::horizon_at,
     permission::{Grant, Grants},
-    store::Added,
+};
+use store::{
+    Added,
+    conformance::sample::{Samples, first},
 };
 use store_redb::open;
 use tempfile::TempDir;
@@ -16,7 +18,7 @@ use tempfile::TempDir;
 const NOW: Timestamp = Timestamp::from_secs(2_000_000_000);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_role_is_taken_from_the_records_of_its_holders_some_at_a_time() {
+async fn sweep_removes_a_deleted_role_from_its_holders_in_steps() {
     let directory = TempDir::new().unwrap();
     let stores = open(&directory.path().join("store.redb")).await.unwrap().stores;
     let make = Samples::at(NOW);

@@ -1,5 +1,5 @@
-//! Rows that cannot be read, contradict each other or come from an earlier version: they take nothing
-//! with them, and what they belong to is found, ended and deleted.
+//! Rows that do not parse, contradict each other or come from an earlier version: they affect no other
+//! rows, and their users and sessions can still be found, ended and deleted.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, TableDefinition};
 use schema::{
-    StoreError, Timestamp,
-    check::{Claim, Reclaimed},
-    conformance::sample::{Samples, first},
+    Timestamp,
     email::{Email, FoldedEmail},
     permission::{Effective, Grant},
-    store::{Created, Replaced},
     user::User,
+};
+use store::{
+    Created, Replaced, StoreError,
+    check::{Claim, Reclaimed},
+    conformance::sample::{Samples, first},
 };
 use store_redb::open;
 use tempfile::TempDir;
@@ -28,7 +30,7 @@ fn samples() -> Samples {
     Samples::at(Timestamp::from_secs(2_000_000_000))
 }
 
-/// Writes a row behind the store's back; `None` removes it.
+/// Writes a row without the store; `None` removes it.
 fn meddle(path: &Path, table: &str, key: &[u8], row: Option<&[u8]>) {
     let database = Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -43,12 +45,12 @@ fn meddle(path: &Path, table: &str, key: &[u8], row: Option<&[u8]>) {
     transaction.commit().unwrap();
 }
 
-fn is_alarm<T: std::fmt::Debug>(answer: &schema::store::Result<T>) -> bool {
+fn is_alarm<T: std::fmt::Debug>(answer: &store::Result<T>) -> bool {
     matches!(answer, Err(StoreError::Inconsistent(_)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_does_not_parse_is_an_alarm_and_others_go_on() {
+async fn unreadable_row_is_an_error_and_others_are_served() {
     let (_directory, path) = place();
     let (ann, bob) = (samples().user_with("ann@example.org"), {
         let make = samples();
@@ -80,7 +82,7 @@ async fn a_row_that_does_not_parse_is_an_alarm_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn claim_of_nobody_gives_way() {
+async fn claim_without_a_user_gives_way() {
     let (_directory, path) = place();
     let make = samples();
     let ann = make.user_with("ann@example.org");
@@ -98,7 +100,7 @@ async fn claim_of_nobody_gives_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn user_without_a_claim_is_named_changed_and_deleted() {
+async fn user_without_a_claim_is_reported_and_can_be_deleted() {
     let (_directory, path) = place();
     let make = samples();
     let ann = make.user_with("ann@example.org");
@@ -122,7 +124,7 @@ async fn user_without_a_claim_is_named_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unreadable_rows_of_a_user_are_ended_and_deleted() {
+async fn unreadable_rows_of_a_user_can_be_ended_and_deleted() {
     let (_directory, path) = place();
     let make = samples();
     let ann = make.user_with("ann@example.org");
@@ -148,7 +150,7 @@ async fn unreadable_rows_of_a_user_are_ended_and_deleted() {
     let examined = stores.upkeep.examine(first()).await.unwrap();
     let tables: Vec<_> = examined.items[0].unreadable.iter().map(|(table, _)| table.as_str()).collect();
     assert_eq!(tables, ["sessions", "logins", "grants"]);
-    // What cannot be read is below every version.
+    // A session that does not parse is below every version.
     stores.sessions.end_older(ann.id, 0).await.unwrap();
     assert!(!stores.sessions.end(ann.id, bad.id).await.unwrap());
     assert!(stores.sessions.end(ann.id, good.id).await.unwrap());
@@ -164,7 +166,7 @@ async fn unreadable_rows_of_a_user_are_ended_and_deleted() {
     assert_eq!(stores.users.create(&make.user_with("ann@example.org")).await.unwrap(), Created::Done);
 }
 
-/// Puts a user as version 0.1 stored it: claimed under a key of that version.
+/// Stores a user as version 0.1 did: claimed under a key of that version.
 fn plant(path: &Path, user: &User, key: &str) {
     meddle(path, "users", user.id.as_bytes(), Some(&serde_json::to_vec(user).unwrap()));
     meddle(path, "emails", key.as_bytes(), Some(&serde_json::to_vec(&user.id).unwrap()));
@@ -194,7 +196,7 @@ async fn claim_of_an_earlier_version_is_found_and_moved() {
         assert_eq!(claim, if repaired { Claim::Today } else { Claim::Earlier(None) });
         assert_eq!(stores.upkeep.reclaim(zed.id).await.unwrap(), Reclaimed::Done);
     }
-    // What does not change the email does not touch the claim; what does moves it.
+    // A change that keeps the email keeps the claim; a change of the email moves it.
     drop(stores);
     let path = path.with_file_name("another.redb");
     drop(open(&path).await.unwrap().stores);
@@ -213,7 +215,7 @@ async fn claim_of_an_earlier_version_is_found_and_moved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_users_of_one_address_log_in_and_are_named() {
+async fn two_users_of_one_address_log_in_and_are_reported() {
     let (_directory, path) = place();
     let make = samples();
     let (ann, wide) = (make.user_with("ann@example.org"), stored(make.user(), "Ａｎｎ@example.org"));

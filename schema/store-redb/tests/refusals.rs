@@ -1,4 +1,4 @@
-//! Files that are not opened, and what is said then.
+//! Files that are not opened, and the errors for them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -9,7 +9,8 @@ use std::{
 };
 
 use redb::{Database, TableDefinition};
-use schema::{Timestamp, conformance::sample::Samples, horizon::manual::horizon_at, store::Created};
+use schema::{Timestamp, horizon::manual::horizon_at};
+use store::{Created, conformance::sample::Samples};
 use store_redb::{OpenError, open};
 use tempfile::TempDir;
 
@@ -33,7 +34,7 @@ async fn store_with_users(path: &Path, users: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_open_is_not_opened_twice() {
+async fn open_store_is_not_opened_twice() {
     let (_directory, path) = place();
     let opened = open(&path).await.unwrap();
     let error = refused(&path).await;
@@ -47,7 +48,7 @@ async fn a_store_that_is_open_is_not_opened_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_who_make_the_same_store_one_gets_it() {
+async fn one_of_two_concurrent_creations_succeeds() {
     for _ in 0..20 {
         let (_directory, path) = place();
         let (one, two) = tokio::join!(open(&path), open(&path));
@@ -58,7 +59,7 @@ async fn of_two_who_make_the_same_store_one_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_something_else_is_refused_and_left_alone() {
+async fn foreign_file_is_rejected_and_unchanged() {
     for size in [1, 8, 9, 100, 511, 4_096, 100_000] {
         let (_directory, path) = place();
         let text = "Dear diary, ".repeat(size / 12 + 1).into_bytes()[..size].to_vec();
@@ -71,7 +72,7 @@ async fn a_file_of_something_else_is_refused_and_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redb_file_of_something_else_is_refused() {
+async fn foreign_redb_file_is_rejected() {
     let (_directory, path) = place();
     let database = Database::create(&path).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -83,7 +84,7 @@ async fn a_redb_file_of_something_else_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_of_a_newer_palisade_is_refused() {
+async fn store_of_a_newer_palisade_is_rejected() {
     let (_directory, path) = place();
     store_with_users(&path, 1).await;
     let database = Database::open(&path).unwrap();
@@ -97,16 +98,17 @@ async fn a_store_of_a_newer_palisade_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_file_is_not_taken_for_a_store_without_users() {
+async fn empty_file_is_not_taken_for_a_store_without_users() {
     let (_directory, path) = place();
     fs::write(&path, "").unwrap();
     let error = refused(&path).await;
     assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
 }
 
-/// Cut anywhere: refused with a sentence, or (where only unused pages went) opened and sound.
+/// A file that is cut at any point is rejected with an error, or (if only unused pages are lost) opens
+/// with all its rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_was_cut_off_never_panics() {
+async fn truncated_file_never_panics() {
     let (_directory, whole) = place();
     store_with_users(&whole, 300).await;
     let bytes = fs::read(&whole).unwrap();
@@ -115,7 +117,7 @@ async fn a_file_that_was_cut_off_never_panics() {
         let (_directory, path) = place();
         fs::write(&path, &bytes[..bytes.len() * sixteenth / 16]).unwrap();
         match open(&path).await {
-            Ok(opened) => drop(opened.stores.users.list(schema::conformance::sample::first()).await),
+            Ok(opened) => drop(opened.stores.users.list(store::conformance::sample::first()).await),
             Err(error) => {
                 let is_clear = matches!(error, OpenError::Damaged { .. } | OpenError::Foreign { .. });
                 assert!(is_clear, "{sixteenth}/16: {error:?}");
@@ -126,10 +128,10 @@ async fn a_file_that_was_cut_off_never_panics() {
     assert!(refusals > 10, "{refusals}");
 }
 
-/// Zeros or noise over a part: refused, or an error where the part is read; never a panic that
-/// reaches the caller.
+/// A file that is overwritten in part with zeros or noise is rejected, or yields an error where that part is
+/// read. No panic reaches the caller.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_was_overwritten_in_part_never_panics() {
+async fn partly_overwritten_file_never_panics() {
     let (_directory, whole) = place();
     store_with_users(&whole, 300).await;
     let bytes = fs::read(&whole).unwrap();
@@ -142,7 +144,7 @@ async fn a_file_that_was_overwritten_in_part_never_panics() {
             damaged[from..from + 2_000.min(bytes.len() - from)].fill(filling);
             fs::write(&path, &damaged).unwrap();
             if let Ok(opened) = open(&path).await {
-                let _ = opened.stores.users.list(schema::conformance::sample::first()).await;
+                let _ = opened.stores.users.list(store::conformance::sample::first()).await;
                 let make = Samples::at(Timestamp::from_secs(2_100_000_000));
                 let _ = opened.stores.users.create(&make.user_with("new@example.org")).await;
                 let _ = opened
@@ -157,7 +159,7 @@ async fn a_file_that_was_overwritten_in_part_never_panics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_cannot_be_written_is_named() {
+async fn error_names_a_directory_that_is_not_writable() {
     let (directory, _) = place();
     let missing = directory.path().join("no/such/directory/store.redb");
     let error = refused(&missing).await;
@@ -172,13 +174,13 @@ async fn a_directory_that_cannot_be_written_is_named() {
         let error = refused(&directory.path().join("store.redb")).await;
         assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
     }
-    // Not even root makes files there.
+    // Not even root can create files there.
     let error = refused(Path::new("/proc/store.redb")).await;
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_its_own_user_may_read_the_file() {
+async fn file_is_readable_only_by_its_user() {
     let (directory, path) = place();
     store_with_users(&path, 1).await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -192,7 +194,7 @@ async fn only_its_own_user_may_read_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_only_begun_is_begun_again() {
+async fn interrupted_creation_is_repeated() {
     let (_directory, path) = place();
     fs::write(path.with_extension("redb.new"), [0; 10_000]).unwrap();
     store_with_users(&path, 1).await;

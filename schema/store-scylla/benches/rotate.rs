@@ -1,7 +1,8 @@
-//! Refreshes a second, beside what the driver alone does with one conditional update of such a row.
+//! Refreshes per second, compared with one conditional update of such a row by the driver alone.
 //!
-//! `cargo bench -p store-scylla`. `CQL` says where the server is.
+//! `cargo bench -p store-scylla`. The variable `CQL` holds the address of the server.
 
+#![allow(clippy::disallowed_methods, reason = "it measures")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and panics when it fails")]
 #![allow(clippy::cast_precision_loss, reason = "for people to read")]
 
@@ -15,22 +16,22 @@ use std::{
 
 use common::{fresh, now, opened, session as driver};
 use futures_util::future::join_all;
-use schema::{
-    Stores,
-    conformance::sample::Samples,
-    session::{SecretHash, Session},
-    store::Rotated,
-};
+use schema::session::{SecretHash, Session};
 use scylla::{
     client::session::Session as Driver,
     statement::{Consistency, prepared::PreparedStatement},
     value::CqlTimestamp,
 };
+use store::{Rotated, Stores, conformance::sample::Samples};
 
-const CLIENTS: usize = 32;
-const TIMES: usize = 40;
-const ROUNDS: usize = 6;
-const GRACE: Duration = Duration::from_secs(10);
+/// Number of concurrent clients.
+const CLIENT_COUNT: usize = 32;
+/// Number of refreshes per client and round.
+const REFRESHES_PER_ROUND: usize = 40;
+/// Number of measured rounds, after one to warm up.
+const ROUND_COUNT: usize = 6;
+/// How long a spent token is accepted.
+const SPENT_TOKEN_GRACE: Duration = Duration::from_secs(10);
 
 fn hash() -> SecretHash {
     let mut bytes = [0; 32];
@@ -39,14 +40,14 @@ fn hash() -> SecretHash {
 }
 
 fn next_of(session: &Session) -> Session {
-    // A minute apart, as clients do.
+    // A minute apart, as clients refresh.
     let at = session.last_used_at.plus(Duration::from_secs(60));
-    session.rotated(hash(), at.plus(Duration::from_secs(30 * 24 * 3600)), at, GRACE)
+    session.rotated(hash(), at.plus(Duration::from_secs(30 * 24 * 3600)), at, SPENT_TOKEN_GRACE)
 }
 
 async fn by_the_store(stores: Stores, mut session: Session) -> (Session, Vec<Duration>) {
-    let mut took = Vec::with_capacity(TIMES);
-    for _ in 0..TIMES {
+    let mut took = Vec::with_capacity(REFRESHES_PER_ROUND);
+    for _ in 0..REFRESHES_PER_ROUND {
         let next = next_of(&session);
         let begin = Instant::now();
         assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), Rotated::Done);
@@ -61,8 +62,8 @@ async fn by_the_driver(
     update: PreparedStatement,
     mut session: Session,
 ) -> (Session, Vec<Duration>) {
-    let mut took = Vec::with_capacity(TIMES);
-    for _ in 0..TIMES {
+    let mut took = Vec::with_capacity(REFRESHES_PER_ROUND);
+    for _ in 0..REFRESHES_PER_ROUND {
         let next = next_of(&session);
         let time = |time: schema::Timestamp| CqlTimestamp(i64::try_from(time.as_millis()).unwrap());
         let spent: Vec<_> = (next.spent.iter())
@@ -113,7 +114,7 @@ fn median(rounds: &[Round]) -> f64 {
     rates[rates.len() / 2]
 }
 
-fn say(name: &str, rounds: &[Round]) {
+fn print_result(name: &str, rounds: &[Round]) {
     let mut took: Vec<_> = rounds.iter().flat_map(|round| round.took.iter().copied()).collect();
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
@@ -135,14 +136,15 @@ async fn main() {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for sessions in [&mut ours, &mut theirs] {
-        for _ in 0..CLIENTS {
+        for _ in 0..CLIENT_COUNT {
             let session = make.session(make.user().id);
             store.stores.sessions.open(&session, 10).await.unwrap();
             sessions.push(session);
         }
     }
-    let (mut store_rounds, mut driver_rounds) = (Vec::new(), Vec::new());
-    for n in 0..=ROUNDS {
+    let mut store_rounds = Vec::new();
+    let mut driver_rounds = Vec::new();
+    for n in 0..=ROUND_COUNT {
         let (sessions, by_store) =
             round(ours.into_iter().map(|session| by_the_store(store.stores.clone(), session))).await;
         ours = sessions;
@@ -157,9 +159,11 @@ async fn main() {
             driver_rounds.push(by_driver);
         }
     }
-    println!("{CLIENTS} clients, {ROUNDS} rounds of {TIMES} refreshes each, in turns:");
-    say("store", &store_rounds);
-    say("driver", &driver_rounds);
+    println!(
+        "{CLIENT_COUNT} clients, {ROUND_COUNT} rounds of {REFRESHES_PER_ROUND} refreshes each, in turns:"
+    );
+    print_result("store", &store_rounds);
+    print_result("driver", &driver_rounds);
     println!("   ratio: {:.2}", median(&store_rounds) / median(&driver_rounds));
     cql_drop(&driver, &keyspace).await;
 }

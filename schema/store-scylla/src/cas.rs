@@ -1,27 +1,29 @@
-//! Conditional writes, and what became of one that was not answered.
+//! Conditional writes, and what became of those without an answer.
 //!
-//! A conditional write that is not answered (a time-out, a lost connection, an overloaded server)
-//! may have happened, may happen yet, or not. We ask: a `SERIAL` read ends what is under way and
-//! shows what is there. Then it was done, or something else was, or nothing yet.
+//! A conditional write that gets no answer (a timeout, a lost connection, an overloaded server) may
+//! have been applied, may still be applied, or may be lost. The store then reads the row at `SERIAL`:
+//! that read completes every write under way and shows the current row. From the row the caller's
+//! `reconcile` function tells whether the write was applied, another write came first, or nothing
+//! happened yet.
 //!
-//! # What may be repeated
-//! A write that was not answered may sit in a server that stopped, and be applied much later, after
-//! other changes. So "nothing yet" is not "never", and a write that is repeated may happen after what
-//! came between. That is harmless when its condition cannot come true again:
+//! # Which writes may be repeated
+//! An unanswered write may sit in a stalled server and be applied much later, after other changes. So
+//! "not applied yet" does not mean "never", and a repeated write may be applied after changes that came
+//! in between. That is harmless if its condition cannot become true again:
 //!
-//! - **On a value that never comes back**: a revision (`UserRaise`, `UserReplace`, `UserRemove`, the
-//!   batches of the catalogue and of grants, `DocumentReplace`), the stamp of a claim (`EmailTake`,
-//!   `EmailRelease`), a live token (`SessionRotate`). Of all copies of the write one is applied, or
-//!   none. These are repeated. (A rotation that keeps the live token has the same condition after as
-//!   before: a copy that is late may undo another rotation of that kind, never one with a new token.)
-//! - **`IF EXISTS` and the like of what is never made again** (`SessionEnd`, `SessionEndOlder`: ids are
-//!   not used twice). Late, it finds nothing, or what was to end anyway. These are repeated.
-//! - **`IF NOT EXISTS` of what never goes** (`DocumentAdd`), or of what is harmless wherever it turns up
-//!   (`UserVoid`: nobody; `EmailClaim`: a claim of somebody who stopped, which gives way to the next who
-//!   wants the email). These are repeated.
-//! - **`IF NOT EXISTS` of what may go** (`SessionAdd`, `UserAdd`): a copy that is late would bring back
-//!   what was ended. These are not repeated: [`Verdict::Unsure`]. Should the one write still happen,
-//!   nobody has tokens of that session, and the registration is one that stopped.
+//! - **The condition names a value that never recurs**: a revision (`UserRaise`, `UserReplace`,
+//!   `UserRemove`, the batches of the catalogue and of grants, `DocumentReplace`), the stamp of a claim
+//!   (`EmailTake`, `EmailRelease`), a live token (`SessionRotate`). At most one copy of the write is
+//!   applied. These are repeated. (A rotation that keeps the live token has the same condition after as
+//!   before: a late copy may undo another rotation of that kind, but never one with a new token.)
+//! - **`IF EXISTS` and the like on a row that is never created again** (`SessionEnd`, `SessionEndOlder`:
+//!   ids are not reused). A late copy finds nothing, or a row that had to end anyway. These are repeated.
+//! - **`IF NOT EXISTS` on a row that is never deleted** (`DocumentAdd`), or on one that is harmless
+//!   whenever it appears (`UserVoid`: no user; `EmailClaim`: the claim of a stalled change, which gives
+//!   way to the next registration with that email). These are repeated.
+//! - **`IF NOT EXISTS` on a row that may be deleted** (`SessionAdd`, `UserAdd`): a late copy would restore
+//!   what was deleted. These are not repeated and yield [`Reconciled::Unknown`]. If the single write is
+//!   still applied, no client has tokens of that session, and the registration counts as stalled.
 
 use std::{
     future::Future,
@@ -29,7 +31,6 @@ use std::{
     time::Duration,
 };
 
-use schema::{StoreError, store::Result};
 use scylla::{
     errors::{DbError, ExecutionError, RequestAttemptError},
     response::query_result::QueryResult,
@@ -37,9 +38,10 @@ use scylla::{
     statement::batch::{Batch, BatchType},
     value::{CqlValue, Row},
 };
+use store::{Result, StoreError};
 
 use crate::{
-    statement::{Cql, Kind},
+    statement::{Cql, Kind, traced},
     status::Status,
     store::Store,
 };
@@ -47,59 +49,59 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// How often an unanswered write is repeated when it had not happened.
-const REPEATS: usize = 2;
-/// How long we ask.
-const ASKING: Duration = Duration::from_secs(3);
+/// Limit of repetitions of a write that got no answer and was not applied.
+const CAS_RETRIES_MAX: usize = 2;
+/// How long the store keeps reading the current row after a write without an answer.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is there, seen from a write that may have happened.
+/// What the current row tells about a write that may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Just what we wanted.
-    Done,
-    /// Something else: our write did not happen and cannot any more.
-    Otherwise,
-    /// What was there before: it did not happen yet, and may be tried again.
-    Before,
-    /// It did not happen yet, or did and was undone since; to try again may do harm.
-    Unsure,
+pub(crate) enum Reconciled {
+    /// The row is as the write wanted it.
+    Applied,
+    /// The row is different: the write was not applied and cannot be any more.
+    Superseded,
+    /// The row is as before: the write was not applied yet and may be repeated.
+    NotApplied,
+    /// The write was not applied yet, or was applied and undone since; repeating it may do harm.
+    Unknown,
 }
 
-/// What became of a conditional write.
+/// The known result of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settled<T> {
-    /// It is so now.
-    Done,
-    /// It is not; this is there instead, read after the write was refused.
-    Not(T),
+pub(crate) enum CasOutcome<T> {
+    /// The row is as the write wanted it.
+    Applied,
+    /// The condition did not hold. Holds the current row, read after the rejection.
+    Rejected(T),
 }
 
 /// Why a conditional write has no answer.
-pub(crate) enum Unanswered {
-    /// It was not even sent, or the server does not understand it.
-    Never(StoreError),
-    /// It may have happened.
-    Perhaps(Box<ExecutionError>),
+pub(crate) enum CasFailure {
+    /// No server ran it: it was not sent, or the server rejected the statement.
+    NotSent(StoreError),
+    /// It may have been applied.
+    Ambiguous(Box<ExecutionError>),
 }
 
-/// Values of a statement in a batch.
+/// The values of one statement of a batch.
 pub(crate) type Values = Vec<Option<CqlValue>>;
 
 impl Store {
-    /// Runs a conditional write: whether it was applied.
+    /// Runs a conditional write once. Returns whether it was applied.
     async fn conditional(
         &self,
         cql: Cql,
         values: &(impl SerializeRow + Send + Sync),
-    ) -> std::result::Result<bool, Unanswered> {
-        let link = self.link().map_err(Unanswered::Never)?;
+    ) -> std::result::Result<bool, CasFailure> {
+        let link = self.link().map_err(CasFailure::NotSent)?;
         let result = self.run(&link, Kind::Conditional, link.prepared.get(cql), values).await;
         applied(result)
     }
 
-    /// Runs a conditional batch of one partition: whether it was applied.
-    async fn conditional_batch(&self, batch: &[(Cql, Values)]) -> std::result::Result<bool, Unanswered> {
-        let link = self.link().map_err(Unanswered::Never)?;
+    /// Runs a conditional batch on one partition once. Returns whether it was applied.
+    async fn conditional_batch(&self, batch: &[(Cql, Values)]) -> std::result::Result<bool, CasFailure> {
+        let link = self.link().map_err(CasFailure::NotSent)?;
         let mut statements = Batch::new(BatchType::Unlogged);
         let mut values = Vec::with_capacity(batch.len());
         for (cql, bound) in batch {
@@ -109,116 +111,131 @@ impl Store {
         let profile = link.prepared.get(batch[0].0).get_execution_profile_handle().cloned();
         statements.set_execution_profile_handle(profile);
         self.count(Kind::Conditional);
-        let result = Box::pin(link.session.batch(&statements, values)).await;
+        let text = link.prepared.get(batch[0].0).get_statement();
+        let result = traced(text, Box::pin(link.session.batch(&statements, values))).await;
         self.note(&result);
         applied(result)
     }
 
-    /// A conditional write. `look` reads what is there, at `SERIAL`; `judge` says what that means.
+    /// Runs a conditional write until its outcome is known. `read_current` reads the row at `SERIAL`;
+    /// `reconcile` tells from that row whether an unanswered write was applied.
+    ///
+    /// # Errors
+    /// `Unavailable` if the outcome stays unknown or the write could not be sent.
     pub(crate) async fn cas<T, L>(
         &self,
         cql: Cql,
         values: impl SerializeRow + Send + Sync,
-        look: impl Fn() -> L + Send + Sync,
-        judge: impl Fn(&T) -> Verdict + Send + Sync,
-    ) -> Result<Settled<T>>
+        read_current: impl Fn() -> L + Send + Sync,
+        reconcile: impl Fn(&T) -> Reconciled + Send + Sync,
+    ) -> Result<CasOutcome<T>>
     where
         T: Send,
         L: Future<Output = Result<T>> + Send,
     {
-        self.settle(|| self.conditional(cql, &values), look, judge).await
+        self.apply_or_reconcile(|| self.conditional(cql, &values), read_current, reconcile).await
     }
 
-    /// The same for a batch of one partition.
+    /// Runs a conditional batch on one partition until its outcome is known. See [`Store::cas`].
     pub(crate) async fn cas_batch<T, L>(
         &self,
         batch: &[(Cql, Values)],
-        look: impl Fn() -> L + Send + Sync,
-        judge: impl Fn(&T) -> Verdict + Send + Sync,
-    ) -> Result<Settled<T>>
+        read_current: impl Fn() -> L + Send + Sync,
+        reconcile: impl Fn(&T) -> Reconciled + Send + Sync,
+    ) -> Result<CasOutcome<T>>
     where
         T: Send,
         L: Future<Output = Result<T>> + Send,
     {
-        self.settle(|| self.conditional_batch(batch), look, judge).await
+        self.apply_or_reconcile(|| self.conditional_batch(batch), read_current, reconcile).await
     }
 
-    /// Writes until it is known what became of it.
-    async fn settle<T, W, L>(
+    /// Writes, and repeats the write where that is safe, until its outcome is known.
+    async fn apply_or_reconcile<T, W, L>(
         &self,
         write: impl Fn() -> W + Send + Sync,
-        look: impl Fn() -> L + Send + Sync,
-        judge: impl Fn(&T) -> Verdict + Send + Sync,
-    ) -> Result<Settled<T>>
+        read_current: impl Fn() -> L + Send + Sync,
+        reconcile: impl Fn(&T) -> Reconciled + Send + Sync,
+    ) -> Result<CasOutcome<T>>
     where
         T: Send,
-        W: Future<Output = std::result::Result<bool, Unanswered>> + Send,
+        W: Future<Output = std::result::Result<bool, CasFailure>> + Send,
         L: Future<Output = Result<T>> + Send,
     {
-        let mut unanswered = None;
-        // From here on a call that is given up leaves something of which we do not know what became.
-        let mut open = Open::of(&self.0.status);
-        for _ in 0..=REPEATS {
-            let there = match Box::pin(write()).await {
+        let mut ambiguous = None;
+        // From here on a caller that drops the future leaves a write whose outcome is unknown.
+        let mut pending = PendingCas::new(&self.0.status);
+        for _ in 0..=CAS_RETRIES_MAX {
+            let current = match Box::pin(write()).await {
                 Ok(true) => {
-                    open.close();
-                    return Ok(Settled::Done);
+                    pending.resolve();
+                    return Ok(CasOutcome::Applied);
                 }
                 Ok(false) => {
-                    if unanswered.is_none() {
-                        open.close();
+                    if ambiguous.is_none() {
+                        pending.resolve();
                     }
-                    // Where many want one row, a look may be too late as well.
-                    match Box::pin(look()).await {
-                        Err(StoreError::Unavailable(_)) => Box::pin(look()).await?,
-                        there => there?,
-                    }
+                    self.read_after_rejection(&read_current).await?
                 }
-                Err(Unanswered::Never(error)) => {
-                    if unanswered.is_none() {
-                        open.close();
+                Err(CasFailure::NotSent(error)) => {
+                    if ambiguous.is_none() {
+                        pending.resolve();
                     }
                     return Err(error);
                 }
-                Err(Unanswered::Perhaps(error)) => {
+                Err(CasFailure::Ambiguous(error)) => {
                     self.0.status.count.asked.fetch_add(1, Relaxed);
-                    tracing::debug!(%error, "a conditional write was not answered: asking what became of it");
-                    unanswered = Some(error);
-                    match tokio::time::timeout(ASKING, Box::pin(self.ask(&look))).await {
-                        Ok(Some(there)) => there,
+                    tracing::debug!(%error, "conditional write got no answer; reading the current row");
+                    ambiguous = Some(error);
+                    let read = self.read_until_answered(&read_current);
+                    match tokio::time::timeout(RECONCILE_TIMEOUT, Box::pin(read)).await {
+                        Ok(Some(current)) => current,
                         Ok(None) | Err(_) => break,
                     }
                 }
             };
-            // What was refused at the first try was never ours.
-            match if unanswered.is_some() { judge(&there) } else { Verdict::Otherwise } {
-                Verdict::Done => {
-                    open.close();
-                    return Ok(Settled::Done);
+            // If the first attempt was rejected, the current row cannot be the result of our write.
+            match if ambiguous.is_some() { reconcile(&current) } else { Reconciled::Superseded } {
+                Reconciled::Applied => {
+                    pending.resolve();
+                    return Ok(CasOutcome::Applied);
                 }
-                Verdict::Otherwise => {
-                    open.close();
-                    return Ok(Settled::Not(there));
+                Reconciled::Superseded => {
+                    pending.resolve();
+                    return Ok(CasOutcome::Rejected(current));
                 }
-                Verdict::Before => self.pause(20).await,
-                Verdict::Unsure => break,
+                Reconciled::NotApplied => self.pause(20).await,
+                Reconciled::Unknown => break,
             }
         }
-        Err(match unanswered {
+        Err(match ambiguous {
             Some(error) => StoreError::unavailable(error),
-            None => StoreError::unavailable_because("a conditional write was refused again and again"),
+            None => StoreError::unavailable_because("a conditional write was rejected repeatedly"),
         })
     }
 
-    /// Asks what is there, until there is an answer.
-    async fn ask<T, L>(&self, look: impl Fn() -> L + Send + Sync) -> Option<T>
+    /// Reads the current row after a rejection. Under contention a single `SERIAL` read may time out
+    /// as well, so the read is tried twice.
+    async fn read_after_rejection<T, L>(&self, read_current: impl Fn() -> L + Send + Sync) -> Result<T>
+    where
+        L: Future<Output = Result<T>> + Send,
+    {
+        match Box::pin(read_current()).await {
+            Err(StoreError::Unavailable(_)) => Box::pin(read_current()).await,
+            current => current,
+        }
+    }
+
+    /// Reads the current row again and again until the database answers; `None` if the row is
+    /// inconsistent.
+    async fn read_until_answered<T, L>(&self, read_current: impl Fn() -> L + Send + Sync) -> Option<T>
     where
         L: Future<Output = Result<T>> + Send,
     {
         loop {
-            match look().await {
-                Ok(there) => return Some(there),
-                // Asking again will not mend it.
+            match read_current().await {
+                Ok(current) => return Some(current),
+                // Reading again would not repair the row.
                 Err(StoreError::Inconsistent(_)) => return None,
                 Err(StoreError::Unavailable(_)) => self.pause(100).await,
             }
@@ -226,59 +243,59 @@ impl Store {
     }
 }
 
-/// A conditional write under way. Dropped before it is closed, it counts as one whose outcome is not
-/// known: also when the call is given up.
-struct Open {
+/// A conditional write under way. If it is dropped unresolved, also because the caller dropped the
+/// future, it counts as a write with unknown outcome.
+struct PendingCas {
     status: Arc<Status>,
-    closed: bool,
+    resolved: bool,
 }
 
-impl Open {
-    fn of(status: &Arc<Status>) -> Self {
-        Self { status: Arc::clone(status), closed: false }
+impl PendingCas {
+    fn new(status: &Arc<Status>) -> Self {
+        Self { status: Arc::clone(status), resolved: false }
     }
 
-    /// We know what became of it.
-    const fn close(&mut self) {
-        self.closed = true;
+    /// Marks the outcome as known.
+    const fn resolve(&mut self) {
+        self.resolved = true;
     }
 }
 
-impl Drop for Open {
+impl Drop for PendingCas {
     fn drop(&mut self) {
-        if !self.closed {
+        if !self.resolved {
             self.status.count.unknown.fetch_add(1, Relaxed);
         }
     }
 }
 
-/// The column `[applied]` of the first row. `ScyllaDB` answers more columns and rows than
-/// Cassandra does.
+/// Reads the column `[applied]` of the first row. It is found by name, because `ScyllaDB` returns more
+/// columns and rows than Cassandra.
 fn applied(
     result: std::result::Result<QueryResult, ExecutionError>,
-) -> std::result::Result<bool, Unanswered> {
+) -> std::result::Result<bool, CasFailure> {
     let result = result.map_err(|error| {
-        if never_happened(&error) {
-            Unanswered::Never(StoreError::unavailable(error))
+        if never_ran(&error) {
+            CasFailure::NotSent(StoreError::unavailable(error))
         } else {
-            Unanswered::Perhaps(Box::new(error))
+            CasFailure::Ambiguous(Box::new(error))
         }
     })?;
-    let strange = || {
-        let what = "a conditional write was answered without [applied]".to_owned();
-        Unanswered::Never(StoreError::Inconsistent(what))
+    let malformed = || {
+        let message = "a conditional write was answered without [applied]".to_owned();
+        CasFailure::NotSent(StoreError::Inconsistent(message))
     };
-    let rows = result.into_rows_result().map_err(|_| strange())?;
-    let (column, _) = rows.column_specs().get_by_name("[applied]").ok_or_else(strange)?;
-    let first = rows.first_row::<Row>().map_err(|_| strange())?;
+    let rows = result.into_rows_result().map_err(|_| malformed())?;
+    let (column, _) = rows.column_specs().get_by_name("[applied]").ok_or_else(malformed)?;
+    let first = rows.first_row::<Row>().map_err(|_| malformed())?;
     match first.columns.get(column) {
         Some(Some(CqlValue::Boolean(applied))) => Ok(*applied),
-        _ => Err(strange()),
+        _ => Err(malformed()),
     }
 }
 
-/// Errors of statements that no server ran.
-fn never_happened(error: &ExecutionError) -> bool {
+/// Whether the error means that no server ran the statement.
+fn never_ran(error: &ExecutionError) -> bool {
     matches!(
         error,
         ExecutionError::BadQuery(_)

@@ -1,28 +1,28 @@
-//! Where the database is, in one line: `cql://…`.
+//! The address of the database, in one line: `cql://…`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use percent_encoding::percent_decode_str;
 
-/// The port of CQL.
-const PORT: u16 = 9042;
-/// Longest name of a keyspace that both servers take.
-const MAX_KEYSPACE: usize = 48;
-/// What the options are; the end of every sentence about them.
+/// The port of a host without one: that of CQL.
+const DEFAULT_PORT: u16 = 9042;
+/// Limit of the length of a keyspace's name on both servers, in bytes.
+const KEYSPACE_NAME_MAX: usize = 48;
+/// The error sentence about options.
 const OPTIONS: &str = "the options are replication_factor, replication, local_dc, rack, tls and tls_ca";
 
-/// Where the database is, and who we are to it.
+/// The address of the database, with the credentials and options to connect to it.
 ///
 /// `cql://[user:password@]host[:port][,host[:port]…]/keyspace[?option=value[&…]]`
 ///
 /// | option | means | without it |
 /// |---|---|---|
-/// | `replication_factor` | copies in each data centre, for a keyspace that is made | 3, or the number of nodes |
-/// | `replication` | the same for each data centre: `dc1:3,dc2:2` | as above |
-/// | `local_dc` | the data centre whose nodes are asked first | all are alike |
-/// | `rack` | the rack whose nodes are asked first; needs `local_dc` | none |
-/// | `tls` | `on`: the connections are encrypted and the servers verified | `off` |
-/// | `tls_ca` | a PEM file of who may sign the servers' certificates; needs `tls=on` | the system's |
+/// | `replication_factor` | replicas in each data centre, for a keyspace that the node creates | 3, or the number of nodes |
+/// | `replication` | replicas in each named data centre: `dc1:3,dc2:2` | as above |
+/// | `local_dc` | the data centre whose nodes are preferred | no preference |
+/// | `rack` | the rack whose nodes are preferred; needs `local_dc` | no preference |
+/// | `tls` | `on`: connections are encrypted and servers verified | `off` |
+/// | `tls_ca` | a PEM file of the certificate authorities that may sign servers' certificates; needs `tls=on` | the system's |
 ///
 /// User and password are percent-decoded. The driver connects by address, so a server's certificate
 /// must name its IP address.
@@ -37,33 +37,41 @@ pub struct Config {
     pub(crate) tls: Option<Tls>,
 }
 
-/// A user and a password.
+impl Config {
+    /// Whether both name a keyspace of the same database, as far as their texts tell.
+    #[must_use]
+    pub fn is_same_store(&self, other: &Self) -> bool {
+        self.keyspace == other.keyspace && self.hosts.iter().any(|host| other.hosts.contains(host))
+    }
+}
+
+/// A user and a password of the database.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Login {
     pub(crate) user: String,
     pub(crate) password: String,
 }
 
-/// How many copies a keyspace that we make has.
+/// How many replicas a keyspace has that the node creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Replication {
-    /// Three, or as many as there are nodes.
+    /// Three in each data centre, or as many as it has nodes.
     ByNodes,
-    /// So many in each data centre.
+    /// This number in each data centre.
     Everywhere(u8),
-    /// So many in these data centres, none in others.
+    /// These numbers in these data centres, none in others.
     In(Vec<(String, u8)>),
 }
 
 /// How servers are verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
-    /// Who may sign; the system's authorities without it.
+    /// The PEM file of certificate authorities; `None` for the system's.
     pub(crate) ca: Option<PathBuf>,
 }
 
-/// The text is no address of a database. It says what is allowed, never what the text was: that may
-/// hold a password.
+/// The text is no address of a database. The error describes the allowed form and never quotes the text,
+/// which may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadConfig(&'static str);
@@ -84,10 +92,10 @@ const TLS: BadConfig = BadConfig("tls is on or off; tls_ca is a path and needs t
 const TWICE: BadConfig = BadConfig("each option of the address is given once at most");
 
 impl Config {
-    /// Reads the files that the options name, so that a wrong path is found before anything is made.
+    /// Reads the files that the options name, so that a wrong path is found before anything is created.
     ///
     /// # Errors
-    /// Why one cannot be used, in a sentence for an operator.
+    /// Why a file cannot be used, as a sentence for an operator.
     pub fn check_files(&self) -> Result<(), String> {
         self.tls.as_ref().map_or(Ok(()), |tls| crate::tls::client(tls).map(drop))
     }
@@ -113,12 +121,12 @@ impl FromStr for Config {
             rack: None,
             tls: None,
         };
-        Options::parse(options)?.put_into(&mut config)?;
+        Options::parse(options)?.apply_to(&mut config)?;
         Ok(config)
     }
 }
 
-/// The options as they stand there.
+/// The options of an address, decoded but not yet checked.
 #[derive(Default)]
 struct Options {
     replication_factor: Option<String>,
@@ -134,7 +142,7 @@ impl Options {
         let mut options = Self::default();
         for option in text.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').ok_or(BadConfig(OPTIONS))?;
-            let place = match name {
+            let option = match name {
                 "replication_factor" => &mut options.replication_factor,
                 "replication" => &mut options.replication,
                 "local_dc" => &mut options.local_dc,
@@ -143,25 +151,27 @@ impl Options {
                 "tls_ca" => &mut options.tls_ca,
                 _ => return Err(BadConfig(OPTIONS)),
             };
-            if place.replace(decode(value, BadConfig(OPTIONS))?).is_some() {
+            if option.replace(decode(value, BadConfig(OPTIONS))?).is_some() {
                 return Err(TWICE);
             }
         }
         Ok(options)
     }
 
-    fn put_into(self, config: &mut Config) -> Result<(), BadConfig> {
+    /// Checks the options and sets them.
+    fn apply_to(self, config: &mut Config) -> Result<(), BadConfig> {
         config.replication = match (self.replication_factor, self.replication) {
             (None, None) => Replication::ByNodes,
             (Some(factor), None) => Replication::Everywhere(parse_factor(&factor)?),
             (None, Some(each)) => Replication::In(parse_replication(&each)?),
             (Some(_), Some(_)) => return Err(REPLICATION),
         };
-        let named = |name: &Option<String>| name.as_ref().is_none_or(|name| is_place(name));
+        let named = |name: &Option<String>| name.as_ref().is_none_or(|name| is_topology_name(name));
         if !named(&self.local_dc) || !named(&self.rack) || (self.rack.is_some() && self.local_dc.is_none()) {
             return Err(PLACE);
         }
-        (config.local_dc, config.rack) = (self.local_dc, self.rack);
+        config.local_dc = self.local_dc;
+        config.rack = self.rack;
         config.tls = match (self.tls.as_deref(), self.tls_ca) {
             (None | Some("off"), None) => None,
             (Some("on"), None) => Some(Tls { ca: None }),
@@ -178,14 +188,14 @@ fn decode(text: &str, otherwise: BadConfig) -> Result<String, BadConfig> {
 
 fn parse_login(text: &str) -> Result<Login, BadConfig> {
     let (user, password) = text.split_once(':').ok_or(LOGIN)?;
-    // What a host, a path or an option begins with must be encoded: else we misread the rest.
+    // The characters that separate hosts, path and options must be encoded, else the rest is misread.
     if user.is_empty() || text.contains(['/', '@']) {
         return Err(LOGIN);
     }
     Ok(Login { user: decode(user, LOGIN)?, password: decode(password, LOGIN)? })
 }
 
-/// The host with its port.
+/// Parses a host with or without a port into `host:port`.
 fn parse_host(text: &str) -> Result<String, BadConfig> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -209,17 +219,17 @@ fn parse_host(text: &str) -> Result<String, BadConfig> {
         }
     };
     let port = match port {
-        None => PORT,
+        None => DEFAULT_PORT,
         Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or(HOST)?,
     };
     Ok(format!("{host}:{port}"))
 }
 
 fn parse_keyspace(text: &str) -> Result<String, BadConfig> {
-    let good = text.len() <= MAX_KEYSPACE
+    let is_valid = text.len() <= KEYSPACE_NAME_MAX
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if good { Ok(text.to_owned()) } else { Err(KEYSPACE) }
+    if is_valid { Ok(text.to_owned()) } else { Err(KEYSPACE) }
 }
 
 fn parse_factor(text: &str) -> Result<u8, BadConfig> {
@@ -229,22 +239,23 @@ fn parse_factor(text: &str) -> Result<u8, BadConfig> {
 fn parse_replication(text: &str) -> Result<Vec<(String, u8)>, BadConfig> {
     let mut each: Vec<(String, u8)> = Vec::new();
     for part in text.split(',') {
-        let (place, factor) = part.rsplit_once(':').ok_or(REPLICATION)?;
-        if !is_place(place) || each.iter().any(|(other, _)| other == place) {
+        let (dc, factor) = part.rsplit_once(':').ok_or(REPLICATION)?;
+        if !is_topology_name(dc) || each.iter().any(|(other, _)| other == dc) {
             return Err(REPLICATION);
         }
-        each.push((place.to_owned(), parse_factor(factor)?));
+        each.push((dc.to_owned(), parse_factor(factor)?));
     }
     Ok(each)
 }
 
-/// Names of data centres and racks; they stand in a statement, so nothing that could end a string.
-fn is_place(text: &str) -> bool {
+/// Whether a text is a valid name of a data centre or rack. Such names become part of a CQL statement, so
+/// characters that could end a string are not allowed.
+fn is_topology_name(text: &str) -> bool {
     let plain = |c: char| c.is_alphanumeric() || "-._ ".contains(c);
     !text.is_empty() && text.len() <= 100 && text.chars().all(plain)
 }
 
-/// Without the password.
+/// Shows the user, never the password.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -268,20 +279,23 @@ mod tests {
     }
 
     #[test]
-    fn the_least_and_the_most() {
-        let least = parsed("cql://db/palisade");
-        assert_eq!((least.hosts, least.keyspace.as_str()), (vec!["db:9042".to_owned()], "palisade"));
-        assert!(least.login.is_none() && least.tls.is_none());
-        let most = parsed(
+    fn shortest_and_longest_address_parse() {
+        let shortest = parsed("cql://db/palisade");
+        assert_eq!((shortest.hosts, shortest.keyspace.as_str()), (vec!["db:9042".to_owned()], "palisade"));
+        assert!(shortest.login.is_none() && shortest.tls.is_none());
+        let longest = parsed(
             "cql://ann:p%40ss%3Aw%2Ford@db-1.example.org,10.0.0.1:9142,[::1],[2001:db8::1]:7/p_1\
              ?replication=dc1:3,dc%202:2&local_dc=dc1&rack=r1&tls=on&tls_ca=%2Fetc%2Fca.pem",
         );
-        let login = most.login.unwrap();
+        let login = longest.login.unwrap();
         assert_eq!((login.user.as_str(), login.password.as_str()), ("ann", "p@ss:w/ord"));
-        assert_eq!(most.hosts, ["db-1.example.org:9042", "10.0.0.1:9142", "[::1]:9042", "[2001:db8::1]:7"]);
-        assert_eq!(most.replication, Replication::In(vec![("dc1".into(), 3), ("dc 2".into(), 2)]));
-        assert_eq!((most.local_dc.as_deref(), most.rack.as_deref()), (Some("dc1"), Some("r1")));
-        assert_eq!(most.tls, Some(Tls { ca: Some("/etc/ca.pem".into()) }));
+        assert_eq!(
+            longest.hosts,
+            ["db-1.example.org:9042", "10.0.0.1:9142", "[::1]:9042", "[2001:db8::1]:7"]
+        );
+        assert_eq!(longest.replication, Replication::In(vec![("dc1".into(), 3), ("dc 2".into(), 2)]));
+        assert_eq!((longest.local_dc.as_deref(), longest.rack.as_deref()), (Some("dc1"), Some("r1")));
+        assert_eq!(longest.tls, Some(Tls { ca: Some("/etc/ca.pem".into()) }));
         assert_eq!(parsed("cql://db/p?replication_factor=5").replication, Replication::Everywhere(5));
         assert_eq!(parsed("cql://db/p?tls=off").tls, None);
         assert_eq!(parsed("cql://ann:@db/p").login.unwrap().password, "");
@@ -289,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_without_the_password() {
+    fn invalid_address_is_rejected_without_the_password() {
         let long = format!("cql://u:S3CRET@db/{}", "k".repeat(49));
         for wrong in [
             "",

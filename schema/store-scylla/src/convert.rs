@@ -1,33 +1,34 @@
-//! Between our values and those of CQL.
+//! Conversions between this crate's values and those of CQL.
 
 use std::time::Duration;
 
-use schema::{Timestamp, session::SecretHash, user::MAX_VERSION};
+use schema::{Timestamp, session::SecretHash, version::MAX_VERSION};
 use scylla::value::CqlTimestamp;
 
-/// Longest time to live that Cassandra takes: 20 years.
-const MAX_TTL: u64 = 20 * 365 * 24 * 3600;
-/// Before version 5.0, Cassandra cannot count beyond this second (January 2038).
-const LAST_SECOND: u64 = i32::MAX as u64 - 1;
-/// When 2038 is this near, the server is taken for one that can.
-const NEAR: u64 = 366 * 24 * 3600;
+/// Limit of a TTL in seconds: Cassandra rejects more than 20 years.
+const TTL_SECS_MAX: u64 = 20 * 365 * 24 * 3600;
+/// Limit of an expiry in seconds since 1970: before version 5.0, Cassandra cannot represent a later one
+/// (January 2038).
+const EXPIRY_SECS_MAX: u64 = i32::MAX as u64 - 1;
+/// When 2038 is at most this many seconds away, the server is assumed to represent later expiries.
+const EXPIRY_LIMIT_IGNORED_SECS: u64 = 366 * 24 * 3600;
 
-/// A number that only rises, as a `bigint`. What is beyond is as good as the greatest.
+/// A counter that only rises, as a `bigint`, saturated at its maximum.
 pub(crate) fn bigint(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// The number again; below zero was never stored.
+/// A counter from a `bigint`. Negative values are never stored, and read as 0.
 pub(crate) fn number(bigint: i64) -> u64 {
     u64::try_from(bigint).unwrap_or(0)
 }
 
-/// The version of a user; one beyond the highest counts as that.
+/// A user version from a `bigint`, saturated at the highest version.
 pub(crate) fn version(bigint: i64) -> u64 {
     number(bigint).min(MAX_VERSION)
 }
 
-/// How many, as `LIMIT` takes it.
+/// A count as the value of `LIMIT`: at least 1.
 pub(crate) fn limit(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX).max(1)
 }
@@ -40,22 +41,25 @@ pub(crate) fn timestamp(time: CqlTimestamp) -> Timestamp {
     Timestamp::from_millis(number(time.0))
 }
 
-/// A hash of 32 bytes; `None` when it is none.
+/// A hash; `None` unless it has 32 bytes.
 pub(crate) fn hash(bytes: &[u8]) -> Option<SecretHash> {
     bytes.try_into().ok().map(SecretHash::new)
 }
 
-/// The whole seconds until `end`, rounded up: at least one, and not more than the servers count.
+/// The TTL, in seconds, of a row that expires at `end`: rounded up, at least 1, at most what servers
+/// accept.
 pub(crate) fn ttl_until(end: Timestamp, now: Timestamp) -> i32 {
     ttl(end.since(now), now)
 }
 
-/// The same for a length of time from `now` on.
+/// The TTL, in seconds, of a row that lives for `length` from `now` on: rounded up, at least 1, at most
+/// what servers accept.
 pub(crate) fn ttl(length: Duration, now: Timestamp) -> i32 {
-    let room = LAST_SECOND.saturating_sub(now.as_secs());
-    let most = if room > NEAR { room.min(MAX_TTL) } else { MAX_TTL };
+    let until_limit = EXPIRY_SECS_MAX.saturating_sub(now.as_secs());
+    let max =
+        if until_limit > EXPIRY_LIMIT_IGNORED_SECS { until_limit.min(TTL_SECS_MAX) } else { TTL_SECS_MAX };
     let seconds = schema::time::millis(length).div_ceil(1_000);
-    i32::try_from(seconds.clamp(1, most)).unwrap_or(i32::MAX)
+    i32::try_from(seconds.clamp(1, max)).unwrap_or(i32::MAX)
 }
 
 /// Days since 1970.
@@ -68,7 +72,8 @@ pub(crate) fn month(time: Timestamp) -> i32 {
     // Days are counted from 1 March of year 0, so that a leap day is the last of its year; 400 years
     // have 146,097 days, and five months from March on have 153.
     let days = time.as_secs() / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
+    let era = days / 146_097;
+    let of_era = days % 146_097;
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let from_march = (5 * of_year + 2) / 153;
@@ -77,7 +82,7 @@ pub(crate) fn month(time: Timestamp) -> i32 {
     i32::try_from(months.saturating_sub(1970 * 12)).unwrap_or(i32::MAX)
 }
 
-/// When an id was made, by its own word.
+/// The creation time in an id (UUIDv7).
 pub(crate) fn made_at(id: &[u8; 16]) -> Timestamp {
     let millis = id[..6].iter().fold(0, |millis, byte| millis << 8 | u64::from(*byte));
     Timestamp::from_millis(millis)
@@ -92,19 +97,19 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_795_258_320);
 
     #[test]
-    fn a_time_to_live_is_rounded_up_and_bounded() {
+    fn ttl_is_rounded_up_and_bounded() {
         let after = |millis| ttl_until(NOW.plus(Duration::from_millis(millis)), NOW);
-        assert_eq!(ttl_until(Timestamp::EPOCH, NOW), 1, "what has ended goes soon");
+        assert_eq!(ttl_until(Timestamp::EPOCH, NOW), 1, "an expired row goes soon");
         assert_eq!([after(0), after(1), after(1_000), after(1_001)], [1, 1, 1, 2]);
         let most = ttl_until(Timestamp::MAX, NOW);
-        assert_eq!(u64::try_from(most).unwrap(), LAST_SECOND - NOW.as_secs(), "not beyond 2038");
-        let late = Timestamp::from_secs(LAST_SECOND - 10);
+        assert_eq!(u64::try_from(most).unwrap(), EXPIRY_SECS_MAX - NOW.as_secs(), "not beyond 2038");
+        let late = Timestamp::from_secs(EXPIRY_SECS_MAX - 10);
         assert_eq!(ttl(Duration::from_secs(3_600), late), 3_600, "in 2038 servers count further");
-        assert_eq!(u64::try_from(ttl(Duration::MAX, late)).unwrap(), MAX_TTL);
+        assert_eq!(u64::try_from(ttl(Duration::MAX, late)).unwrap(), TTL_SECS_MAX);
     }
 
     #[test]
-    fn days_and_months() {
+    fn days_and_months_follow_the_civil_calendar() {
         let at = |secs| Timestamp::from_secs(secs);
         assert_eq!([day(at(0)), day(at(86_399)), day(at(86_400))], [0, 0, 1]);
         // 1970-01-31T23:59:59, 1970-02-01, 2000-02-29, 2000-03-01, 2026-11-21, 2026-12-31, 2027-01-01.
@@ -123,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_says_when_it_was_made() {
+    fn creation_time_is_read_from_an_id() {
         assert_eq!(made_at(UserId::new(NOW, [9; 10]).as_bytes()), NOW);
     }
 

@@ -1,18 +1,17 @@
-//! The small documents that change by compare-and-set: superusers, keys, and of each node its latest life.
+//! Small documents that change by compare-and-set: superusers, keys, and the latest incarnation of each
+//! node.
 
 use async_trait::async_trait;
-use schema::{
-    NodeId, StoreError,
-    key::KeySet,
-    ledger::Origin,
-    power::Power,
-    store::{Keys, Result, Superusers, Versioned},
-};
+use schema::{NodeId, key::KeySet, ledger::Origin, superusers::SuperuserSet};
 use scylla::DeserializeRow;
 use serde::{Serialize, de::DeserializeOwned};
+use store::{
+    Keys, Result, StoreError, Superusers, Versioned,
+    cas::{self, Attempt, Pacing, ROW_ATTEMPTS_MAX},
+};
 
 use crate::{
-    cas::{Settled, Verdict},
+    cas::{CasOutcome, Reconciled},
     convert,
     statement::Cql,
     store::{At, Store},
@@ -20,10 +19,8 @@ use crate::{
 
 const SUPERUSERS: &str = "superusers";
 const KEYS: &str = "keys";
-/// How often a lost compare-and-set is tried again.
-const ATTEMPTS: usize = 16;
 
-/// The name of the document of a node's lives.
+/// The name of the document with the latest incarnation of a node.
 fn life(node: NodeId) -> String {
     format!("life of {node}")
 }
@@ -36,11 +33,11 @@ struct Document {
 
 #[async_trait]
 impl Superusers for Store {
-    async fn load(&self) -> Result<Versioned<Power>> {
+    async fn load(&self) -> Result<Versioned<SuperuserSet>> {
         self.within(async { Ok(self.document(At::Quorum, SUPERUSERS).await?.unwrap_or_default()) }).await
     }
 
-    async fn swap(&self, expected: u64, next: &Power) -> Result<bool> {
+    async fn swap(&self, expected: u64, next: &SuperuserSet) -> Result<bool> {
         self.within(self.swap_document(SUPERUSERS, expected, next)).await
     }
 }
@@ -58,31 +55,32 @@ impl Keys for Store {
     }
 }
 
-/// What is there, seen from a swap.
-fn swapped<T: PartialEq>(there: Option<&Versioned<T>>, expected: u64, next: &T) -> Verdict {
-    match there {
-        Some(there) if there.revision == expected.saturating_add(1) && there.value == *next => Verdict::Done,
-        _ if there.map_or(0, |there| there.revision) == expected => Verdict::Before,
-        _ => Verdict::Otherwise,
+/// Reconciles the replacement of the document at revision `expected` by `next`.
+fn swapped<T: PartialEq>(current: Option<&Versioned<T>>, expected: u64, next: &T) -> Reconciled {
+    match current {
+        Some(current) if current.revision == expected.saturating_add(1) && current.value == *next => {
+            Reconciled::Applied
+        }
+        _ if current.map_or(0, |current| current.revision) == expected => Reconciled::NotApplied,
+        _ => Reconciled::Superseded,
     }
 }
 
 impl Store {
-    /// Raises the incarnation that is noted of a node.
+    /// Raises the stored incarnation of a node.
     pub(crate) async fn note_life(&self, origin: Origin) -> Result<()> {
         let name = life(origin.node);
-        for _ in 0..ATTEMPTS {
-            let noted = self.document::<u64>(At::Serial, &name).await?.unwrap_or_default();
-            if noted.value >= origin.incarnation
-                || self.swap_document(&name, noted.revision, &origin.incarnation).await?
-            {
-                return Ok(());
-            }
-        }
-        Err(StoreError::unavailable("the node starts all the time"))
+        let name = &name;
+        cas::retry(Pacing::AtOnce(ROW_ATTEMPTS_MAX), (), |()| async move {
+            let noted = self.document::<u64>(At::Serial, name).await?.unwrap_or_default();
+            let is_noted = noted.value >= origin.incarnation
+                || self.swap_document(name, noted.revision, &origin.incarnation).await?;
+            Ok(if is_noted { Attempt::Done(()) } else { Attempt::Lost(()) })
+        })
+        .await
     }
 
-    /// The latest incarnation that is noted of a node.
+    /// The latest stored incarnation of a node.
     pub(crate) async fn life(&self, node: NodeId) -> Result<Option<u64>> {
         Ok(self.document(At::Serial, &life(node)).await?.map(|noted| noted.value))
     }
@@ -94,45 +92,48 @@ impl Store {
         Ok(Some(Versioned { revision: convert::number(row.revision), value }))
     }
 
-    /// Revision 0 is that of a document that is not there.
+    /// Replaces a document at revision `expected` by the next one. A document that does not exist has
+    /// revision 0. Returns whether it was replaced.
     async fn swap_document<T>(&self, name: &str, expected: u64, next: &T) -> Result<bool>
     where
         T: Serialize + DeserializeOwned + PartialEq + Send + Sync,
     {
         let json = serde_json::to_string(next)
             .map_err(|error| StoreError::Inconsistent(format!("the document {name}: {error}")))?;
-        let (before, after) = (convert::bigint(expected), convert::bigint(expected.saturating_add(1)));
-        let look = || self.document::<T>(At::Serial, name);
-        let judge = |there: &Option<Versioned<T>>| swapped(there.as_ref(), expected, next);
-        let settled = if expected == 0 {
-            self.cas(Cql::DocumentAdd, (name, after, json.as_str()), look, judge).await?
+        let before = convert::bigint(expected);
+        let after = convert::bigint(expected.saturating_add(1));
+        let read_current = || self.document::<T>(At::Serial, name);
+        let reconcile = |current: &Option<Versioned<T>>| swapped(current.as_ref(), expected, next);
+        let outcome = if expected == 0 {
+            self.cas(Cql::DocumentAdd, (name, after, json.as_str()), read_current, reconcile).await?
         } else {
-            self.cas(Cql::DocumentReplace, (after, json.as_str(), name, before), look, judge).await?
+            self.cas(Cql::DocumentReplace, (after, json.as_str(), name, before), read_current, reconcile)
+                .await?
         };
-        Ok(matches!(settled, Settled::Done))
+        Ok(matches!(outcome, CasOutcome::Applied))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Before, Done, Otherwise};
+    use Reconciled::{Applied, NotApplied, Superseded};
 
     #[test]
-    fn of_a_swap_that_was_not_answered() {
+    fn unanswered_swap_is_reconciled() {
         let at = |revision, value| Some(Versioned { revision, value });
-        for (there, expected, verdict) in [
-            (None, 0, Before),
-            (at(1, 'n'), 0, Done),
-            (at(1, 'x'), 0, Otherwise),
-            (at(2, 'n'), 0, Otherwise),
-            (at(3, 'b'), 3, Before),
-            (at(4, 'n'), 3, Done),
-            (at(4, 'x'), 3, Otherwise),
-            (at(5, 'n'), 3, Otherwise),
-            (None, 3, Otherwise),
+        for (current, expected, reconciled) in [
+            (None, 0, NotApplied),
+            (at(1, 'n'), 0, Applied),
+            (at(1, 'x'), 0, Superseded),
+            (at(2, 'n'), 0, Superseded),
+            (at(3, 'b'), 3, NotApplied),
+            (at(4, 'n'), 3, Applied),
+            (at(4, 'x'), 3, Superseded),
+            (at(5, 'n'), 3, Superseded),
+            (None, 3, Superseded),
         ] {
-            assert_eq!(swapped(there.as_ref(), expected, &'n'), verdict, "{there:?}");
+            assert_eq!(swapped(current.as_ref(), expected, &'n'), reconciled, "{current:?}");
         }
     }
 }

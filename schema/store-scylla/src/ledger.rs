@@ -1,12 +1,13 @@
-//! The ledger: every node's log of facts, in chunks of 1,024, and the heads.
+//! The ledger: every node's log of facts, in chunks of 1,024 entries, and the heads of the logs.
 //!
-//! Nothing is removed: rows live until some minutes after their fact's end, but half an hour at least, so that
-//! who reads every second hears of a fact that was written late. Times to live are counted from a time that has
-//! certainly come ([`Clocks::settled`](schema::Clocks::settled)): a clock that is ahead cuts none short. So a head carries the floor too: below it
-//! everything has ended, and who reads from the beginning begins there.
+//! The store deletes no entry: a row expires some minutes after its fact ends, but lives for half an
+//! hour at least, so that nodes, which read every second, see a fact that was written late. TTLs count
+//! from a time that has certainly passed ([`Clocks::settled`](schema::Clocks::settled)), so that a clock
+//! that is ahead shortens none. A head therefore carries the floor too: below it every entry has
+//! expired, and a reader of the whole log starts there.
 //!
-//! An entry that does not parse (of a newer version, or damaged) is skipped: it must not hold up those
-//! after it. It is counted, and said once for each log.
+//! An entry that does not parse (of a newer version, or damaged) is skipped, because it must not block
+//! the entries after it. Each is counted, and the first of each log is logged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,9 +18,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use schema::{
-    NodeId, StoreError, Timestamp,
+    NodeId, Timestamp,
     ledger::{Entry, Head, Origin},
-    store::{LedgerStore, Result},
     time::CLOCK_SKEW,
 };
 use scylla::{
@@ -27,49 +27,52 @@ use scylla::{
     statement::batch::{Batch, BatchType},
     value::CqlValue,
 };
+use store::{LedgerStore, Result, StoreError};
 use uuid::Uuid;
 
 use crate::{
     cas::Values,
     convert,
-    statement::{Cql, Kind},
+    statement::{Cql, Kind, traced},
     store::{At, Store},
 };
 
-/// Entries a partition.
-const CHUNK: u64 = 1_024;
-/// Entries a batch, and batches at once.
-const BATCH: usize = 50;
-const BATCHES: usize = 8;
-/// No log has more entries: nobody numbers so many.
-const LONGEST: u64 = 1 << 48;
-/// Partitions that are read at once.
-const CHUNKS: u64 = 4;
-/// A head lives at least so long: its node announces it again every hour.
-const HEAD: Duration = Duration::from_secs(3 * 3600);
-/// An entry lives at least so long, whatever its fact says: others read every second, and a fact of another
-/// node may have more left than the clock of this one says.
-const HEARD: Duration = Duration::from_secs(1_800);
-/// An entry lives so much longer than its fact: a node that starts with a clock that is behind reads it.
-const BEHIND: Duration = Duration::from_secs(600);
-/// Entries that do not parse of which a process remembers that it counted them.
-const UNREADABLE: usize = 10_000;
-/// Logs of which a process remembers what it wrote. What is forgotten is read again.
-const LOGS: usize = 1_000;
+/// Number of entries of a partition (a chunk) of a log. Part of the stored form.
+const CHUNK_ENTRIES: u64 = 1_024;
+/// Limit of entries per batch.
+const BATCH_ENTRIES_MAX: usize = 50;
+/// Limit of concurrent batches of one call.
+const CONCURRENT_BATCHES_MAX: usize = 8;
+/// Limit of a plausible head: no log has more entries.
+const LOG_ENTRIES_MAX: u64 = 1 << 48;
+/// Limit of concurrent reads of chunks of one call.
+const CONCURRENT_CHUNKS_MAX: u64 = 4;
+/// Least TTL of a head. Its node announces it again every hour.
+const HEAD_TTL_MIN: Duration = Duration::from_secs(3 * 3600);
+/// Least TTL of an entry, whatever its fact says: other nodes read every second, and a fact of another
+/// node may have more time left than this node's clock shows.
+const ENTRY_TTL_MIN: Duration = Duration::from_secs(1_800);
+/// How much longer an entry lives than its fact, so that a node that starts with a clock that is behind
+/// by at most this much reads it.
+const CLOCK_LAG_MAX: Duration = Duration::from_secs(600);
+/// Limit of unreadable entries that a process remembers as counted.
+const UNREADABLE_TRACKED_MAX: usize = 10_000;
+/// Limit of logs of which a process remembers what it wrote. An evicted one is read again.
+const LOGS_TRACKED_MAX: usize = 1_000;
 
 /// What this process knows of a log that it writes.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    /// When the last of its entries ends.
+pub(crate) struct WrittenLog {
+    /// When the last of its entries expires.
     end: Timestamp,
-    /// The same for each chunk that has not ended; complete only when `whole`.
+    /// When the last entry of each unexpired chunk expires; complete only if `is_whole`.
     chunks: BTreeMap<u64, Timestamp>,
-    /// Below this number everything has ended.
+    /// Every entry with a lower number has expired.
     floor: u64,
-    /// Whether this process wrote it from the first entry on.
-    whole: bool,
-    /// Whether what is stored of its head was read.
-    read: bool,
+    /// Whether this process wrote the log from the first entry on.
+    is_whole: bool,
+    /// Whether the stored head was read.
+    head_read: bool,
 }
 
 #[derive(DeserializeRow)]
@@ -89,7 +92,9 @@ struct HeadRow {
 struct StoredHead {
     seq: Option<i64>,
     floor: Option<i64>,
-    left: Option<i32>,
+    /// The remaining TTL, in seconds.
+    #[scylla(rename = "left")]
+    remaining_ttl: Option<i32>,
 }
 
 #[async_trait]
@@ -134,11 +139,11 @@ impl LedgerStore for Store {
 }
 
 impl Store {
-    fn logs(&self) -> MutexGuard<'_, HashMap<Origin, Known>> {
+    fn logs(&self) -> MutexGuard<'_, HashMap<Origin, WrittenLog>> {
         self.0.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes entries.
+    /// Writes entries, in batches of one partition each.
     async fn put_entries(&self, entries: &[Entry]) -> Result<()> {
         let now = self.settled();
         let mut chunks: BTreeMap<(Origin, u64), Vec<Values>> = BTreeMap::new();
@@ -146,7 +151,7 @@ impl Store {
             let end = end_of(entry, now);
             let fact = serde_json::to_string(&entry.fact)
                 .map_err(|error| StoreError::Inconsistent(format!("a fact has no JSON form: {error}")))?;
-            let chunk = entry.seq / CHUNK;
+            let chunk = entry.seq / CHUNK_ENTRIES;
             chunks.entry((entry.origin, chunk)).or_default().push(vec![
                 Some(CqlValue::Uuid(entry.origin.node.uuid())),
                 Some(CqlValue::BigInt(convert::bigint(entry.origin.incarnation))),
@@ -158,12 +163,16 @@ impl Store {
         }
         let batches: Vec<Vec<Values>> = chunks
             .into_values()
-            .flat_map(|rows| rows.chunks(BATCH).map(<[_]>::to_vec).collect::<Vec<_>>())
+            .flat_map(|rows| rows.chunks(BATCH_ENTRIES_MAX).map(<[_]>::to_vec).collect::<Vec<_>>())
             .collect();
-        stream::iter(batches).map(|rows| self.put_batch(rows)).buffer_unordered(BATCHES).try_collect().await
+        stream::iter(batches)
+            .map(|rows| self.put_batch(rows))
+            .buffer_unordered(CONCURRENT_BATCHES_MAX)
+            .try_collect()
+            .await
     }
 
-    /// Writes entries of one partition at once.
+    /// Writes entries of one partition as one batch.
     async fn put_batch(&self, rows: Vec<Values>) -> Result<()> {
         let link = self.link()?;
         let prepared = link.prepared.get(Cql::EntryAdd);
@@ -174,56 +183,55 @@ impl Store {
             batch.append_statement(prepared.clone());
         }
         self.count(Kind::Write);
-        let result = Box::pin(link.session.batch(&batch, rows)).await;
+        let result = traced(prepared.get_statement(), Box::pin(link.session.batch(&batch, rows))).await;
         self.note(&result);
         result.map(drop).map_err(StoreError::unavailable)
     }
 
-    /// Notes when these entries end.
+    /// Remembers when these entries expire.
     fn remember(&self, entries: &[Entry]) {
         let now = self.settled();
         let mut logs = self.logs();
-        if logs.len() > LOGS {
-            logs.retain(|_, known| known.end > now);
+        if logs.len() > LOGS_TRACKED_MAX {
+            logs.retain(|_, log| log.end > now);
         }
         for entry in entries {
-            let known = logs.entry(entry.origin).or_default();
+            let log = logs.entry(entry.origin).or_default();
             let end = end_of(entry, now);
-            // Its first chunk begins with the first entry, and nobody else begins it.
-            known.whole |= entry.seq == 1 && known.chunks.is_empty();
-            known.end = known.end.max(end);
-            let chunk = known.chunks.entry(entry.seq / CHUNK).or_default();
+            // Only the process that starts a log writes entry 1, the first of the first chunk.
+            log.is_whole |= entry.seq == 1 && log.chunks.is_empty();
+            log.end = log.end.max(end);
+            let chunk = log.chunks.entry(entry.seq / CHUNK_ENTRIES).or_default();
             *chunk = end.max(*chunk);
         }
     }
 
-    /// Moves a head forward: its number is the time of the write, so it never goes back. It lives as
-    /// long as any of the entries.
+    /// Moves a head forward. Its number is the write's timestamp, so a head never goes back. It lives at
+    /// least as long as every entry.
     async fn move_head(&self, head: Head) -> Result<()> {
         let now = self.settled();
         let key = (head.origin.node.uuid(), convert::bigint(head.origin.incarnation));
-        let is_read = self.logs().get(&head.origin).is_some_and(|known| known.read);
-        if !is_read {
-            // Perhaps a process before us wrote entries that live longer.
+        let is_head_read = self.logs().get(&head.origin).is_some_and(|log| log.head_read);
+        if !is_head_read {
+            // A previous process may have written entries that live longer.
             let stored = self.row::<StoredHead>(At::Quorum, Cql::HeadOne, key).await?;
             let mut logs = self.logs();
-            let known = logs.entry(head.origin).or_default();
-            known.read = true;
+            let log = logs.entry(head.origin).or_default();
+            log.head_read = true;
             if let Some(stored) = stored {
-                let left =
-                    Duration::from_secs(stored.left.and_then(|left| left.try_into().ok()).unwrap_or(0));
-                known.end = known.end.max(now.plus(left));
-                known.floor = known.floor.max(stored.floor.map_or(0, convert::number));
+                let remaining_secs = stored.remaining_ttl.and_then(|ttl| ttl.try_into().ok()).unwrap_or(0);
+                log.end = log.end.max(now.plus(Duration::from_secs(remaining_secs)));
+                log.floor = log.floor.max(stored.floor.map_or(0, convert::number));
             }
         }
         let (end, floor) = {
             let mut logs = self.logs();
-            let known = logs.entry(head.origin).or_default();
-            known.rise(head.seq, now);
-            (known.end, known.floor)
+            let log = logs.entry(head.origin).or_default();
+            log.raise_floor(head.seq, now);
+            (log.end, log.floor)
         };
         let seq = convert::bigint(head.seq);
-        let ttl = convert::ttl(end.since(now).max(HEAD), now);
+        let ttl = convert::ttl(end.since(now).max(HEAD_TTL_MIN), now);
         let values = (key.0, key.1, seq, convert::bigint(floor), seq.saturating_add(1), ttl);
         self.write(Cql::HeadMove, values).await
     }
@@ -237,15 +245,16 @@ impl Store {
         let (head, floor) = stored.map_or((0, 0), |head| {
             (head.seq.map_or(0, convert::number), head.floor.map_or(0, convert::number))
         });
-        // No log is so long: such a head says nothing, and nobody could read up to it.
-        let head = if head > LONGEST { 0 } else { head };
+        // An implausible head is ignored: no reader could ever read up to it.
+        let head = if head > LOG_ENTRIES_MAX { 0 } else { head };
         let mut from = after.saturating_add(1).max(floor);
-        let last = head / CHUNK;
-        let mut chunk = from / CHUNK;
+        let last = head / CHUNK_ENTRIES;
+        let mut chunk = from / CHUNK_ENTRIES;
         let mut entries = Vec::new();
         loop {
-            // Up to the head there may be gaps; beyond it the log ends with the first empty chunk.
-            let until = if chunk < last { last.min(chunk.saturating_add(CHUNKS - 1)) } else { chunk };
+            // Up to the head there may be empty chunks; beyond it the log ends with the first empty one.
+            let until =
+                if chunk < last { last.min(chunk.saturating_add(CONCURRENT_CHUNKS_MAX - 1)) } else { chunk };
             let reads = (chunk..=until).map(|chunk| self.chunk(origin, chunk, from, limit));
             let (rows, more) = in_order(try_join_all(reads).await?, limit);
             let empty = rows.is_empty();
@@ -255,46 +264,49 @@ impl Store {
                 return Ok(entries);
             }
             match more {
-                // Some of them were skipped.
-                Some(next) => (from, chunk) = (next, next / CHUNK),
+                // A chunk was cut off: continue there.
+                Some(next) => {
+                    from = next;
+                    chunk = next / CHUNK_ENTRIES;
+                }
                 None => chunk = until + 1,
             }
         }
     }
 
-    /// The entry of a row; `None` when its fact does not parse.
+    /// The entry of a row; `None` if its fact does not parse.
     fn entry(&self, origin: Origin, row: &EntryRow) -> Option<Entry> {
         let seq = convert::number(row.seq);
         match serde_json::from_str(&row.fact) {
             Ok(fact) => Some(Entry { origin, seq, fact }),
             Err(_) => {
-                self.skipped(origin, seq);
+                self.report_unreadable(origin, seq);
                 None
             }
         }
     }
 
-    /// Counts an entry that does not parse, once, and says so for the first of a log.
-    fn skipped(&self, origin: Origin, seq: u64) {
-        let mut known = self.0.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= UNREADABLE {
-            known.clear();
+    /// Counts an unreadable entry, once, and logs the first of each log.
+    fn report_unreadable(&self, origin: Origin, seq: u64) {
+        let mut counted = self.0.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.len() >= UNREADABLE_TRACKED_MAX {
+            counted.clear();
         }
-        let first = known.range((origin, 0)..=(origin, u64::MAX)).next().is_none();
-        if known.insert((origin, seq)) {
+        let is_first_of_log = counted.range((origin, 0)..=(origin, u64::MAX)).next().is_none();
+        if counted.insert((origin, seq)) {
             self.0.status.count.unreadable.fetch_add(1, Relaxed);
         }
-        if first {
+        if is_first_of_log {
             tracing::error!(
                 node = %origin.node,
                 incarnation = origin.incarnation,
                 seq,
-                "an entry of the ledger does not parse and is skipped: it is of a newer version, or damaged"
+                "skipped a ledger entry that does not parse: it is of a newer version, or damaged"
             );
         }
     }
 
-    /// The rows of a chunk, from this number on.
+    /// At most `limit` rows of a chunk, from number `from` on.
     async fn chunk(&self, origin: Origin, chunk: u64, from: u64, limit: usize) -> Result<Vec<EntryRow>> {
         let values = (
             origin.node.uuid(),
@@ -307,12 +319,12 @@ impl Store {
     }
 }
 
-impl Known {
-    /// Raises the floor over chunks below the head that have ended.
-    fn rise(&mut self, head: u64, now: Timestamp) {
-        while self.whole {
+impl WrittenLog {
+    /// Raises the floor over the chunks below the head that have expired.
+    fn raise_floor(&mut self, head: u64, now: Timestamp) {
+        while self.is_whole {
             let Some(first) = self.chunks.first_entry() else { break };
-            let next = (*first.key() + 1) * CHUNK;
+            let next = (*first.key() + 1) * CHUNK_ENTRIES;
             if next > head || *first.get() > now {
                 break;
             }
@@ -322,20 +334,21 @@ impl Known {
     }
 }
 
-/// When an entry that is written now matters no more, for any clock, and was heard.
+/// When an entry that is written now may expire: by then its fact has ended by every node's clock, and
+/// every node has read it.
 fn end_of(entry: &Entry, now: Timestamp) -> Timestamp {
-    entry.fact.until.plus(CLOCK_SKEW + BEHIND).max(now.plus(HEARD))
+    entry.fact.until.plus(CLOCK_SKEW + CLOCK_LAG_MAX).max(now.plus(ENTRY_TTL_MIN))
 }
 
-/// Rows of chunks, in order, that were read with this limit each: those after a chunk that was cut
-/// off are left out. Says where to go on when one was.
+/// Joins the rows of consecutive chunks, each read with this limit, up to the first chunk that was cut
+/// off by it. Returns also the number to continue with if there was one.
 fn in_order(chunks: Vec<Vec<EntryRow>>, limit: usize) -> (Vec<EntryRow>, Option<u64>) {
     let mut rows = Vec::new();
     for chunk in chunks {
         let cut = chunk.len() >= limit;
         rows.extend(chunk);
         if cut {
-            let next = rows.last().map(|row| convert::number(row.seq).saturating_add(1));
+            let next: Option<u64> = rows.last().map(|row| convert::number(row.seq).saturating_add(1));
             return (rows, next);
         }
     }
@@ -351,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_a_chunk_that_was_cut_off_is_read_again() {
+    fn rows_after_a_cut_off_chunk_are_read_again() {
         let seqs = |chunks: &[&[i64]], limit| {
             let (read, more) = in_order(chunks.iter().map(|seqs| rows(seqs)).collect(), limit);
             (read.iter().map(|row| row.seq).collect::<Vec<_>>(), more)
@@ -365,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_until_it_was_heard() {
+    fn entry_outlives_its_fact_and_the_read_interval() {
         let now = Timestamp::from_secs(1_000);
         let entry = |until| Entry {
             origin: Origin { node: NodeId::from_bytes([1; 16]), incarnation: 1 },
@@ -380,33 +393,34 @@ mod tests {
         }
     }
 
-    fn known(ends: &[(u64, u64)], whole: bool) -> Known {
+    /// A log whose chunks expire at these seconds.
+    fn log(ends: &[(u64, u64)], is_whole: bool) -> WrittenLog {
         let chunks = ends.iter().map(|(chunk, end)| (*chunk, Timestamp::from_secs(*end))).collect();
-        Known { chunks, whole, ..Known::default() }
+        WrittenLog { chunks, is_whole, ..WrittenLog::default() }
     }
 
     #[test]
-    fn the_floor_rises_over_whole_chunks_that_have_ended() {
+    fn floor_rises_over_whole_chunks_that_have_expired() {
         let at = Timestamp::from_secs;
-        let mut log = known(&[(0, 10), (1, 30), (2, 20)], true);
-        log.rise(5_000, at(9));
+        let mut log = log(&[(0, 10), (1, 30), (2, 20)], true);
+        log.raise_floor(5_000, at(9));
         assert_eq!(log.floor, 0);
-        log.rise(1_000, at(10));
+        log.raise_floor(1_000, at(10));
         assert_eq!(log.floor, 0, "the head is in it");
-        log.rise(5_000, at(10));
-        assert_eq!(log.floor, CHUNK);
-        log.rise(5_000, at(25));
-        assert_eq!(log.floor, CHUNK, "chunk 1 matters");
-        log.rise(5_000, at(30));
-        assert_eq!(log.floor, 3 * CHUNK);
-        log.rise(5_000, at(40));
-        assert_eq!(log.floor, 3 * CHUNK);
+        log.raise_floor(5_000, at(10));
+        assert_eq!(log.floor, CHUNK_ENTRIES);
+        log.raise_floor(5_000, at(25));
+        assert_eq!(log.floor, CHUNK_ENTRIES, "chunk 1 matters");
+        log.raise_floor(5_000, at(30));
+        assert_eq!(log.floor, 3 * CHUNK_ENTRIES);
+        log.raise_floor(5_000, at(40));
+        assert_eq!(log.floor, 3 * CHUNK_ENTRIES);
     }
 
     #[test]
-    fn the_floor_of_a_log_that_others_began_stays() {
-        let mut log = known(&[(0, 10)], false);
-        log.rise(5_000, Timestamp::from_secs(99));
+    fn floor_of_a_log_that_another_process_started_stays() {
+        let mut log = log(&[(0, 10)], false);
+        log.raise_floor(5_000, Timestamp::from_secs(99));
         assert_eq!(log.floor, 0);
     }
 }

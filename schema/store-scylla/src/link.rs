@@ -1,4 +1,4 @@
-//! One session of the driver, with everything prepared.
+//! A driver session with its execution profiles and prepared statements.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,19 +18,21 @@ use scylla::{
 
 use crate::{config::Config, statement::Prepared, tls};
 
-/// How long a statement may take.
-const REQUEST: Duration = Duration::from_secs(2);
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(2);
-/// How long the server itself may take to say who there is; ScyllaDB is told. Less than [`CONNECT`], as
-/// the driver wants it: it warns at every connection else.
-const METADATA: Duration = Duration::from_millis(1_500);
-/// A read that takes longer is asked of another node too.
-const SLOW_READ: Duration = Duration::from_millis(100);
-/// How often an idle connection is tried, and how long that may take.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// Limit of the duration of a statement.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit of the time to open a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit that ScyllaDB is given for reading the cluster's metadata. Less than [`CONNECT_TIMEOUT`], because
+/// the driver warns at every connection otherwise.
+const METADATA_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a read waits before it is sent to a second node as well.
+const SPECULATIVE_READ_DELAY: Duration = Duration::from_millis(100);
+/// How often an idle connection is probed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Limit of the answer time of such a probe.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What statements are run with, by their kind.
+/// The execution profile of each kind of statement.
 pub(crate) struct Profiles {
     pub(crate) reads: ExecutionProfileHandle,
     pub(crate) writes: ExecutionProfileHandle,
@@ -40,8 +42,8 @@ pub(crate) struct Profiles {
 impl Profiles {
     pub(crate) fn of(config: &Config) -> Self {
         let mut policy = DefaultPolicy::builder();
-        // Nodes of other data centres are asked last, but they are: a quorum of all copies does not need
-        // this data centre.
+        // Nodes of other data centres are used too, as a last resort: a quorum of all replicas does not
+        // need this data centre.
         policy = match (&config.local_dc, &config.rack) {
             (Some(dc), Some(rack)) => policy.prefer_datacenter_and_rack(dc.clone(), rack.clone()),
             (Some(dc), None) => policy.prefer_datacenter(dc.clone()),
@@ -49,14 +51,15 @@ impl Profiles {
         }
         .permit_dc_failover(true);
         let plain = ExecutionProfile::builder()
-            .request_timeout(Some(REQUEST))
+            .request_timeout(Some(REQUEST_TIMEOUT))
             .consistency(Consistency::Quorum)
             .serial_consistency(Some(SerialConsistency::Serial))
             .load_balancing_policy(policy.build());
-        let twice = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SLOW_READ };
+        let twice =
+            SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SPECULATIVE_READ_DELAY };
         Self {
             reads: plain.clone().speculative_execution_policy(Some(Arc::new(twice))).build().into_handle(),
-            // What became of a conditional write is asked, not tried again blindly.
+            // The driver must not retry a conditional write: the store reads its outcome first.
             conditional: plain
                 .clone()
                 .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
@@ -67,7 +70,7 @@ impl Profiles {
     }
 }
 
-/// A session of the driver, with the statements prepared.
+/// A driver session and its prepared statements.
 pub(crate) struct Link {
     pub(crate) session: Session,
     pub(crate) prepared: Prepared,
@@ -75,24 +78,24 @@ pub(crate) struct Link {
 
 /// Why there is no session.
 pub(crate) enum NoSession {
-    /// TLS cannot be set up here.
+    /// TLS cannot be configured; a sentence for an operator.
     Tls(String),
-    /// The driver says so.
+    /// The driver could not connect.
     Driver(Box<NewSessionError>),
 }
 
-/// A session without a keyspace.
+/// Opens a driver session without a keyspace.
 pub(crate) async fn connect(config: &Config, profiles: &Profiles) -> Result<Session, NoSession> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.hosts)
         .default_execution_profile_handle(profiles.writes.clone())
-        .connection_timeout(CONNECT)
-        .hostname_resolution_timeout(Some(CONNECT))
-        .metadata_request_serverside_timeout(METADATA)
-        .metadata_request_clientside_timeout(CONNECT)
-        .keepalive_interval(KEEPALIVE.0)
-        .keepalive_timeout(KEEPALIVE.1)
-        .tcp_keepalive_interval(KEEPALIVE.0)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .hostname_resolution_timeout(Some(CONNECT_TIMEOUT))
+        .metadata_request_serverside_timeout(METADATA_TIMEOUT)
+        .metadata_request_clientside_timeout(CONNECT_TIMEOUT)
+        .keepalive_interval(KEEPALIVE_INTERVAL)
+        .keepalive_timeout(KEEPALIVE_TIMEOUT)
+        .tcp_keepalive_interval(KEEPALIVE_INTERVAL)
         .tcp_nodelay(true)
         .schema_agreement_timeout(Duration::from_secs(30))
         .keyspaces_to_fetch([&config.keyspace]);

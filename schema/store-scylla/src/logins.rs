@@ -1,6 +1,7 @@
-//! Login histories: a partition a user and month, newest first, that go by their time to live.
+//! Login histories, a partition per user and month, newest first, and the known places of accounts. Rows
+//! expire by their TTL.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -9,9 +10,9 @@ use schema::{
     login::{LOGIN_RETENTION, Login, MAX_PLACES, Outcome, is_trimming},
     page::{Page, PageOf},
     place::{AccountKey, Place},
-    store::{Logins, Result},
 };
 use scylla::{DeserializeRow, value::CqlTimestamp};
+use store::{Logins, Result};
 use uuid::Uuid;
 
 use crate::{
@@ -20,10 +21,10 @@ use crate::{
     store::{At, Store},
 };
 
-/// By how much the clock of who wrote an entry may be ahead of ours.
-const AHEAD: Duration = Duration::from_secs(24 * 3600);
-/// So many months cover all that is kept.
-const MONTHS: i32 = 5;
+/// How far the clock of the node that wrote an entry may be ahead of ours.
+const CLOCK_LEAD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Limit of the months that have unexpired entries.
+const MONTHS_KEPT_MAX: i32 = 5;
 
 #[derive(DeserializeRow)]
 struct LoginRow {
@@ -75,7 +76,7 @@ impl Logins for Store {
         if is_trimming(login.id, max)
             && let Err(error) = self.within(self.trim_logins(login.user, max)).await
         {
-            tracing::warn!(user = %login.user, %error, "the login history stays longer than it may be");
+            tracing::warn!(user = %login.user, %error, "login history not trimmed; it stays above its limit");
         }
         Ok(())
     }
@@ -83,11 +84,11 @@ impl Logins for Store {
     async fn list(&self, user: UserId, page: PageOf<LoginId>) -> Result<Page<Login, LoginId>> {
         self.within(async {
             let wanted = page.limit.saturating_add(1);
-            let (oldest, newest) = self.months();
-            let newest = page.after.map_or(newest, |after| newest.min(month(after)));
+            let months = self.months();
+            let newest = page.after.map_or(*months.end(), |after| month(after).min(*months.end()));
             let before = page.after.map_or(Uuid::max(), LoginId::uuid);
             let mut logins = Vec::new();
-            for month in (oldest..=newest).rev() {
+            for month in (*months.start()..=newest).rev() {
                 logins.extend(self.logins_before(user, month, before, wanted - logins.len()).await?);
                 if logins.len() >= wanted {
                     break;
@@ -141,13 +142,14 @@ impl Store {
         Ok(())
     }
 
-    /// The months that have entries.
-    fn months(&self) -> (i32, i32) {
+    /// The months that may have entries, oldest first.
+    fn months(&self) -> RangeInclusive<i32> {
         let now = self.now();
-        (convert::month(now.minus(LOGIN_RETENTION).minus(AHEAD)), convert::month(now.plus(AHEAD)))
+        let oldest = convert::month(now.minus(LOGIN_RETENTION).minus(CLOCK_LEAD_MAX));
+        oldest..=convert::month(now.plus(CLOCK_LEAD_MAX))
     }
 
-    /// The next so many entries of a month, newest first, without those that cannot be read.
+    /// The next `limit` entries of a month, newest first, without those that do not parse.
     async fn logins_before(
         &self,
         user: UserId,
@@ -155,12 +157,13 @@ impl Store {
         before: Uuid,
         limit: usize,
     ) -> Result<Vec<Login>> {
-        let (mut logins, mut before) = (Vec::new(), before);
+        let mut logins = Vec::new();
+        let mut before = before;
         loop {
-            let lack = limit - logins.len();
-            let values = (user.uuid(), month, before, convert::limit(lack));
+            let missing = limit - logins.len();
+            let values = (user.uuid(), month, before, convert::limit(missing));
             let rows = self.read::<LoginRow>(At::Quorum, Cql::LoginsBefore, values).await?;
-            let end = rows.len() < lack;
+            let is_last = rows.len() < missing;
             before = rows.last().map_or(before, |row| row.id);
             logins.extend(rows.into_iter().filter_map(|row| {
                 let id = LoginId::from_bytes(*row.id.as_bytes());
@@ -170,17 +173,16 @@ impl Store {
                 }
                 read
             }));
-            if end || logins.len() >= limit {
+            if is_last || logins.len() >= limit {
                 return Ok(logins);
             }
         }
     }
 
-    /// The entries of a user that cannot be read.
+    /// The entries of a user that do not parse: table and id of each.
     pub(crate) async fn unreadable_logins(&self, user: UserId) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();
-        let (oldest, newest) = self.months();
-        for month in oldest..=newest {
+        for month in self.months() {
             let values = (user.uuid(), month, Uuid::max(), i32::MAX);
             for row in self.read::<LoginRow>(At::Quorum, Cql::LoginsBefore, values).await? {
                 let id = LoginId::from_bytes(*row.id.as_bytes());
@@ -192,11 +194,10 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes the oldest entries of a user who has more than so many.
+    /// Removes the oldest entries of a user beyond `max`.
     async fn trim_logins(&self, user: UserId, max: usize) -> Result<()> {
-        let (oldest, newest) = self.months();
         let mut room = max.max(1);
-        for month in (oldest..=newest).rev() {
+        for month in self.months().rev() {
             let values = (user.uuid(), month, convert::limit(room + 1));
             let ids = self.read::<OneLogin>(At::Quorum, Cql::LoginIds, values).await?;
             if ids.len() <= room {
@@ -211,20 +212,21 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the history of a user that is deleted.
-    pub(crate) async fn forget_logins(&self, user: UserId) -> Result<()> {
-        let newest = convert::month(self.now().plus(AHEAD));
-        let months =
-            (newest - MONTHS..=newest).map(|month| self.write(Cql::LoginsRemove, (user.uuid(), month)));
-        try_join_all(months).await.map(drop)
+    /// Deletes the history of a user.
+    pub(crate) async fn delete_logins(&self, user: UserId) -> Result<()> {
+        let newest = convert::month(self.now().plus(CLOCK_LEAD_MAX));
+        let months = newest - MONTHS_KEPT_MAX..=newest;
+        let deletions = months.map(|month| self.write(Cql::LoginsRemove, (user.uuid(), month)));
+        try_join_all(deletions).await.map(drop)
     }
 }
 
-/// The month of an entry, by the time in its id: so the order over months is that of the ids.
+/// The month of an entry, by the time in its id, so that entries have the same order by month as by id.
 fn month(id: LoginId) -> i32 {
     convert::month(convert::made_at(id.as_bytes()))
 }
 
+/// Parses a row; `None` if a column is missing or malformed.
 fn login(row: LoginRow) -> Option<Login> {
     Some(Login {
         id: LoginId::from_bytes(*row.id.as_bytes()),
@@ -237,7 +239,7 @@ fn login(row: LoginRow) -> Option<Login> {
     })
 }
 
-/// The words are those of its JSON form.
+/// The stored word of each outcome: the same as in its JSON form.
 const OUTCOMES: [(Outcome, &str); 5] = [
     (Outcome::Success, "success"),
     (Outcome::BadPassword, "bad_password"),
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_outcomes_are_fixed() {
+    fn stored_words_of_outcomes_are_fixed() {
         for (is, word) in OUTCOMES {
             assert_eq!((outcome_text(is), outcome(word)), (word, Some(is)));
             assert_eq!(serde_json::to_string(&is).unwrap(), format!("\"{word}\""));

@@ -1,8 +1,8 @@
-//! The schema, and how one of many nodes that start together brings it up to date.
+//! The schema, and how one of several nodes that start together brings it up to date.
 //!
-//! The migrations are the files of `schema/cql/`, in order. Which were applied stands in
-//! `schema_migrations`, with the checksum of each; who applies them now, in `schema_lock`, for a
-//! minute at a time: a node that dies holds up the others no longer than that.
+//! The migrations are the files of `schema/cql/`, in order. The table `schema_migrations` records the
+//! applied ones with their checksums. The table `schema_lock` names the node that migrates now, for a
+//! minute at a time: a node that dies delays the others no longer than that.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use schema::{Clock, Entropy, Timestamp};
@@ -29,60 +29,62 @@ struct Migration {
     cql: &'static str,
 }
 
-/// All of them. One that was released is never changed.
+/// All migrations, in order. A released one never changes, not even its comments: databases hold its
+/// checksum.
 const ALL: &[Migration] = &[
     Migration { number: 1, name: "tables", cql: include_str!("../../cql/001_tables.cql") },
     Migration { number: 2, name: "login_places", cql: include_str!("../../cql/002_login_places.cql") },
 ];
 
-/// How often who waits for another node looks again, in milliseconds.
-const POLL: u64 = 200;
-/// How often a command tries.
-const TRIES: usize = 10;
+/// Least wait before a node that waits for another reads the state of the migration again, in
+/// milliseconds; the jitter adds up to as much.
+const POLL_INTERVAL_MS: u64 = 200;
+/// Limit of attempts of [`migrate`] before its last.
+const MIGRATE_ATTEMPTS_MAX: usize = 10;
 
 impl Migration {
-    /// Of the whole file.
+    /// The SHA-256 of the whole file, as hex digits.
     fn checksum(&self) -> String {
         digest(&SHA256, self.cql.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Which migrations a keyspace has, and which it lacks.
+/// The applied and the pending migrations of a keyspace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// By number.
+    /// The applied migrations, by number.
     pub applied: Vec<Applied>,
-    /// By number.
+    /// The pending migrations, by number.
     pub pending: Vec<Pending>,
 }
 
 /// A migration that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// From 1, without gaps.
+    /// The number of the migration, from 1, without gaps.
     pub number: i32,
-    /// What it is about.
+    /// The name of the migration's file, without number.
     pub name: String,
-    /// When, by the clock of the node that applied it.
+    /// When it was applied, by the clock of the node that did.
     pub at: Timestamp,
 }
 
-/// A migration that is to be applied.
+/// A migration that was not applied yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
-    /// From 1, without gaps.
+    /// The number of the migration, from 1, without gaps.
     pub number: i32,
-    /// What it is about.
+    /// The name of the migration's file, without number.
     pub name: &'static str,
 }
 
-/// Why the schema is not as it should be.
+/// Why the schema cannot be read, used or migrated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MigrateError {
-    /// It cannot be reached, now. Try again.
+    /// The database cannot be reached now. Retry.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
-    /// Somebody must do something; what, stands in the sentence.
+    /// An operator must act; the sentence says how.
     #[error("{0}")]
     Refused(String),
 }
@@ -93,44 +95,47 @@ impl MigrateError {
     }
 }
 
-/// What is done about a migration that this version does not know.
+/// How a node treats a migration that its version does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Newer {
-    /// A node does not start on it.
+    /// The node does not start.
     Refused,
-    /// A node that has worked with it works on, and says so: migrations only add.
+    /// A node that was up continues, and logs a warning: migrations only add.
     Warned,
 }
 
 type Result<T> = std::result::Result<T, MigrateError>;
 
-/// Which migrations the keyspace has. Changes nothing.
+/// Reports the applied and the pending migrations of the keyspace. Changes nothing.
 ///
 /// # Errors
-/// When the database cannot be reached, refuses us, or has a schema that is not ours.
+/// `Unavailable` if the database cannot be reached; `Refused` if it rejects the login or holds another
+/// schema.
 pub async fn status(config: &Config) -> Result<Report> {
     let session = connection::session(config, &Profiles::of(config)).await?;
     report(&session, config, Newer::Refused).await
 }
 
-/// Makes the keyspace if there is none, and applies what it lacks. Safe while others do the same.
+/// Creates the keyspace if there is none, and applies the pending migrations. Safe while other nodes do
+/// the same.
 ///
 /// # Errors
-/// When the database cannot be reached, refuses us, or has a schema that is not ours.
+/// `Unavailable` if the database cannot be reached; `Refused` if it rejects the login or holds another
+/// schema.
 pub async fn migrate(config: &Config, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Report> {
     let session = connection::session(config, &Profiles::of(config)).await?;
-    // Others may make the first tables in this moment: what one server has, another lacks for a while.
-    for _ in 0..TRIES {
+    // Another node may be creating the first tables: for a moment, some servers have them and others not.
+    for _ in 0..MIGRATE_ATTEMPTS_MAX {
         match Box::pin(bring_up(&session, config, clock, entropy, Newer::Refused)).await {
-            Err(MigrateError::Unavailable(why)) => tracing::debug!(%why, "migrating is tried again"),
+            Err(MigrateError::Unavailable(why)) => tracing::debug!(%why, "retrying the migration"),
             done => return done,
         }
-        tokio::time::sleep(crate::store::jittered(entropy, POLL)).await;
+        tokio::time::sleep(crate::store::jittered(entropy, POLL_INTERVAL_MS)).await;
     }
     Box::pin(bring_up(&session, config, clock, entropy, Newer::Refused)).await
 }
 
-/// Only looks: refused when something is missing.
+/// Checks the schema without changing it. `Refused` if a migration is pending.
 pub(crate) async fn check(session: &Session, config: &Config, newer: Newer) -> Result<()> {
     let report = report(session, config, newer).await?;
     if report.pending.is_empty() {
@@ -145,7 +150,7 @@ pub(crate) async fn check(session: &Session, config: &Config, newer: Newer) -> R
 }
 
 async fn report(session: &Session, config: &Config, newer: Newer) -> Result<Report> {
-    match Keyspace::look(session, &config.keyspace).await? {
+    match Keyspace::read(session, &config.keyspace).await? {
         Some(keyspace) if keyspace.has_meta() => {
             Meta { session, keyspace: &config.keyspace }.report(ALL, newer).await
         }
@@ -157,7 +162,7 @@ const fn pending(migration: &Migration) -> Pending {
     Pending { number: migration.number, name: migration.name }
 }
 
-/// Applies what is missing, or waits for the node that does.
+/// Applies the pending migrations, or waits for the node that does.
 pub(crate) async fn bring_up(
     session: &Session,
     config: &Config,
@@ -175,20 +180,20 @@ pub(crate) async fn bring_up(
             return Ok(report);
         }
         if !lock.take().await? {
-            tracing::info!("another node migrates the schema: waiting for it");
-            tokio::time::sleep(crate::store::jittered(entropy, POLL)).await;
+            tracing::info!("waiting for another node that migrates the schema");
+            tokio::time::sleep(crate::store::jittered(entropy, POLL_INTERVAL_MS)).await;
             continue;
         }
         let applied = apply(&meta, &lock, clock, newer).await;
-        // A lock that is not released ends by itself.
+        // A lock that is not released expires.
         let released = lock.release().await;
         applied.and(released)?;
     }
 }
 
-/// Applies what is missing while we hold the lock.
+/// Applies the pending migrations. The caller holds the lock.
 async fn apply(meta: &Meta<'_>, lock: &Lock<'_>, clock: &dyn Clock, newer: Newer) -> Result<()> {
-    // Once more: who held the lock before us may have done it.
+    // Read again: the previous holder of the lock may have applied them.
     let report = meta.report(ALL, newer).await?;
     for migration in ALL.iter().filter(|migration| report.pending.contains(&pending(migration))) {
         tracing::info!(number = migration.number, name = migration.name, "migrating the schema");

@@ -1,11 +1,11 @@
-//! Permissions.
+//! Permissions, as edits of the catalogue.
 
 use async_trait::async_trait;
 use schema::{
     Name,
     permission::{MAX_PERMISSIONS, Permission},
-    store::{Added, Permissions, Result},
 };
+use store::{Added, Permissions, Result};
 
 use crate::{catalogue::Edit, store::Store};
 

@@ -1,11 +1,11 @@
-//! Roles.
+//! Roles, as edits of the catalogue.
 
 use async_trait::async_trait;
 use schema::{
     Name,
     permission::{MAX_GRANTS, MAX_ROLES, Permission, Role},
-    store::{Added, Result, Roles},
 };
+use store::{Added, Result, Roles};
 
 use crate::{
     catalogue::{Catalogue, Edit},
@@ -65,7 +65,7 @@ impl Roles for Store {
     }
 }
 
-/// The role after an edit, and what to write: nothing when nothing changed.
+/// The role after an edit, and the edits of the catalogue: none if the role did not change.
 fn edited(
     catalogue: &Catalogue,
     name: &Name,

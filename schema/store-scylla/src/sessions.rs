@@ -1,42 +1,42 @@
 //! Sessions.
 //!
-//! The row of a session is the truth, changed conditionally; the list of a user's sessions is
-//! written plainly and only says where to look. A list row always outlives its session: it lives
-//! three times as long as the session's token did when it was written, and is written again when the
-//! session has been used beyond another such life. So a refresh is one statement, mostly.
+//! The row of a session is the truth and changes only by conditional writes. The list of a user's
+//! sessions is written plainly and only says where to look. A list row always outlives its session: its
+//! TTL is three lifetimes of the session's token, and it is written again when the session has been used
+//! for another such lifetime. So most refreshes are one statement.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::{
-    SessionId, StoreError, UserId,
+    SessionId, UserId,
     page::{Page, PageOf},
     session::Session,
-    store::{Result, Rotated, Sessions},
 };
 use scylla::DeserializeRow;
+use store::{Result, Rotated, Sessions, StoreError};
 use uuid::Uuid;
 
 use crate::{
-    cas::Settled,
+    cas::CasOutcome,
     convert,
     statement::Cql,
-    store::{AT_ONCE, At, ROOMS, Store},
+    store::{At, CONCURRENT_STATEMENTS_MAX, Store},
 };
 
-mod judge;
+mod reconcile;
 mod row;
 
 use row::{SessionRow, session};
 
-/// A list row lives so many lives of its session's token.
-const LIVES: u32 = 3;
-/// Up to this cap, list rows of sessions that ended by themselves are told from those of sessions
-/// that are there before one is ended. Beyond it they count until they go by themselves.
-const EXACT: usize = 200;
-/// List rows a read.
-const LISTED: usize = 1_000;
+/// The TTL of a list row, in lifetimes of its session's token.
+const LIST_ROW_LIFETIMES: u32 = 3;
+/// Limit of the session cap up to which list rows of expired sessions are sorted out before a session is
+/// ended. With a higher cap they count until they expire.
+const EXACT_CAP_MAX: usize = 200;
+/// Limit of list rows per read.
+const LIST_READ_ROWS_MAX: usize = 1_000;
 
 #[derive(DeserializeRow)]
 struct OneSession {
@@ -67,14 +67,14 @@ impl Sessions for Store {
 
     async fn end_older(&self, user: UserId, version: u64) -> Result<()> {
         self.within_long(async {
-            // No version is that high: all of them, whatever is stored.
+            // Every version is lower, so every session ends, even one that does not parse.
             if version == u64::MAX {
                 return self.end_all(user).await;
             }
             let ids = self.listed(user, usize::MAX).await?;
             stream::iter(ids)
                 .map(|id| self.end_if_older(user, id, version))
-                .buffer_unordered(AT_ONCE)
+                .buffer_unordered(CONCURRENT_STATEMENTS_MAX)
                 .try_collect()
                 .await
         })
@@ -91,29 +91,29 @@ impl Sessions for Store {
 }
 
 impl Store {
-    /// A session that is there.
+    /// The session with this id, unless it has ended.
     async fn session(&self, at: At, user: UserId, id: SessionId) -> Result<Option<Session>> {
         let row = self.row::<SessionRow>(at, Cql::SessionById, (user.uuid(), id.uuid())).await?;
         row.map_or(Ok(None), session)
     }
 
-    /// The list row comes second: before it nobody has tokens of the session.
+    /// Adds the session, then its list row: until the call returns, no client has tokens of the session.
     async fn begin(&self, new: &Session, max: usize) -> Result<Vec<SessionId>> {
         let ttl = convert::ttl_until(new.expires_at, self.settled());
         let added = self.cas(
             Cql::SessionAdd,
             row::all(new, ttl),
             || self.session(At::Serial, new.user, new.id),
-            |there| judge::added(there.as_ref(), new),
+            |current| reconcile::added(current.as_ref(), new),
         );
-        // Opened again with the same id: no change, but the list row may have been missing.
+        // A repeated call with the same id changes no session, but its list row may have been missing.
         added.await?;
         self.enlist_session(new).await?;
-        self.make_room(new.user, max.max(1)).await
+        self.end_excess_sessions(new.user, max.max(1)).await
     }
 
     async fn enlist_session(&self, session: &Session) -> Result<()> {
-        let ttl = convert::ttl(life(session).saturating_mul(LIVES), self.settled());
+        let ttl = convert::ttl(lifetime(session).saturating_mul(LIST_ROW_LIFETIMES), self.settled());
         self.write(Cql::SessionListed, (session.user.uuid(), session.id.uuid(), ttl)).await
     }
 
@@ -121,43 +121,44 @@ impl Store {
         self.write(Cql::SessionUnlisted, (user.uuid(), id.uuid())).await
     }
 
-    /// Ends all but the newest `max`. Of several that begin at once, each applies the same order, so
-    /// that exactly `max` stay and the last to look sees to it. That may be the new one, when others
-    /// are newer by their ids.
-    async fn make_room(&self, user: UserId, max: usize) -> Result<Vec<SessionId>> {
+    /// Ends all sessions but the newest `max`, and returns the ids of those it ended. Concurrent logins
+    /// apply the same order, so that exactly `max` sessions stay after the last of them has looked. The
+    /// new session itself may be ended, if others have later ids.
+    async fn end_excess_sessions(&self, user: UserId, max: usize) -> Result<Vec<SessionId>> {
         if self.listed(user, max.saturating_add(1)).await?.len() <= max {
             return Ok(Vec::new());
         }
-        let _turn = self.0.rooms[usize::from(user.as_bytes()[15]) % ROOMS].lock().await;
+        let _lock = self.0.session_locks.lock(user).await;
         let mut ids = self.listed(user, usize::MAX).await?;
-        if max <= EXACT {
-            ids = self.those_there(user, &ids, max).await?;
+        if max <= EXACT_CAP_MAX {
+            ids = self.without_ended(user, &ids, max).await?;
         }
-        let too_many = ids.split_off(max.min(ids.len()));
-        let ended: Vec<Option<SessionId>> = stream::iter(too_many)
-            .map(|id| async move { Ok(self.end_one(user, id).await?.then_some(id)) })
-            .buffered(AT_ONCE)
+        let excess = ids.split_off(max.min(ids.len()));
+        let ended: Vec<Option<SessionId>> = stream::iter(excess)
+            .map(|id| async move { self.end_one(user, id).await.map(|ended| ended.then_some(id)) })
+            .buffered(CONCURRENT_STATEMENTS_MAX)
             .try_collect::<Vec<_>>()
             .await?;
         Ok(ended.into_iter().flatten().collect())
     }
 
-    /// Of these, newest first, the first `max` that are there, then all that were not looked at.
-    async fn those_there(&self, user: UserId, ids: &[SessionId], max: usize) -> Result<Vec<SessionId>> {
-        let mut there = Vec::new();
+    /// Of `ids`, newest first: the first `max` whose sessions have not ended, then all ids that were not
+    /// looked up.
+    async fn without_ended(&self, user: UserId, ids: &[SessionId], max: usize) -> Result<Vec<SessionId>> {
+        let mut kept = Vec::new();
         let mut rest = ids;
-        while there.len() < max && !rest.is_empty() {
-            let (some, others) = rest.split_at((max - there.len()).min(rest.len()));
+        while kept.len() < max && !rest.is_empty() {
+            let (batch, others) = rest.split_at((max - kept.len()).min(rest.len()));
             rest = others;
-            let found: Vec<Option<Session>> = self.found(user, some).try_collect().await?;
-            there.extend(found.into_iter().flatten().map(|session| session.id));
+            let found: Vec<Option<Session>> = self.found(user, batch).try_collect().await?;
+            kept.extend(found.into_iter().flatten().map(|session| session.id));
         }
-        there.extend(rest);
-        Ok(there)
+        kept.extend(rest);
+        Ok(kept)
     }
 
-    /// The sessions of these ids, in order; list rows of those that are not there are removed.
-    /// One that cannot be read is left out.
+    /// The sessions with these ids, in order. Removes the list rows of sessions that have ended, and
+    /// leaves out sessions that do not parse.
     fn found<'a>(
         &'a self,
         user: UserId,
@@ -173,11 +174,11 @@ impl Store {
                     other => other,
                 }
             })
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENT_STATEMENTS_MAX)
     }
 
-    /// A quorum may not know of a session whose beginning was not answered, so `SERIAL` has the last
-    /// word.
+    /// The session with this id; removes its list row if it has ended. A quorum may not know of a
+    /// session whose insertion got no answer, so a `SERIAL` read decides.
     async fn session_or_unlist(&self, user: UserId, id: SessionId) -> Result<Option<Session>> {
         if let Some(session) = self.session(At::Quorum, user, id).await? {
             return Ok(Some(session));
@@ -189,16 +190,17 @@ impl Store {
         Ok(session)
     }
 
-    /// At most so many ids of the list, newest first.
-    async fn listed(&self, user: UserId, most: usize) -> Result<Vec<SessionId>> {
-        let (mut ids, mut before) = (Vec::new(), Uuid::max());
-        while ids.len() < most {
-            let wanted = LISTED.min(most - ids.len());
-            let some = self.listed_before(user, before, wanted).await?;
-            let end = some.len() < wanted;
-            before = some.last().map_or(before, |id| id.uuid());
-            ids.extend(some);
-            if end {
+    /// At most `limit` ids of the list, newest first.
+    async fn listed(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>> {
+        let mut ids = Vec::new();
+        let mut before = Uuid::max();
+        while ids.len() < limit {
+            let wanted = LIST_READ_ROWS_MAX.min(limit - ids.len());
+            let read = self.listed_before(user, before, wanted).await?;
+            let is_last = read.len() < wanted;
+            before = read.last().map_or(before, |id| id.uuid());
+            ids.extend(read);
+            if is_last {
                 break;
             }
         }
@@ -218,15 +220,16 @@ impl Store {
                 Cql::SessionRotate,
                 row::rotation(previous, next, ttl),
                 || self.session(At::Serial, next.user, next.id),
-                |there| judge::rotated(there.as_ref(), previous, next),
+                |current| reconcile::rotated(current.as_ref(), previous, next),
             )
             .await?;
         match rotated {
-            Settled::Not(None) => return Ok(Rotated::Gone),
-            Settled::Not(Some(there)) => return Ok(Rotated::Lost(Box::new(there))),
-            Settled::Done => {}
+            CasOutcome::Rejected(None) => return Ok(Rotated::Gone),
+            CasOutcome::Rejected(Some(current)) => return Ok(Rotated::Lost(Box::new(current))),
+            CasOutcome::Applied => {}
         }
-        if lives(previous, life(previous)) != lives(next, life(previous)) || life(previous) != life(next) {
+        let span = lifetime(previous);
+        if lifetimes_used(previous, span) != lifetimes_used(next, span) || span != lifetime(next) {
             self.enlist_session(next).await?;
         }
         Ok(Rotated::Done)
@@ -238,37 +241,38 @@ impl Store {
                 Cql::SessionEnd,
                 (user.uuid(), id.uuid()),
                 || self.session(At::Serial, user, id),
-                |there| judge::ended(there.as_ref()),
+                |current| reconcile::ended(current.as_ref()),
             )
             .await?;
         self.unlist(user, id).await?;
-        Ok(ended == Settled::Done)
+        Ok(ended == CasOutcome::Applied)
     }
 
-    /// One that cannot be read is older.
+    /// Ends a session whose user version is below `version`. A session that does not parse counts as
+    /// older.
     async fn end_if_older(&self, user: UserId, id: SessionId, version: u64) -> Result<()> {
-        match self.end_if_certainly_older(user, id, version).await {
+        match self.end_readable_if_older(user, id, version).await {
             Err(StoreError::Inconsistent(_)) => self.end_one(user, id).await.map(drop),
             other => other,
         }
     }
 
-    async fn end_if_certainly_older(&self, user: UserId, id: SessionId, version: u64) -> Result<()> {
+    async fn end_readable_if_older(&self, user: UserId, id: SessionId, version: u64) -> Result<()> {
         let ended = self
             .cas(
                 Cql::SessionEndOlder,
                 (user.uuid(), id.uuid(), convert::bigint(version)),
                 || self.session(At::Serial, user, id),
-                |there| judge::ended_if_older(there.as_ref(), version),
+                |current| reconcile::ended_if_older(current.as_ref(), version),
             )
             .await?;
         match ended {
-            Settled::Done | Settled::Not(None) => self.unlist(user, id).await,
-            Settled::Not(Some(_)) => Ok(()),
+            CasOutcome::Applied | CasOutcome::Rejected(None) => self.unlist(user, id).await,
+            CasOutcome::Rejected(Some(_)) => Ok(()),
         }
     }
 
-    /// The sessions of a user that cannot be read.
+    /// The sessions of a user that do not parse: table and id of each.
     pub(crate) async fn unreadable_sessions(&self, user: UserId) -> Result<Vec<(String, String)>> {
         let ids = self.listed(user, usize::MAX).await?;
         let read = stream::iter(ids)
@@ -279,17 +283,17 @@ impl Store {
                     Err(error) => Err(error),
                 }
             })
-            .buffered(AT_ONCE);
+            .buffered(CONCURRENT_STATEMENTS_MAX);
         let found: Vec<Option<(String, String)>> = read.try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Ends all sessions of a user that is deleted.
+    /// Ends all sessions of a user, even those that do not parse.
     pub(crate) async fn end_all(&self, user: UserId) -> Result<()> {
         let ids = self.listed(user, usize::MAX).await?;
         stream::iter(ids)
             .map(|id| async move { self.end_one(user, id).await.map(drop) })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(CONCURRENT_STATEMENTS_MAX)
             .try_collect()
             .await
     }
@@ -299,12 +303,12 @@ impl Store {
         let mut before = page.after.map_or(Uuid::max(), SessionId::uuid);
         let mut sessions: Vec<Session> = Vec::new();
         while sessions.len() < wanted {
-            let lack = wanted - sessions.len();
-            let ids = self.listed_before(user, before, lack).await?;
+            let missing = wanted - sessions.len();
+            let ids = self.listed_before(user, before, missing).await?;
             before = ids.last().map_or(before, |id| id.uuid());
             let found: Vec<Option<Session>> = self.found(user, &ids).try_collect().await?;
             sessions.extend(found.into_iter().flatten());
-            if ids.len() < lack {
+            if ids.len() < missing {
                 break;
             }
         }
@@ -312,14 +316,14 @@ impl Store {
     }
 }
 
-/// How long the live token lives.
-fn life(session: &Session) -> Duration {
-    // The end is in whole seconds, the use is not: rounded up, it is the same at every rotation.
+/// The lifetime of the live token, in whole seconds.
+fn lifetime(session: &Session) -> Duration {
+    // The expiry is in whole seconds, the last use is not: rounded up, it is the same at every rotation.
     let exact = session.expires_at.since(session.last_used_at);
     Duration::from_secs((exact + Duration::from_nanos(999_999_999)).as_secs().max(1))
 }
 
-/// How many such lives a session was used for.
-fn lives(session: &Session, life: Duration) -> u128 {
-    session.last_used_at.since(session.created_at).as_millis() / life.as_millis().max(1)
+/// For how many spans of time `span` the session has been in use.
+fn lifetimes_used(session: &Session, span: Duration) -> u128 {
+    session.last_used_at.since(session.created_at).as_millis() / span.as_millis().max(1)
 }

@@ -1,4 +1,6 @@
-//! All statements, prepared once for each session of the driver.
+//! All CQL statements, prepared once per driver session.
+
+use std::fmt;
 
 use scylla::{
     client::{execution_profile::ExecutionProfileHandle, session::Session},
@@ -6,22 +8,24 @@ use scylla::{
     statement::{Consistency, prepared::PreparedStatement},
 };
 
+use tracing::Instrument as _;
+
 use crate::link::Profiles;
 
-/// How a statement is run.
+/// How a statement is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Reads, at `QUORUM`; also prepared for `SERIAL`.
+    /// A read at `QUORUM`; also prepared for `SERIAL`.
     Read,
-    /// A plain write that may be repeated.
+    /// A plain write. It is idempotent, so the driver may retry it.
     Write,
-    /// A conditional write. The driver never repeats it.
+    /// A conditional write. The driver never retries it.
     Conditional,
 }
 
 macro_rules! statements {
     ($($kind:ident $name:ident = $cql:expr;)*) => {
-        /// A statement.
+        /// A CQL statement, by name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[allow(clippy::enum_variant_names, reason = "they are named by what they do")]
         pub(crate) enum Cql { $(#[doc = $cql] $name,)* }
@@ -99,19 +103,19 @@ statements! {
     Read HeadOne = "SELECT seq, floor, TTL(seq) AS left FROM heads WHERE part = 0 AND node = ? AND incarnation = ?";
 }
 
-/// The statements, prepared.
+/// All statements, prepared on one driver session.
 pub(crate) struct Prepared {
     plain: Vec<PreparedStatement>,
     serial: Vec<PreparedStatement>,
 }
 
 impl Prepared {
-    /// Prepares all, at once.
+    /// Prepares all statements, concurrently.
     pub(crate) async fn prepare(session: &Session, profiles: &Profiles) -> Result<Self, PrepareError> {
         let each = Cql::ALL.iter().map(|(kind, cql)| async move {
             let mut prepared = session.prepare(*cql).await?;
             prepared.set_is_idempotent(*kind != Kind::Conditional);
-            prepared.set_page_size(PAGE);
+            prepared.set_page_size(PAGE_ROWS);
             let profile: &ExecutionProfileHandle = match kind {
                 Kind::Read => &profiles.reads,
                 Kind::Write => &profiles.writes,
@@ -129,23 +133,73 @@ impl Prepared {
         Ok(Self { serial: serial.collect(), plain })
     }
 
-    /// A statement, ready to run.
+    /// A prepared statement, at its usual consistency.
     pub(crate) fn get(&self, cql: Cql) -> &PreparedStatement {
         &self.plain[cql as usize]
     }
 
-    /// A read that sees, and completes, every conditional write that may have happened.
+    /// A prepared read at `SERIAL`: it completes, and sees, every conditional write under way.
     pub(crate) fn serial(&self, cql: Cql) -> &PreparedStatement {
         &self.serial[cql as usize]
     }
 }
 
-/// Rows a page of what is read in pages.
-pub(crate) const PAGE: i32 = 1_000;
+/// Awaits a statement in a span of the request's trace, by OpenTelemetry's conventions for database clients. The
+/// text has placeholders, so it shows no value. A batch has the text of its first statement.
+pub(crate) async fn traced<T, E>(cql: &str, sent: impl Future<Output = Result<T, E>> + Send) -> Result<T, E> {
+    let span = tracing::info_span!(
+        "statement",
+        otel.name = %Summary(cql),
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        db.system.name = "cassandra",
+        db.query.text = cql,
+    );
+    let result = sent.instrument(span.clone()).await;
+    if result.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
+    result
+}
+
+/// A statement's verb and table, as in `SELECT users`.
+struct Summary<'a>(&'a str);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = self.0.split_whitespace();
+        let verb = words.next().unwrap_or_default();
+        let table = match verb {
+            "UPDATE" => words.next(),
+            _ => words.skip_while(|word| !matches!(*word, "FROM" | "INTO")).nth(1),
+        };
+        write!(f, "{verb} {}", table.unwrap_or_default())
+    }
+}
+
+/// Number of rows per page of a paged read.
+const PAGE_ROWS: i32 = 1_000;
 
 impl Cql {
-    /// How it is run.
+    /// How the statement is executed.
     pub(crate) const fn kind(self) -> Kind {
         Self::ALL[self as usize].0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_names_verb_and_table() {
+        for (cql, summary) in [
+            (Cql::UserById, "SELECT users"),
+            (Cql::SessionRotate, "UPDATE sessions"),
+            (Cql::EntryAdd, "INSERT ledger"),
+            (Cql::HolderRemove, "DELETE holders"),
+        ] {
+            assert_eq!(Summary(Cql::ALL[cql as usize].1).to_string(), summary);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the database is there, for the node and for who watches it.
+//! Whether the database answers, for the node and its operators.
 
 use std::{
     fmt,
@@ -11,22 +11,25 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-/// So many statements in a row must fail, and none succeed for [`SILENCE`], until we say `Down`.
-const FAILURES: u64 = 3;
-/// See [`FAILURES`].
-const SILENCE: Duration = Duration::from_secs(1);
+use crate::timer;
 
-/// Where we stand with the database.
+/// Least number of consecutive failures, together with [`DOWN_SILENCE_MIN`], before the database counts
+/// as down.
+const DOWN_FAILURES_MIN: u64 = 3;
+/// Least time without a success, together with [`DOWN_FAILURES_MIN`], before the database counts as down.
+const DOWN_SILENCE_MIN: Duration = Duration::from_secs(1);
+
+/// The state of the connection to the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Not connected yet; the last cause, without secrets.
+    /// Not connected yet. Holds the last cause, without secrets.
     Connecting(String),
-    /// It answers.
+    /// The database answers.
     Up,
-    /// It did, and does not now.
+    /// The database answered before, and does not now. Holds the last cause, without secrets.
     Down(String),
-    /// It answers, but this node must not work with it: another schema, a wrong password. We go on
-    /// trying: an operator may mend it.
+    /// The database answers, but this node must not use it: another schema, a wrong password. The node
+    /// keeps trying, because an operator may repair it.
     Refused(String),
 }
 
@@ -41,38 +44,38 @@ impl fmt::Display for State {
     }
 }
 
-/// What was done since the start, for metrics.
+/// Counters since the start of the process, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// Reads.
+    /// Reads sent.
     pub reads: u64,
-    /// Plain writes.
+    /// Plain writes sent.
     pub writes: u64,
-    /// Conditional writes.
+    /// Conditional writes sent.
     pub conditional: u64,
-    /// Conditional writes that were not answered, so that we asked what became of them.
+    /// Conditional writes without an answer, whose outcome the store then read.
     pub asked: u64,
-    /// Conditional writes of which we could not learn it, or that were given up under way.
+    /// Conditional writes whose outcome stayed unknown, or whose caller dropped them under way.
     pub unknown: u64,
-    /// Entries of the ledger that do not parse, and were skipped: each once.
+    /// Ledger entries that do not parse and were skipped, each counted once.
     pub unreadable: u64,
     /// Statements that failed.
     pub errors: u64,
-    /// Sessions of the driver that were made in place of one that did not recover.
+    /// Driver sessions that replaced one that did not recover.
     pub reconnects: u64,
 }
 
-/// The state of the connection, shared by who asks and who keeps it.
+/// The state of the connection, shared by the stores and the connection keeper.
 #[derive(Debug)]
 pub struct Status {
     state: watch::Sender<State>,
-    last: Mutex<Last>,
+    last: Mutex<LastResults>,
     pub(crate) count: Count,
 }
 
-/// What statements told us.
+/// The results of the last statements.
 #[derive(Debug)]
-struct Last {
+struct LastResults {
     success: Instant,
     failures: u64,
     cause: String,
@@ -92,7 +95,7 @@ pub(crate) struct Count {
 
 impl Status {
     pub(crate) fn new() -> Self {
-        let last = Last { success: Instant::now(), failures: 0, cause: String::new() };
+        let last = LastResults { success: timer::now(), failures: 0, cause: String::new() };
         Self {
             state: watch::Sender::new(State::Connecting("not tried yet".to_owned())),
             last: Mutex::new(last),
@@ -100,30 +103,30 @@ impl Status {
         }
     }
 
-    /// Where we stand.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> State {
         self.state.borrow().clone()
     }
 
-    /// Whether it answers.
+    /// Whether the database answers.
     #[must_use]
     pub fn is_up(&self) -> bool {
         *self.state.borrow() == State::Up
     }
 
-    /// Whether it did answer, and does not now.
+    /// Whether the database answered before, and does not now.
     pub(crate) fn is_down(&self) -> bool {
         matches!(*self.state.borrow(), State::Down(_))
     }
 
-    /// Returns when it answers.
+    /// Waits until the database answers.
     pub async fn up(&self) {
-        // The sender is ours, so it is not closed while we wait.
+        // `self` owns the sender, so the channel stays open during the wait.
         let _ = self.state.subscribe().wait_for(|state| *state == State::Up).await;
     }
 
-    /// What was done since the start.
+    /// The counters since the start of the process.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let count = &self.count;
@@ -139,7 +142,7 @@ impl Status {
         }
     }
 
-    /// Notes a state, and says so in the log when it is another kind or has another cause.
+    /// Sets the state, and logs it if it differs from the current one.
     pub(crate) fn set(&self, next: State) {
         self.state.send_if_modified(|state| {
             if *state == next {
@@ -149,21 +152,21 @@ impl Status {
                 State::Up => tracing::info!("the database is up"),
                 State::Connecting(why) => tracing::warn!(%why, "the database cannot be reached yet"),
                 State::Down(why) => tracing::warn!(%why, "the database does not answer"),
-                State::Refused(why) => tracing::error!(%why, "the database is refused"),
+                State::Refused(why) => tracing::error!(%why, "the database refused this node"),
             }
             *state = next;
             true
         });
     }
 
-    /// A statement was answered.
+    /// Notes that a statement was answered.
     pub(crate) fn succeeded(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.success = Instant::now();
+        last.success = timer::now();
         last.failures = 0;
     }
 
-    /// A statement was not answered.
+    /// Notes that a statement failed.
     pub(crate) fn failed(&self, cause: &impl fmt::Display) {
         self.count.errors.fetch_add(1, Relaxed);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,15 +174,16 @@ impl Status {
         last.cause = cause.to_string();
     }
 
-    /// How long no statement was answered.
+    /// The time since the last statement was answered.
     pub(crate) fn silence(&self) -> Duration {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).success.elapsed()
     }
 
-    /// Why we must take it as down; `None` when it answers.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    /// The cause if the database counts as down; `None` otherwise.
+    pub(crate) fn down_cause(&self) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        (last.failures >= FAILURES && last.success.elapsed() >= SILENCE).then(|| last.cause.clone())
+        let is_down = last.failures >= DOWN_FAILURES_MIN && last.success.elapsed() >= DOWN_SILENCE_MIN;
+        is_down.then(|| last.cause.clone())
     }
 }
 
@@ -188,21 +192,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn three_failures_and_silence_are_trouble() {
+    async fn database_is_down_after_three_failures_and_silence() {
         let status = Status::new();
         for _ in 0..3 {
             status.failed(&"lost");
         }
-        assert_eq!(status.trouble(), None, "none for a moment only");
-        tokio::time::advance(SILENCE).await;
-        assert_eq!(status.trouble().as_deref(), Some("lost"));
+        assert_eq!(status.down_cause(), None, "it answered a moment ago");
+        tokio::time::advance(DOWN_SILENCE_MIN).await;
+        assert_eq!(status.down_cause().as_deref(), Some("lost"));
         status.succeeded();
-        tokio::time::advance(SILENCE).await;
-        assert_eq!(status.trouble(), None);
+        tokio::time::advance(DOWN_SILENCE_MIN).await;
+        assert_eq!(status.down_cause(), None);
     }
 
     #[tokio::test]
-    async fn who_waits_is_told() {
+    async fn waiting_call_returns_once_up() {
         let status = Status::new();
         assert!(!status.is_up());
         tokio::join!(status.up(), async { status.set(State::Up) });

@@ -1,4 +1,4 @@
-//! What all nouns work with: reads, plain writes, and the parts that are remembered.
+//! The shared parts of all stores: reads, plain writes, locks and caches.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -9,68 +9,82 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::TryStreamExt;
-use schema::{
-    Clocks, Entropy, StoreError, Timestamp,
-    ledger::Origin,
-    store::{Result, Stores},
-};
+use schema::{Clocks, Entropy, Timestamp, UserId, ledger::Origin};
 use scylla::{
     deserialize::row::DeserializeRow, errors::ExecutionError, response::query_result::QueryResult,
     serialize::row::SerializeRow, statement::prepared::PreparedStatement,
 };
+use store::{Result, StoreError, Stores};
 use uuid::Uuid;
 
 use crate::{
-    catalogue::Cache,
-    ledger::Known,
+    catalogue::CatalogueCache,
+    ledger::WrittenLog,
     link::Link,
-    statement::{Cql, Kind},
+    statement::{Cql, Kind, traced},
     status::Status,
 };
 
-/// How long a call may take. Those that remove all of a user may take [`LONG`].
-const PATIENCE: Duration = Duration::from_secs(6);
-/// See [`PATIENCE`].
-const LONG: Duration = Duration::from_secs(60);
-/// How many statements one call has under way.
-pub(crate) const AT_ONCE: usize = 16;
+/// Limit of the duration of a call. Calls that delete everything of a user have [`LONG_CALL_TIMEOUT`].
+const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+/// Limit of the duration of a call with a number of steps that grows with the user's data.
+const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limit of concurrent statements of one call.
+pub(crate) const CONCURRENT_STATEMENTS_MAX: usize = 16;
+/// Number of locks that all users share; see [`UserLocks`].
+const LOCK_STRIPES: usize = 64;
 
-/// Users share so many locks, by chance.
-pub(crate) const ROOMS: usize = 64;
-
-/// All stores; cheap to copy.
+/// All stores; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store(pub(crate) Arc<Inner>);
 
-/// What the copies share.
+/// The state that all clones of a [`Store`] share.
 pub(crate) struct Inner {
     pub(crate) link: ArcSwapOption<Link>,
     pub(crate) status: Arc<Status>,
     pub(crate) clock: Arc<Clocks>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) catalogue: Cache,
-    /// So that sessions of one user that begin on one node do not fight over whom they end.
-    pub(crate) rooms: [tokio::sync::Mutex<()>; ROOMS],
-    /// The same for changes of the grants of one user.
-    pub(crate) giving: [tokio::sync::Mutex<()>; ROOMS],
-    /// Days of registration that are known to be listed.
+    pub(crate) catalogue: CatalogueCache,
+    /// Held while excess sessions of a user are ended, so that logins on this node do not end each
+    /// other's.
+    pub(crate) session_locks: UserLocks,
+    /// Held while the grants of a user change, so that changes on this node do not conflict.
+    pub(crate) grant_locks: UserLocks,
+    /// Days of registration that this process knows to be listed.
     pub(crate) days: Mutex<HashSet<i32>>,
     /// What this process knows of the logs that it writes.
-    pub(crate) logs: Mutex<HashMap<Origin, Known>>,
-    /// Entries that do not parse and were counted.
+    pub(crate) logs: Mutex<HashMap<Origin, WrittenLog>>,
+    /// Ledger entries that do not parse and were counted.
     pub(crate) unreadable: Mutex<BTreeSet<(Origin, u64)>>,
 }
 
-/// A row of whole values, nothing borrowed.
+/// A lock for each user, striped: users whose ids end alike share one.
+pub(crate) struct UserLocks([tokio::sync::Mutex<()>; LOCK_STRIPES]);
+
+impl Default for UserLocks {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| tokio::sync::Mutex::default()))
+    }
+}
+
+impl UserLocks {
+    /// Waits for the lock of a user.
+    pub(crate) async fn lock(&self, user: UserId) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0[usize::from(user.as_bytes()[15]) % LOCK_STRIPES].lock().await
+    }
+}
+
+/// A row of owned values.
 pub(crate) trait Row: for<'a> DeserializeRow<'a, 'a> + Send {}
 impl<R: for<'a> DeserializeRow<'a, 'a> + Send> Row for R {}
 
-/// At which consistency a row is read.
+/// The consistency of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
-    /// `QUORUM`: what was answered to anybody.
+    /// `QUORUM`: sees every write that was answered to any caller.
     Quorum,
-    /// `SERIAL`: the same, and ends what is under way, so that it is there for all or for nobody.
+    /// `SERIAL`: as `QUORUM`, and first completes the conditional writes under way, so that from then
+    /// on either all nodes see them or none does.
     Serial,
 }
 
@@ -81,16 +95,16 @@ impl Store {
             status,
             clock,
             entropy,
-            catalogue: Cache::default(),
-            rooms: std::array::from_fn(|_| tokio::sync::Mutex::default()),
-            giving: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            catalogue: CatalogueCache::default(),
+            session_locks: UserLocks::default(),
+            grant_locks: UserLocks::default(),
             days: Mutex::default(),
             logs: Mutex::default(),
             unreadable: Mutex::default(),
         }))
     }
 
-    /// By noun.
+    /// This store behind the trait of each noun.
     pub(crate) fn stores(&self) -> Stores {
         let store = Arc::new(self.clone());
         Stores {
@@ -107,41 +121,50 @@ impl Store {
         }
     }
 
-    /// The time now.
+    /// The wall clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.0.clock.now()
     }
 
-    /// A time that has certainly come, for times to live: however far ahead the wall clock is, no row is cut
-    /// short.
+    /// A time that has certainly passed. TTLs count from it, so that a wall clock that is ahead shortens
+    /// no row's life.
     pub(crate) fn settled(&self) -> Timestamp {
         self.0.clock.settled()
     }
 
-    /// An id that nobody else draws.
+    /// A random id, unique with overwhelming probability.
     pub(crate) fn random_id(&self) -> Uuid {
         let mut bytes = [0; 16];
         self.0.entropy.fill(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
-    /// Waits between so many milliseconds and twice that.
+    /// Sleeps for `millis` to twice `millis` milliseconds, at random.
     pub(crate) async fn pause(&self, millis: u64) {
         tokio::time::sleep(jittered(&*self.0.entropy, millis)).await;
     }
 
-    /// Ends in bounded time, whatever the database does.
+    /// Runs a call for at most [`CALL_TIMEOUT`], whatever the database does.
+    ///
+    /// # Errors
+    /// The call's; `Unavailable` on timeout.
     pub(crate) async fn within<T>(&self, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        bounded(PATIENCE, call).await
+        bounded(CALL_TIMEOUT, call).await
     }
 
-    /// The same for what has many steps.
+    /// Runs a call with many steps for at most [`LONG_CALL_TIMEOUT`].
+    ///
+    /// # Errors
+    /// The call's; `Unavailable` on timeout.
     pub(crate) async fn within_long<T>(&self, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        bounded(LONG, call).await
+        bounded(LONG_CALL_TIMEOUT, call).await
     }
 
-    /// The session of the driver; `Unavailable` at once when there is none, or when it does not answer:
-    /// then only the keeper of the connection asks, and calls do not pile up.
+    /// The driver session.
+    ///
+    /// # Errors
+    /// `Unavailable` at once if there is none, or if it does not answer: then only the connection keeper
+    /// sends statements, and calls do not pile up.
     pub(crate) fn link(&self) -> Result<Arc<Link>> {
         let link = if self.0.status.is_down() { None } else { self.0.link.load_full() };
         link.ok_or_else(|| {
@@ -149,7 +172,7 @@ impl Store {
         })
     }
 
-    /// Runs a prepared statement and notes how it went.
+    /// Runs a prepared statement and reports the result to the [`Status`].
     pub(crate) async fn run(
         &self,
         link: &Link,
@@ -158,22 +181,24 @@ impl Store {
         values: impl SerializeRow + Send + Sync,
     ) -> std::result::Result<QueryResult, ExecutionError> {
         self.count(kind);
-        let result = Box::pin(link.session.execute_unpaged(prepared, values)).await;
+        let sent = Box::pin(link.session.execute_unpaged(prepared, values));
+        let result = traced(prepared.get_statement(), sent).await;
         self.note(&result);
         result
     }
 
+    /// Counts a statement for the metrics.
     pub(crate) fn count(&self, kind: Kind) {
         let count = &self.0.status.count;
-        let count = match kind {
+        let counter = match kind {
             Kind::Read => &count.reads,
             Kind::Write => &count.writes,
             Kind::Conditional => &count.conditional,
         };
-        count.fetch_add(1, Relaxed);
+        counter.fetch_add(1, Relaxed);
     }
 
-    /// An answer, or a sign of trouble.
+    /// Reports the result of a statement to the [`Status`].
     pub(crate) fn note<T>(&self, result: &std::result::Result<T, ExecutionError>) {
         match result {
             Ok(_) => self.0.status.succeeded(),
@@ -181,7 +206,7 @@ impl Store {
         }
     }
 
-    /// All rows of a read that says itself how many at most.
+    /// All rows of a read whose statement limits their number.
     pub(crate) async fn read<R: Row>(
         &self,
         at: At,
@@ -194,11 +219,12 @@ impl Store {
             At::Serial => link.prepared.serial(cql),
         };
         let result = self.run(&link, Kind::Read, prepared, values).await.map_err(StoreError::unavailable)?;
-        let rows = result.into_rows_result().map_err(|_| strange(cql))?;
-        rows.rows::<R>().map_err(|_| strange(cql))?.map(|row| row.map_err(|_| strange(cql))).collect()
+        let rows = result.into_rows_result().map_err(|_| malformed_row(cql))?;
+        let rows = rows.rows::<R>().map_err(|_| malformed_row(cql))?;
+        rows.map(|row| row.map_err(|_| malformed_row(cql))).collect()
     }
 
-    /// The one row of a key.
+    /// The row with this key, if there is one.
     pub(crate) async fn row<R: Row>(
         &self,
         at: At,
@@ -208,7 +234,7 @@ impl Store {
         Ok(self.read(at, cql, values).await?.pop())
     }
 
-    /// All rows of a read that may be long, page by page.
+    /// All rows of a read without a limit, fetched page by page.
     pub(crate) async fn read_pages<R>(
         &self,
         at: At,
@@ -225,11 +251,12 @@ impl Store {
         };
         self.count(Kind::Read);
         let failed = |error: &dyn std::fmt::Display| self.0.status.failed(&error);
-        let pages = Box::pin(link.session.execute_iter(prepared.clone(), values))
+        let sent = Box::pin(link.session.execute_iter(prepared.clone(), values));
+        let pages = traced(prepared.get_statement(), sent)
             .await
             .inspect_err(|error| failed(error))
             .map_err(StoreError::unavailable)?;
-        let rows = pages.rows_stream::<R>().map_err(|_| strange(cql))?;
+        let rows = pages.rows_stream::<R>().map_err(|_| malformed_row(cql))?;
         let rows = Box::pin(rows.try_collect::<Vec<R>>())
             .await
             .inspect_err(|error| failed(error))
@@ -238,27 +265,27 @@ impl Store {
         Ok(rows)
     }
 
-    /// A plain write.
+    /// Runs a plain write.
     pub(crate) async fn write(&self, cql: Cql, values: impl SerializeRow + Send + Sync) -> Result<()> {
         let link = self.link()?;
-        let done = self.run(&link, cql.kind(), link.prepared.get(cql), values).await;
-        done.map(drop).map_err(StoreError::unavailable)
+        let written = self.run(&link, cql.kind(), link.prepared.get(cql), values).await;
+        written.map(drop).map_err(StoreError::unavailable)
     }
 
-    /// The days that are known to be listed.
+    /// The days of registration that this process knows to be listed.
     pub(crate) fn known_days(&self) -> std::sync::MutexGuard<'_, HashSet<i32>> {
         self.0.days.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn bounded<T>(patience: Duration, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    match tokio::time::timeout(patience, Box::pin(call)).await {
+async fn bounded<T>(timeout: Duration, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    match tokio::time::timeout(timeout, Box::pin(call)).await {
         Ok(result) => result,
         Err(_) => Err(StoreError::unavailable_because("the database did not answer in time")),
     }
 }
 
-/// So many milliseconds, up to twice as many.
+/// A random duration of `millis` to twice `millis` milliseconds.
 pub(crate) fn jittered(entropy: &dyn Entropy, millis: u64) -> Duration {
     let mut bytes = [0; 4];
     entropy.fill(&mut bytes);
@@ -266,7 +293,7 @@ pub(crate) fn jittered(entropy: &dyn Entropy, millis: u64) -> Duration {
     Duration::from_millis(millis + more)
 }
 
-/// The error of a row that does not parse. It does not say what is in the row: it may be a hash.
-pub(crate) fn strange(cql: Cql) -> StoreError {
-    StoreError::Inconsistent(format!("{cql:?} gave a row of another form"))
+/// The error for a row that does not parse. It shows nothing of the row, which may hold a password hash.
+fn malformed_row(cql: Cql) -> StoreError {
+    StoreError::Inconsistent(format!("{cql:?} returned a row that does not parse"))
 }

@@ -1,14 +1,16 @@
-//! The store itself.
+//! Upkeep of the store: examination of stored data, repair of claims, ping.
 
 use async_trait::async_trait;
 use schema::{
     UserId,
-    check::{Examined, Finding, Reclaimed},
     horizon::Horizons,
     page::{Page, PageOf},
-    store::{Result, Upkeep},
 };
 use scylla::value::Row;
+use store::{
+    Result, Upkeep,
+    check::{Examined, Finding, Reclaimed},
+};
 
 use crate::{
     statement::Cql,
@@ -21,7 +23,7 @@ impl Upkeep for Store {
         self.within_long(self.examined(page)).await
     }
 
-    /// A claim of nobody is taken over by who wants it, so only the catalogue is left.
+    /// Examines the catalogue only: the next user that wants the email takes over a claim without user.
     async fn examine_others(&self) -> Result<Vec<Finding>> {
         self.within(self.unreadable_in_catalogue()).await
     }
@@ -34,7 +36,7 @@ impl Upkeep for Store {
         self.within(async { self.read::<Row>(At::Quorum, Cql::Document, ("keys",)).await.map(drop) }).await
     }
 
-    /// The database forgets by itself.
+    /// Does nothing: rows expire by their TTL.
     async fn sweep(&self, _horizons: Horizons, _limit: usize) -> Result<usize> {
         Ok(0)
     }

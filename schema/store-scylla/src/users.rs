@@ -1,45 +1,47 @@
 //! Users and their email claims.
 //!
-//! A claim is a row of `emails`: this user has this email, or is about to. It counts when the user
-//! is there and has that email. A claim of anybody else is of somebody in the middle of a change, or
-//! of one that stopped there; who wants the email waits for [`CLAIM_PATIENCE`] and then takes it, in
-//! a way that no clock can spoil: first it is made impossible that the other completes (who is not
-//! there yet gets a row without email, who is there gets its revision raised), then the claim is
-//! taken, if it is still the same one.
+//! A claim is a row of `emails`: this user has this email, or is changing to it. It counts if the user
+//! exists and has that email. Any other claim belongs to a change under way, or to one that stalled
+//! there. A user that wants the email waits for [`STALLED_CLAIM_TIMEOUT`] and then takes the claim over,
+//! in a way that depends on no clock: it first makes the other change impossible (a void row in place
+//! of a user that does not exist yet, a raised revision of one that does), then replaces the claim if
+//! it still has the same stamp.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use schema::{
-    StoreError, UserId,
-    check::{Claim, Examined, Reclaimed},
+    UserId,
     email::FoldedEmail,
     page::{Page, PageOf},
-    store::{Created, Replaced, Result, Users},
     user::User,
 };
 use scylla::DeserializeRow;
+use store::{
+    Created, Replaced, Result, StoreError, Users,
+    check::{Claim, Examined, Reclaimed},
+};
 use uuid::Uuid;
 
 use crate::{
-    cas::Settled,
+    cas::CasOutcome,
     convert,
     statement::Cql,
-    store::{AT_ONCE, At, Store},
+    store::{At, CONCURRENT_STATEMENTS_MAX, Store},
 };
 
 mod claim;
-mod judge;
+mod reconcile;
 mod row;
 
 use claim::Claimed;
-use row::{UserRow, who};
+use row::{UserRow, parse_row};
 
-/// How long who is in the middle of a change is waited for.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a change is tried that others come before.
-const TRIES: usize = 40;
+/// How long a claim without its user waits for the change that made it, before it counts as stalled.
+const STALLED_CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit of attempts of a change that loses to concurrent ones.
+const CHANGE_ATTEMPTS_MAX: usize = 40;
 
 #[derive(DeserializeRow)]
 struct OneUser {
@@ -79,26 +81,26 @@ impl Users for Store {
 }
 
 impl Store {
-    /// A user that is there.
+    /// The user with this id; a void row counts as none.
     async fn user(&self, at: At, id: UserId) -> Result<Option<User>> {
-        who(self.user_row(at, id).await?)
+        parse_row(self.user_row(at, id).await?)
     }
 
-    /// The row, which may be nobody's.
+    /// The row with this id, which may be void.
     async fn user_row(&self, at: At, id: UserId) -> Result<Option<UserRow>> {
         self.row(at, Cql::UserById, (id.uuid(),)).await
     }
 
-    /// Whether there is such a user.
+    /// Whether a user with this id exists.
     pub(crate) async fn is_user(&self, at: At, id: UserId) -> Result<bool> {
         Ok(self.user_row(at, id).await?.is_some_and(|row| !row.is_void()))
     }
 
-    /// The user of an email.
+    /// The user with this email.
     async fn find(&self, email: &FoldedEmail) -> Result<Option<User>> {
         for key in email.keys() {
             let claim = self.claim_of(At::Quorum, key).await?;
-            // Also for nobody, so that the time does not say who is there.
+            // Read a row also without a claim, so that the time does not reveal which emails exist.
             let id = claim.map_or_else(|| self.random_id(), |claim| claim.user);
             let user = self.user(At::Quorum, UserId::from_bytes(*id.as_bytes())).await?;
             if let Some(user) = user.filter(|user| email.finds(key, &user.email)) {
@@ -125,27 +127,27 @@ impl Store {
                 Cql::UserAdd,
                 row::all(user),
                 || self.user_row(At::Serial, user.id),
-                |there| judge::added(there.as_ref(), user),
+                |current| reconcile::added(current.as_ref(), user),
             )
             .await?;
         match added {
-            Settled::Done => Ok(Created::Done),
-            // Created before with the same id. If it has another email now, we claimed for nothing.
-            Settled::Not(Some(row)) if !row.is_void() => {
-                if row.email().is_none_or(|there| !there.claims(email)) {
+            CasOutcome::Applied => Ok(Created::Done),
+            // Created before with the same id. If it has another email now, the claim is of no use.
+            CasOutcome::Rejected(Some(row)) if !row.is_void() => {
+                if row.email().is_none_or(|stored| !stored.claims(email)) {
                     self.release(email, user.id, stamp).await?;
                 }
                 Ok(Created::Done)
             }
-            // Somebody took us for one who stopped, and has the email now.
-            Settled::Not(_) => {
+            // Another registration took this one for stalled, and has the email now.
+            CasOutcome::Rejected(_) => {
                 self.release(email, user.id, stamp).await?;
                 Ok(Created::EmailTaken)
             }
         }
     }
 
-    /// Notes that a user registered, for the lists, which look whether it is there.
+    /// Adds a user to the list of registrations. Readers of the list check that the user exists.
     async fn enlist(&self, id: UserId) -> Result<()> {
         let day = convert::day(convert::made_at(id.as_bytes()));
         let listed = async {
@@ -161,26 +163,26 @@ impl Store {
     }
 
     async fn change(&self, next: &User) -> Result<Replaced> {
-        let Some(there) = self.before(next).await? else { return Ok(Replaced::Gone) };
-        if there.revision.checked_add(1) != Some(next.revision) {
-            return Ok(Replaced::Changed(Box::new(there)));
+        let Some(current) = self.before(next).await? else { return Ok(Replaced::Gone) };
+        if current.revision.checked_add(1) != Some(next.revision) {
+            return Ok(Replaced::Changed(Box::new(current)));
         }
-        // An email that stays keeps its claim, whatever that is: nothing else may depend on it.
-        if there.email == next.email {
+        // An unchanged email keeps its claim, whatever that is: nothing else may depend on it.
+        if current.email == next.email {
             return self.put(next).await;
         }
         let new = next.email.folded();
         if self.earlier_holder(&new, next.id).await?.is_some() {
             return Ok(Replaced::EmailTaken);
         }
-        // The old claims as they are before we change anything: should one be made anew meanwhile (we
-        // come back to this email), it is another, and stays.
-        let mut held = self.held_claims(&there.email, next.id).await?;
+        // The old claims are read before anything changes: a claim that is created in the meantime (the
+        // user returns to this email) has another stamp, and stays.
+        let mut held = self.held_claims(&current.email, next.id).await?;
         held.retain(|(key, _)| key != new.as_str());
         let stamp = match self.claim(new.as_str(), next.id).await? {
             Claimed::Taken => return Ok(Replaced::EmailTaken),
             Claimed::Now(stamp) => Some(stamp),
-            // Only its letters change; or a change to that email came before us, and ours will be refused.
+            // Only the letter case changes; or a change to that email came first, and ours will fail.
             Claimed::Already => None,
         };
         let replaced = self.put(next).await?;
@@ -199,16 +201,16 @@ impl Store {
         Ok(())
     }
 
-    /// The user as it is before a change to `next`. A quorum may not know of a change that was not
-    /// answered, so who is told that it changed or is gone is told by `SERIAL`.
+    /// The user as it is before a change to `next`. A quorum may not know of an unanswered change, so a
+    /// caller learns only from a `SERIAL` read that the user changed or is gone.
     async fn before(&self, next: &User) -> Result<Option<User>> {
         match self.user(At::Quorum, next.id).await? {
-            Some(there) if there.revision.checked_add(1) == Some(next.revision) => Ok(Some(there)),
+            Some(user) if user.revision.checked_add(1) == Some(next.revision) => Ok(Some(user)),
             _ => self.user(At::Serial, next.id).await,
         }
     }
 
-    /// Puts a user in place of its revision before.
+    /// Replaces the row of a user if it still has the previous revision.
     async fn put(&self, next: &User) -> Result<Replaced> {
         let before = convert::bigint(next.revision) - 1;
         let put = self
@@ -216,20 +218,19 @@ impl Store {
                 Cql::UserReplace,
                 row::replacement(next, before),
                 || self.user_row(At::Serial, next.id),
-                |there| judge::replaced(there.as_ref(), before, next),
+                |current| reconcile::replaced(current.as_ref(), before, next),
             )
             .await?;
         Ok(match put {
-            Settled::Done => Replaced::Done,
-            Settled::Not(there) => match who(there)? {
-                Some(there) => Replaced::Changed(Box::new(there)),
+            CasOutcome::Applied => Replaced::Done,
+            CasOutcome::Rejected(current) => match parse_row(current)? {
+                Some(current) => Replaced::Changed(Box::new(current)),
                 None => Replaced::Gone,
             },
         })
     }
 
-    /// Gives up a claim whose change did not come about; not when the user has that email by another
-    /// change.
+    /// Releases a claim whose change failed, unless the user has that email by another change.
     async fn release_unless_used(&self, key: &str, id: UserId, stamp: Uuid) -> Result<()> {
         match self.user(At::Serial, id).await? {
             Some(user) if user.email.claims(key) => Ok(()),
@@ -237,12 +238,13 @@ impl Store {
         }
     }
 
-    /// First what is the user's, then the user, then its claim: whoever stops can begin again. Grants
-    /// once more at the end: who was about to give something may have seen the user.
+    /// Deletes what belongs to the user, then the user, then its claim, so that a stalled deletion can be
+    /// repeated from the start. Grants are deleted once more at the end: a concurrent grant may have
+    /// seen the user.
     async fn remove(&self, id: UserId) -> Result<()> {
         let sessions = async { self.end_all(id).await };
         let grants = async { self.take_all(id, false).await };
-        let logins = async { self.forget_logins(id).await };
+        let logins = async { self.delete_logins(id).await };
         futures_util::try_join!(sessions, grants, logins)?;
         self.remove_row(id).await?;
         self.take_all(id, true).await?;
@@ -250,29 +252,29 @@ impl Store {
         self.write(Cql::RegistrationRemove, (day, id.uuid())).await
     }
 
-    /// Removes a user and its claims, whatever else its row holds.
+    /// Removes the row of a user and its claims, even if the row does not parse.
     async fn remove_row(&self, id: UserId) -> Result<()> {
-        for _ in 0..TRIES {
+        for _ in 0..CHANGE_ATTEMPTS_MAX {
             let Some(row) = self.user_row(At::Serial, id).await? else { return Ok(()) };
-            // Nobody, and it goes by itself.
+            // A void row expires by its TTL.
             let Some(email) = row.email() else { return Ok(()) };
             let removed = self
                 .cas(
                     Cql::UserRemove,
                     (id.uuid(), row.revision),
                     || self.user_row(At::Serial, id),
-                    |there| judge::removed(there.as_ref(), row.revision),
+                    |current| reconcile::removed(current.as_ref(), row.revision),
                 )
                 .await?;
-            if removed == Settled::Done || removed == Settled::Not(None) {
+            if removed == CasOutcome::Applied || removed == CasOutcome::Rejected(None) {
                 let held = self.held_claims(&email, id).await?;
                 return self.release_all(id, held).await;
             }
         }
-        Err(StoreError::unavailable_because("too many change a user that is deleted"))
+        Err(StoreError::unavailable_because("too many concurrent changes of a user under deletion"))
     }
 
-    /// Users by id. A row that cannot be read takes nothing but itself out of a list.
+    /// A page of users by id. A row that does not parse is left out and logged.
     async fn registered(&self, page: PageOf<UserId>) -> Result<Page<User, UserId>> {
         let keep = |row: &UserRow| {
             let keep = row.is_readable();
@@ -282,11 +284,11 @@ impl Store {
             keep
         };
         let page = self.registered_rows(page, keep).await?;
-        let users = page.items.into_iter().filter_map(|row| who(Some(row)).ok().flatten()).collect();
+        let users = page.items.into_iter().filter_map(|row| parse_row(Some(row)).ok().flatten()).collect();
         Ok(Page { items: users, next: page.next })
     }
 
-    /// The rows of users by id, those that are to be kept.
+    /// A page of the rows of users by id, those that `keep` accepts.
     async fn registered_rows(
         &self,
         page: PageOf<UserId>,
@@ -300,19 +302,19 @@ impl Store {
         days.sort_unstable_by_key(|row| row.day);
         for OneDay { day } in days {
             loop {
-                let lack = wanted - users.len();
-                let values = (day, after, convert::limit(lack));
+                let missing = wanted - users.len();
+                let values = (day, after, convert::limit(missing));
                 let ids = self.read::<OneUser>(At::Quorum, Cql::RegistrationsAfter, values).await?;
                 let Some(last) = ids.last() else { break };
                 after = last.user;
-                let end = ids.len() < lack;
-                let some: Vec<Option<UserRow>> = stream::iter(ids)
+                let is_last = ids.len() < missing;
+                let rows: Vec<Option<UserRow>> = stream::iter(ids)
                     .map(|row| self.user_row(At::Quorum, UserId::from_bytes(*row.user.as_bytes())))
-                    .buffered(AT_ONCE)
+                    .buffered(CONCURRENT_STATEMENTS_MAX)
                     .try_collect()
                     .await?;
-                users.extend(some.into_iter().flatten().filter(&keep));
-                if end || users.len() >= wanted {
+                users.extend(rows.into_iter().flatten().filter(&keep));
+                if is_last || users.len() >= wanted {
                     break;
                 }
             }
@@ -323,13 +325,13 @@ impl Store {
         Ok(Page::cut(users, page.limit, UserRow::id))
     }
 
-    /// The next users as they are stored.
+    /// A page of users as they are stored, with what is wrong with each.
     pub(crate) async fn examined(&self, page: PageOf<UserId>) -> Result<Page<Examined, UserId>> {
         let rows = self.registered_rows(page, |row| !row.is_void()).await?;
         let mut items = Vec::new();
         for row in rows.items {
             let id = row.id();
-            let user = who(Some(row)).ok().flatten();
+            let user = parse_row(Some(row)).ok().flatten();
             let claim = match &user {
                 Some(user) => self.claim_state(user).await?,
                 None => Claim::Missing(None),
@@ -354,14 +356,14 @@ impl Store {
         Ok(if held.is_empty() { Claim::Missing(other) } else { Claim::Earlier(other) })
     }
 
-    /// Who but this user holds today's key.
+    /// The other user that holds the claim under today's folding.
     async fn today_holder(&self, email: &FoldedEmail, me: UserId) -> Result<Option<UserId>> {
         let claim = self.claim_of(At::Serial, email.as_str()).await?;
         Ok(claim.map(|claim| UserId::from_bytes(*claim.user.as_bytes())).filter(|id| *id != me))
     }
 
-    /// Moves the claim of a user's email to today's key. Whoever stops half-way leaves the user with
-    /// both claims, of which the earlier one counts no more.
+    /// Moves the claim of a user's email to the key under today's folding. A stall half-way leaves the
+    /// user with both claims, of which the earlier one does not count any more.
     pub(crate) async fn reclaimed(&self, id: UserId) -> Result<Reclaimed> {
         let Some(user) = self.user_row(At::Serial, id).await?.and_then(|row| row.email()) else {
             return Ok(Reclaimed::Gone);
@@ -380,7 +382,7 @@ impl Store {
             Claimed::Now(stamp) => Some(stamp),
             Claimed::Already => None,
         };
-        // Its email was changed meanwhile: what we claimed is of no use.
+        // The email changed in the meantime: the new claim is of no use.
         if self.user_row(At::Serial, id).await?.and_then(|row| row.email()).as_ref() != Some(&user) {
             if let Some(stamp) = stamp {
                 self.release_unless_used(email.as_str(), id, stamp).await?;
@@ -392,7 +394,7 @@ impl Store {
     }
 }
 
-/// What a row that contradicts itself is.
+/// The error for a row that does not parse.
 fn inconsistent(id: Uuid) -> StoreError {
     StoreError::Inconsistent(format!("user {id} has a row that does not parse"))
 }

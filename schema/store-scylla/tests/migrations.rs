@@ -1,5 +1,6 @@
-//! Nodes that start together on a new keyspace, and schemas that a node must not work with.
+//! Nodes that start together on a new keyspace, and schemas that a node must not use.
 
+#![allow(clippy::disallowed_methods, reason = "a test measures how long the thing under test takes")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -7,18 +8,18 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Real, begin, clocks, column, config, cql, fresh, now, opened, refused, session};
-use schema::{StoreError, store::Created};
+use store::{Created, StoreError};
 use store_scylla::{State, migration};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_ten_nodes_that_start_together_one_migrates() {
+async fn one_of_ten_nodes_that_start_together_migrates() {
     let keyspace = fresh("together");
     let mut all = Vec::new();
     for _ in 0..10 {
         all.push(begin(&keyspace, true).await);
     }
     for opened in &all {
-        let up = tokio::time::timeout(common::PATIENCE, opened.status.up()).await;
+        let up = tokio::time::timeout(common::DATABASE_TIMEOUT, opened.status.up()).await;
         assert!(up.is_ok(), "{}", opened.status.state());
     }
     let session = session().await;
@@ -27,10 +28,10 @@ async fn of_ten_nodes_that_start_together_one_migrates() {
             .await;
     assert_eq!(numbers, [1, 2]);
     let locks = column::<i32>(&session, &format!("SELECT id FROM {keyspace}.schema_lock")).await;
-    assert!(locks.is_empty(), "the lock was given up");
+    assert!(locks.is_empty(), "the lock was released");
     let report = migration::status(&config(&keyspace).await).await.unwrap();
     assert_eq!((report.applied.len(), report.pending), (2, vec![]));
-    let make = schema::conformance::sample::Samples::at(now());
+    let make = store::conformance::sample::Samples::at(now());
     for opened in all {
         let user = make.user();
         assert_eq!(opened.stores.users.create(&user).await.unwrap(), Created::Done);
@@ -38,7 +39,7 @@ async fn of_ten_nodes_that_start_together_one_migrates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_migrate_waits_for_who_does() {
+async fn node_that_may_not_migrate_waits_for_the_migration() {
     let keyspace = fresh("waiting");
     let waits = begin(&keyspace, false).await;
     let why = refused(&waits).await;
@@ -50,12 +51,12 @@ async fn who_does_not_migrate_waits_for_who_does() {
     let after = migration::migrate(&config(&keyspace).await, &Real, &Real).await.unwrap();
     assert_eq!((after.applied.len(), after.pending.len()), (2, 0));
     assert_eq!(migration::migrate(&config(&keyspace).await, &Real, &Real).await.unwrap(), after, "again");
-    tokio::time::timeout(common::PATIENCE, waits.status.up()).await.unwrap();
+    tokio::time::timeout(common::DATABASE_TIMEOUT, waits.status.up()).await.unwrap();
     waits.stores.upkeep.ping().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_schema_is_refused() {
+async fn other_schema_is_refused() {
     let keyspace = fresh("other");
     drop(opened(&keyspace).await);
     let session = session().await;
@@ -80,7 +81,7 @@ async fn another_schema_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_of_somebody_else_are_refused() {
+async fn keyspace_with_foreign_tables_is_refused() {
     let keyspace = fresh("foreign");
     let session = session().await;
     let replication = "{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}";
@@ -97,7 +98,7 @@ async fn tables_of_somebody_else_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_died_with_the_lock_delays_the_others_only() {
+async fn lock_of_a_dead_node_only_delays_the_others() {
     let keyspace = fresh("lock");
     drop(opened(&keyspace).await);
     let session = session().await;
@@ -111,13 +112,13 @@ async fn who_died_with_the_lock_delays_the_others_only() {
     opened(&keyspace).await;
     assert!(
         began.elapsed() >= Duration::from_secs(2),
-        "the lock holds for who may live: {:?}",
+        "the lock holds while its owner may be alive: {:?}",
         began.elapsed()
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_nobody_answers_every_call_says_so_at_once() {
+async fn call_without_a_connection_fails_at_once() {
     let config = "cql://ann:S3CRET@127.0.0.1:1/p".parse().unwrap();
     let opened = store_scylla::open(config, true, clocks(), std::sync::Arc::new(Real));
     let began = Instant::now();
@@ -129,7 +130,7 @@ async fn while_nobody_answers_every_call_says_so_at_once() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(common::PATIENCE, tried).await.unwrap();
+    tokio::time::timeout(common::DATABASE_TIMEOUT, tried).await.unwrap();
     let State::Connecting(why) = opened.status.state() else { panic!("{}", opened.status.state()) };
     assert!(!why.contains("S3CRET") && why.contains("127.0.0.1:1"), "{why}");
 }

@@ -1,4 +1,4 @@
-//! Changes of several rows that meet, or stop half-way.
+//! Changes of several rows that run concurrently, or stall half-way.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -8,17 +8,14 @@ use std::collections::BTreeSet;
 
 use common::{Lease, cql, now, opened, session};
 use futures_util::future::join_all;
-use schema::{
-    conformance::sample::{Samples, first},
-    email::FoldedEmail,
-    permission::Grant,
-    session::Session,
-    store::{Added, Created, Replaced, Stores},
-    user::User,
-};
+use schema::{email::FoldedEmail, permission::Grant, session::Session, user::User};
 use scylla::client::session::Session as Driver;
+use store::{
+    Added, Created, Replaced, Stores,
+    conformance::sample::{Samples, first},
+};
 
-/// A store, and the keyspace behind its back.
+/// The keyspace of a store, to change it without the store.
 struct Behind {
     lease: Lease,
     driver: Driver,
@@ -36,19 +33,19 @@ impl Behind {
         opened(&self.lease.0).await.stores
     }
 
-    /// `$` is the keyspace.
+    /// Runs a statement; `$` stands for the keyspace.
     async fn cql(&self, statement: &str) {
         cql(&self.driver, &statement.replace('$', &self.lease.0)).await;
     }
 
-    /// As a registration leaves it that stops after its first step.
+    /// Leaves what a registration leaves that stalls after its first step.
     async fn listed(&self, user: &User) {
         let day = now().as_secs() / 86_400;
         self.cql(&format!("INSERT INTO $.registration_days (part, day) VALUES (0, {day})")).await;
         self.cql(&format!("INSERT INTO $.registrations (day, user) VALUES ({day}, {})", user.id)).await;
     }
 
-    /// As one leaves it that stops after the claim.
+    /// Leaves what a registration leaves that stalls after the claim.
     async fn claimed(&self, user: &User, email: &str) {
         self.cql(&format!(
             "INSERT INTO $.emails (email, user, claim) VALUES ('{email}', {}, \
@@ -60,7 +57,7 @@ impl Behind {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_that_stopped_before_its_claim_is_nothing() {
+async fn registration_stalled_before_its_claim_leaves_no_user() {
     let (stores, behind) = Behind::open().await;
     let stopped = behind.make.user_with("ann@example.org");
     behind.listed(&stopped).await;
@@ -72,7 +69,7 @@ async fn a_registration_that_stopped_before_its_claim_is_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registration_that_stopped_after_its_claim_goes_on_or_gives_way() {
+async fn registration_stalled_after_its_claim_resumes_or_gives_way() {
     let (stores, behind) = Behind::open().await;
     let stopped = behind.make.user_with("ann@example.org");
     behind.listed(&stopped).await;
@@ -95,7 +92,7 @@ async fn a_registration_that_stopped_after_its_claim_goes_on_or_gives_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_registration_is_waited_for() {
+async fn registration_waits_for_a_slow_one_with_the_same_email() {
     let (stores, behind) = Behind::open().await;
     let slow = behind.make.user_with("ann@example.org");
     behind.claimed(&slow, "ann@example.org").await;
@@ -109,16 +106,16 @@ async fn a_slow_registration_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_email_that_stopped_gives_way() {
+async fn stalled_change_of_email_gives_way() {
     let (stores, behind) = Behind::open().await;
     let ann = behind.make.user_with("ann@example.org");
     stores.users.create(&ann).await.unwrap();
-    // Stopped after the claim of the new one.
+    // Stalled after the claim of the new one.
     behind.claimed(&ann, "new@example.org").await;
     assert_eq!(stores.users.by_email(&FoldedEmail::of("new@example.org")).await.unwrap(), None);
     let next = behind.make.user_with("new@example.org");
     assert_eq!(stores.users.create(&next).await.unwrap(), Created::Done);
-    // The change that stopped now goes on where it was: its revision is not there any more.
+    // The stalled change resumes: the revision that it expects is not stored any more.
     let moved = User { revision: 1, email: "new@example.org".parse().unwrap(), ..ann.clone() };
     assert_eq!(stores.users.replace(&moved).await.unwrap(), {
         let raised = User { revision: 1, ..ann.clone() };
@@ -130,7 +127,7 @@ async fn a_change_of_email_that_stopped_gives_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_email_that_stopped_goes_on() {
+async fn stalled_change_of_email_resumes() {
     let (stores, behind) = Behind::open().await;
     let ann = behind.make.user_with("ann@example.org");
     stores.users.create(&ann).await.unwrap();
@@ -138,14 +135,14 @@ async fn a_change_of_email_that_stopped_goes_on() {
     let moved = User { revision: 1, email: "new@example.org".parse().unwrap(), ..ann.clone() };
     assert_eq!(stores.users.replace(&moved).await.unwrap(), Replaced::Done, "the same call again succeeds");
     assert_eq!(stores.users.by_email(&moved.email.folded()).await.unwrap(), Some(moved.clone()));
-    // One that stopped before it gave up the old one.
+    // A change that stalled before it released the old claim.
     behind.claimed(&ann, "ann@example.org").await;
     assert_eq!(stores.users.by_email(&ann.email.folded()).await.unwrap(), None);
     let heir = behind.make.user_with("ann@example.org");
     assert_eq!(stores.users.create(&heir).await.unwrap(), Created::Done);
     let kept = User { revision: 2, ..moved };
     assert_eq!(stores.users.get(ann.id).await.unwrap().as_ref(), Some(&kept), "raised, else the same");
-    // Back, and there again: no claim is lost on the way.
+    // Back to the old email: no claim is lost on the way.
     stores.users.delete(heir.id).await.unwrap();
     let back = User { revision: 3, email: ann.email.clone(), ..kept };
     assert_eq!(stores.users.replace(&back).await.unwrap(), Replaced::Done);
@@ -156,7 +153,7 @@ async fn a_change_of_email_that_stopped_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_stopped_leaves_an_email_that_can_be_had() {
+async fn stalled_deletion_leaves_an_email_that_can_be_claimed() {
     let (stores, behind) = Behind::open().await;
     let ann = behind.make.user_with("ann@example.org");
     stores.users.create(&ann).await.unwrap();
@@ -169,7 +166,7 @@ async fn a_deletion_that_stopped_leaves_an_email_that_can_be_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_registrations_over_two_nodes_one_gets_the_email() {
+async fn one_of_fifty_registrations_on_two_nodes_gets_the_email() {
     let (one, behind) = Behind::open().await;
     let two = behind.another().await;
     let users: Vec<_> = (0..50).map(|_| behind.make.user_with("best@example.org")).collect();
@@ -185,7 +182,7 @@ async fn of_fifty_registrations_over_two_nodes_one_gets_the_email() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_of_the_catalogue_over_two_nodes_lose_nothing() {
+async fn catalogue_changes_on_two_nodes_lose_nothing() {
     let (one, behind) = Behind::open().await;
     let two = behind.another().await;
     let role = behind.make.stored_role(&one, "editor").await;
@@ -205,7 +202,7 @@ async fn changes_of_the_catalogue_over_two_nodes_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_given_and_taken_at_once_is_listed_if_it_is_there() {
+async fn holders_match_grants_after_concurrent_gives_and_takes() {
     let (one, behind) = Behind::open().await;
     let two = behind.another().await;
     let role = Grant::Role(behind.make.stored_role(&one, "editor").await.id);
@@ -226,7 +223,7 @@ async fn what_is_given_and_taken_at_once_is_listed_if_it_is_there() {
             let had = usize::from(!one.grants.raw(*user).await.unwrap().roles.is_empty());
             let (given, taken) = tokio::join!(gives, takes);
             let has = usize::from(!one.grants.raw(*user).await.unwrap().roles.is_empty());
-            assert_eq!(had + given, has + taken, "each was said to one");
+            assert_eq!(had + given, has + taken, "each change is reported to one caller");
             has == 1
         });
         let have = join_all(racing).await;
@@ -236,7 +233,7 @@ async fn what_is_given_and_taken_at_once_is_listed_if_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_begin_on_two_nodes_stay_below_the_cap() {
+async fn sessions_opened_on_two_nodes_stay_below_the_cap() {
     let (one, behind) = Behind::open().await;
     let two = behind.another().await;
     let user = behind.make.stored_user(&one).await.id;
@@ -251,11 +248,11 @@ async fn sessions_that_begin_on_two_nodes_stay_below_the_cap() {
     ended.extend(left.iter().map(|session| session.id));
     ended.sort_unstable();
     let all: Vec<_> = sessions.iter().map(|session| session.id).collect();
-    assert_eq!(ended, all, "each is there or was said to have ended, once");
+    assert_eq!(ended, all, "each session exists or was reported as ended, once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_rows_of_sessions_that_ended_by_themselves_take_no_room() {
+async fn list_rows_of_expired_sessions_do_not_count() {
     let (stores, behind) = Behind::open().await;
     let user = behind.make.stored_user(&stores).await.id;
     let kept = behind.make.stored_session(&stores, user).await;
@@ -270,11 +267,11 @@ async fn list_rows_of_sessions_that_ended_by_themselves_take_no_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_used_beyond_many_lives_stays_listed() {
+async fn session_used_for_many_lifetimes_stays_listed() {
     use std::time::Duration;
     let (stores, behind) = Behind::open().await;
     let user = behind.make.stored_user(&stores).await.id;
-    // Each life is three seconds; the list row of the first would be gone after nine.
+    // A lifetime is three seconds; the list row of the first would expire after nine.
     let life = Duration::from_secs(3);
     let begin = now();
     let mut session = Session {
@@ -288,7 +285,7 @@ async fn a_session_used_beyond_many_lives_stays_listed() {
         tokio::time::sleep(Duration::from_millis(1_700)).await;
         let at = now();
         let next = session.rotated(behind.make.hash(), at.plus(life), at, Duration::from_secs(1));
-        assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), schema::store::Rotated::Done);
+        assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), store::Rotated::Done);
         session = next;
     }
     assert_eq!(stores.sessions.list(user, first()).await.unwrap().items, [session]);
@@ -297,14 +294,14 @@ async fn a_session_used_beyond_many_lives_stays_listed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_whose_end_came_nearer_is_absent_then() {
+async fn session_whose_expiry_moved_earlier_expires_then() {
     use std::time::Duration;
     let (stores, behind) = Behind::open().await;
     let user = behind.make.stored_user(&stores).await.id;
     let session = behind.make.stored_session(&stores, user).await;
     let soon = now().plus(Duration::from_secs(1));
     let next = Session { expires_at: soon, ..behind.make.rotated(&session) };
-    assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), schema::store::Rotated::Done);
+    assert_eq!(stores.sessions.rotate(&session, &next).await.unwrap(), store::Rotated::Done);
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(stores.sessions.get(user, session.id).await.unwrap(), None);
     assert_eq!(stores.sessions.latest(user, session.id).await.unwrap(), None);
@@ -314,11 +311,11 @@ async fn a_session_whose_end_came_nearer_is_absent_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_grants_that_comes_late_changes_nothing() {
+async fn late_change_of_grants_changes_nothing() {
     let (stores, behind) = Behind::open().await;
     let role = behind.make.stored_role(&stores, "editor").await.id;
     let user = behind.make.stored_user(&stores).await.id;
-    // As a server that stopped would apply it, of a give or take that began at this revision.
+    // A give or take decided at this revision, as a stalled server would apply it.
     let late = async |revision: &str, next: i64, change: &str| {
         behind
             .cql(&format!(
@@ -340,7 +337,7 @@ async fn a_change_of_grants_that_comes_late_changes_nothing() {
     assert!(stores.grants.take(user, grant).await.unwrap());
     late("2", 3, &give).await;
     assert!(!has().await);
-    // List rows that come late, by the revision that they were written with.
+    // A list row that arrives late, with the revision that it was written with.
     let part = user.as_bytes()[15] % 16;
     assert_eq!(stores.grants.give(user, grant).await.unwrap(), Added::Done);
     behind
@@ -358,7 +355,7 @@ async fn a_change_of_grants_that_comes_late_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_is_deleted_while_much_is_given_has_nothing_after() {
+async fn user_deleted_during_gives_has_no_grants_after() {
     let (one, behind) = Behind::open().await;
     let two = behind.another().await;
     let mut grants = Vec::new();
@@ -378,13 +375,13 @@ async fn a_user_who_is_deleted_while_much_is_given_has_nothing_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_do_not_parse_stop_no_others() {
+async fn unreadable_ledger_entries_do_not_block_others() {
     let lease = Lease::take().await;
     let opened = opened(&lease.0).await;
     let (stores, driver, make) = (&opened.stores, session().await, Samples::at(now()));
     let origin = make.origin();
     let entries: Vec<_> = (1..=40).map(|seq| make.entry(origin, seq)).collect();
-    let end = schema::conformance::sample::head(origin, 40);
+    let end = store::conformance::sample::head(origin, 40);
     stores.ledger.append(&entries, &[end]).await.unwrap();
     for seq in [1, 2, 3, 4, 5, 6, 20, 40] {
         let fact = if seq % 2 == 0 { "{\"kind\":\"of_a_newer_version\",\"until\":9}" } else { "\u{1}" };

@@ -60,7 +60,8 @@ struct Revoker {
 impl Revoker {
     async fn new(nodes: &[&Node], tally: Arc<Mutex<Tally>>) -> Self {
         let addresses: Vec<_> = nodes.iter().map(|node| node.address()).collect();
-        let (mut calls, mut tries) = (Vec::new(), Vec::new());
+        let mut calls = Vec::new();
+        let mut tries = Vec::new();
         for address in &addresses {
             calls.push(Connection::to(*address).await.expect("the node listens"));
             tries.push(Connection::to(*address).await.expect("the node listens"));
@@ -142,7 +143,8 @@ pub async fn run(report: &mut Report, size: Size) {
     let began = Instant::now();
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let (mut revoker, queue) = (Revoker::new(&nodes, tally.clone()).await, queue.clone());
+        let mut revoker = Revoker::new(&nodes, tally.clone()).await;
+        let queue = queue.clone();
         clients.push(tokio::spawn(async move {
             loop {
                 let next = queue.lock().unwrap().next();

@@ -3,7 +3,7 @@
 //! Twice. First a member that is this process says them over links, in windows that take turns with quiet
 //! ones: what hearing costs. Then for real, on A: every second a user with 10,000 sessions logs out
 //! everywhere else, ten times. There the sessions are listed from Cassandra before, and their rows are
-//! ended after; all of that takes turns on the same cores, so it is said who used them.
+//! ended after; all of that shares the same cores, so the report says which process used them.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ const CLIENTS: usize = 32;
 const GOAL: f64 = 0.8;
 const TICK: Duration = Duration::from_millis(10);
 const SAMPLE: Duration = Duration::from_millis(200);
-/// For rows to go.
-const ROWS_BOUND: Duration = Duration::from_secs(300);
+/// Longest time until rows are deleted.
+const ROW_DELETION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Runs the line.
 pub async fn run(report: &mut Report, size: Size) {
@@ -58,8 +58,10 @@ async fn by_links(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
     let before = rig::refused_sessions(cluster, nodes[0]).await;
     let mut peer = Peer::of(cluster).await;
     quiet(nodes, tokens, window).await;
-    let (mut ratios, mut works) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let (mut said, mut lags) = (0_u64, Vec::new());
+    let mut ratios = [Vec::new(), Vec::new()];
+    let mut works = [Vec::new(), Vec::new()];
+    let mut said = 0_u64;
+    let mut lags = Vec::new();
     let mut seconds = 0.0;
     for round in 0..rounds {
         let quiet = quiet(nodes, tokens, window).await;
@@ -91,7 +93,8 @@ async fn by_links(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
     report.judges("by links: revocations said", format!("{said}, {rate:.0}/s"), "≥ 9,500/s", rate >= 9_500.0);
     report.notes("by links: applied on all nodes, after each window", format!("{lags:.1?}"));
     for ((name, ratios), works) in ["A", "B"].iter().zip(ratios).zip(works) {
-        let (ratio, work) = (median(ratios), median(works));
+        let ratio = median(ratios);
+        let work = median(works);
         report.judges(
             format!("by links: validation on {name}, flooded ÷ quiet"),
             format!("{ratio:.2} (the node's work for a validation: × {work:.2})"),
@@ -100,7 +103,7 @@ async fn by_links(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
         );
     }
     for_real(report, size, cluster, nodes, tokens).await;
-    // Here, so that nobody inherits its log before.
+    // Dropped here, so that no node adopts its log earlier.
     drop(peer);
 }
 
@@ -156,7 +159,10 @@ async fn for_real(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
         format!("{unwritten} not in the ledger, {:.1} MB used, full: {full}", used as f64 / 1e6),
     );
     while journal().await.0 > 0 {
-        assert!(began.elapsed() < ROWS_BOUND, "the ledger has not everything within {ROWS_BOUND:?}");
+        assert!(
+            began.elapsed() < ROW_DELETION_TIMEOUT,
+            "the ledger has not everything within {ROW_DELETION_TIMEOUT:?}"
+        );
         tokio::time::sleep(SAMPLE).await;
     }
     report.notes(
@@ -169,8 +175,8 @@ async fn for_real(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
         if left <= users {
             break format!("{:.1?} after the first call", began.elapsed());
         }
-        if began.elapsed() > ROWS_BOUND {
-            break format!("{left} are left after {ROWS_BOUND:?}");
+        if began.elapsed() > ROW_DELETION_TIMEOUT {
+            break format!("{left} are left after {ROW_DELETION_TIMEOUT:?}");
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
@@ -200,9 +206,15 @@ async fn for_real(report: &mut Report, size: Size, cluster: &Cluster, nodes: [&N
 async fn rates(cluster: &Cluster, a: &Node, all: usize, began: Instant) -> Vec<u64> {
     let head = async || rig::view(cluster, a).await["node"]["head"].as_u64().unwrap_or(0);
     let first = head().await;
-    let (mut rates, mut last, mut next) = (Vec::new(), first, Duration::from_secs(1));
+    let mut rates = Vec::new();
+    let mut last = first;
+    let mut next = Duration::from_secs(1);
     while last < first + all as u64 {
-        assert!(began.elapsed() < rig::PATIENCE, "A has not revoked all within {:?}", rig::PATIENCE);
+        assert!(
+            began.elapsed() < rig::CONDITION_TIMEOUT,
+            "A has not revoked all within {:?}",
+            rig::CONDITION_TIMEOUT
+        );
         tokio::time::sleep(next.saturating_sub(began.elapsed())).await;
         next += Duration::from_secs(1);
         let now = head().await;

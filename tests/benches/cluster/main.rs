@@ -45,8 +45,8 @@ use std::{panic::AssertUnwindSafe, process::ExitCode, time::Duration};
 use futures_util::FutureExt as _;
 use report::Report;
 
-/// No line takes longer.
-const BOUND: Duration = Duration::from_secs(1_800);
+/// Longest run time of a line.
+const LINE_TIMEOUT: Duration = Duration::from_secs(1_800);
 const LINES: [&str; 5] = ["certain", "propagation", "paused", "million", "flood"];
 const USAGE: &str = "usage: cluster [--quick] [--pause SECONDS] [LINE…]
 lines: certain propagation paused million flood";
@@ -68,7 +68,9 @@ impl Size {
 }
 
 fn arguments() -> Option<(Size, Vec<String>)> {
-    let (mut quick, mut pause, mut lines) = (false, None, Vec::new());
+    let mut quick = false;
+    let mut pause = None;
+    let mut lines = Vec::new();
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
@@ -107,10 +109,10 @@ async fn main() -> ExitCode {
             }
         };
         // What was measured before is shown all the same.
-        let ended = match tokio::time::timeout(BOUND, AssertUnwindSafe(run).catch_unwind()).await {
+        let ended = match tokio::time::timeout(LINE_TIMEOUT, AssertUnwindSafe(run).catch_unwind()).await {
             Ok(Ok(())) => continue,
             Ok(Err(_)) => "it failed, see above".to_owned(),
-            Err(_) => format!("not within {BOUND:?}"),
+            Err(_) => format!("not within {LINE_TIMEOUT:?}"),
         };
         report.judges("the line comes to its end", ended, "it does", false);
     }

@@ -113,7 +113,7 @@ pub async fn run(report: &mut Report, size: Size) {
     report.says("all of it is written to the ledger");
     peer.writes(&cluster).await;
     newcomer(report, "e", "the ledger has it too", &cluster, count).await;
-    // Nobody shall inherit its log.
+    // Dropped last, so that no node adopts its log.
     drop((loner, cluster));
     drop(peer);
 }
@@ -168,7 +168,9 @@ async fn compare(
     tokens: &[String],
     (rounds, took): (usize, Duration),
 ) -> f64 {
-    let (mut ratios, mut of_a, mut of_loner) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ratios = Vec::new();
+    let mut of_a = Vec::new();
+    let mut of_loner = Vec::new();
     // The first round warms up.
     for round in 0..=rounds {
         // Each is first as often as the other.

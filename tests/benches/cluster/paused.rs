@@ -27,8 +27,8 @@ const MAX_STALENESS: &str = "5s";
 const GOAL: Duration = Duration::from_secs(2);
 /// Clients that ask C when it goes on.
 const CLIENTS: usize = 16;
-/// Between questions of one client.
-const BREATH: Duration = Duration::from_millis(1);
+/// Interval between the requests of one client.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(1);
 const BOUND: Duration = Duration::from_secs(60);
 
 /// What C said after it went on.
@@ -129,7 +129,8 @@ pub async fn run(report: &mut Report, size: Size) {
         said.valid.first().map_or(String::new(), |at| format!(", the first {at:.1?} after it went on"));
     report.judges("beyond its policy (200)", format!("{wrong}{first}"), "0", wrong == 0);
     let refused = Times::of(said.refused);
-    let (all, last) = (refused.to_string(), refused.max());
+    let all = refused.to_string();
+    let last = refused.max();
     report.judges("C went on → each of the tokens refused", all, "max ≤ 2 s", last <= GOAL);
     report.judges(
         format!("C went on → it refuses all {revoked} sessions"),
@@ -142,7 +143,8 @@ pub async fn run(report: &mut Report, size: Size) {
 
 /// One at a time, each on another node; how long each took, and how often a node could not.
 async fn revoke_all(sessions: &[Session], path: &str, nodes: [&Node; 2]) -> (Times, u32) {
-    let (mut times, mut refused) = (Vec::new(), 0);
+    let mut times = Vec::new();
+    let mut refused = 0;
     for (turn, session) in sessions.iter().enumerate() {
         let (took, could_not) = revoke(nodes[turn % 2].address(), path, &session.token).await;
         times.push(took);
@@ -180,7 +182,7 @@ async fn ask(address: SocketAddr, mut left: Vec<Session>, began: Instant, said: 
             }
             if status != 401 {
                 still.push(session);
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(REQUEST_INTERVAL).await;
             }
         }
         left = still;
@@ -193,7 +195,7 @@ async fn serves(address: SocketAddr, live: &Session, began: Instant) -> Duration
     let request = validation(&live.token);
     while connection.ask(&request).await.status != 200 {
         assert!(began.elapsed() < BOUND, "C does not serve again within {BOUND:?}");
-        tokio::time::sleep(BREATH).await;
+        tokio::time::sleep(REQUEST_INTERVAL).await;
     }
     began.elapsed()
 }

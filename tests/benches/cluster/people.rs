@@ -24,7 +24,7 @@ const LISTED: usize = 100;
 /// Seconds that rows live.
 const ROW_LIFE: i32 = 24 * 3_600;
 
-/// A session that somebody logged in for.
+/// A session from a real log-in.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub token: String,
@@ -58,19 +58,20 @@ pub async fn logged_in(nodes: &[&Node], users: usize, sessions: usize) -> Vec<Ve
 
 async fn one(node: &Client, sessions: usize) -> Vec<Session> {
     let name = fresh("bench");
-    let (email, password) = (format!("{name}@example.org"), format!("the secret of {name}"));
+    let email = format!("{name}@example.org");
+    let password = format!("the secret of {name}");
     let body = json!({"email": email, "password": password});
-    patiently(async || node.post("users").json(&body).send().await).await.is(201);
+    with_retries(async || node.post("users").json(&body).send().await).await.is(201);
     let mut all = Vec::new();
     for _ in 0..sessions {
-        let answer = patiently(async || node.log_in(&email, &password).await).await;
+        let answer = with_retries(async || node.log_in(&email, &password).await).await;
         all.push(Session::of(answer.pair().0));
     }
     all
 }
 
 /// Asks again when the node is busy.
-async fn patiently(ask: impl AsyncFn() -> Answer) -> Answer {
+async fn with_retries(ask: impl AsyncFn() -> Answer) -> Answer {
     for _ in 0..200 {
         let answer = ask().await;
         if !matches!(answer.status, 429 | 503) {
@@ -93,10 +94,13 @@ pub async fn add_rows(keyspace: &str, user: UserId, count: usize) {
         format!("INSERT INTO {keyspace}.sessions_of_user (user, id) VALUES (?, ?) USING TTL {ROW_LIFE}");
     let insert = session.prepare(insert).await.expect("the table of sessions is as it was");
     let list = session.prepare(list).await.expect("the list of sessions is as it was");
-    let (session, insert, list) = (&session, &insert, &list);
+    let session = &session;
+    let insert = &insert;
+    let list = &list;
     let at = now();
     let time = |time: Timestamp| CqlTimestamp(i64::try_from(time.as_millis()).unwrap());
-    let (begin, end) = (time(at), time(at.plus(std::time::Duration::from_secs(ROW_LIFE as u64))));
+    let begin = time(at);
+    let end = time(at.plus(std::time::Duration::from_secs(ROW_LIFE as u64)));
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let id = |n: usize| {
         let mut random = [0; 10];

@@ -42,7 +42,8 @@ struct Seen {
 
 /// When the first refused request was sent, and answered.
 fn poll(address: SocketAddr, token: &str, is_polling: &AtomicBool) -> (Instant, Instant) {
-    let (mut connection, request) = (Blocking::to(address), validation(token));
+    let mut connection = Blocking::to(address);
+    let request = validation(token);
     loop {
         let sent = Instant::now();
         match connection.ask(&request).status {
@@ -56,7 +57,8 @@ fn poll(address: SocketAddr, token: &str, is_polling: &AtomicBool) -> (Instant, 
 fn watched(a: &mut Blocking, b: SocketAddr, round: u64, session: &Session) -> Seen {
     let is_polling = Arc::new(AtomicBool::new(false));
     let poller = {
-        let (is_polling, token) = (is_polling.clone(), session.token.clone());
+        let is_polling = is_polling.clone();
+        let token = session.token.clone();
         std::thread::spawn(move || poll(b, &token, &is_polling))
     };
     while !is_polling.load(Ordering::Acquire) {
@@ -145,12 +147,15 @@ pub async fn run(report: &mut Report, size: Size) {
         sessions.truncate(rounds);
         sessions
     };
-    let (watch, of_a, of_loner) = (sessions(a).await, sessions(a).await, sessions(&loner).await);
+    let watch = sessions(a).await;
+    let of_a = sessions(a).await;
+    let of_loner = sessions(&loner).await;
     report.notes("a durable write of 512 bytes there", durable_write().to_string());
 
     tokio::time::sleep(SETTLE).await;
     let before = Acknowledged::of(a).await;
-    let (at_a, at_b) = (a.address(), b.address());
+    let at_a = a.address();
+    let at_b = b.address();
     let seen = tokio::task::spawn_blocking(move || {
         let mut connection = Blocking::to(at_a);
         let rounds = (0..).zip(&watch).map(|(round, session)| {
@@ -180,7 +185,8 @@ pub async fn run(report: &mut Report, size: Size) {
     let before = Acknowledged::of(a).await;
     let at_loner = loner.address();
     let pairs = tokio::task::spawn_blocking(move || {
-        let (mut a, mut loner) = (Blocking::to(at_a), Blocking::to(at_loner));
+        let mut a = Blocking::to(at_a);
+        let mut loner = Blocking::to(at_loner);
         let pairs = of_a.iter().zip(&of_loner).enumerate().map(|(round, (in_cluster, alone))| {
             let mut of_a = || {
                 std::thread::sleep(BETWEEN);
@@ -190,7 +196,7 @@ pub async fn run(report: &mut Report, size: Size) {
                 std::thread::sleep(BETWEEN);
                 logout(&mut loner, alone).0.elapsed()
             };
-            // Who comes second may profit from who came first.
+            // The second may profit from the first.
             if round % 2 == 0 {
                 let first = of_a();
                 (first, of_loner())
@@ -202,7 +208,8 @@ pub async fn run(report: &mut Report, size: Size) {
         pairs.unzip::<_, _, Vec<_>, Vec<_>>()
     });
     let (in_cluster, alone) = pairs.await.expect("the rounds");
-    let (in_cluster, alone) = (Times::of(in_cluster), Times::of(alone));
+    let in_cluster = Times::of(in_cluster);
+    let alone = Times::of(alone);
     let (round_trip, acknowledged) = Acknowledged::of(a).await.since(&before);
     report.notes("logout on A", in_cluster.to_string());
     report.notes("logout on a lone node of the same store", alone.to_string());

@@ -1,4 +1,4 @@
-//! Three nodes, and somebody who says as many facts as one likes.
+//! Three nodes, and a peer that publishes any number of facts.
 
 use std::{
     net::SocketAddr,
@@ -8,7 +8,7 @@ use std::{
 
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use cluster::{Config, Hears, protocol::Tuning, secret::Secret};
+use cluster::{Config, FactHandler, protocol::Tuning, secret::Secret};
 use schema::{
     Clock, Clocks, Entropy, Fact, FactKind, MonotonicClock, NodeId, SessionId, Timestamp, UserId,
     ledger::{Entry, Head, Origin},
@@ -22,10 +22,10 @@ use testkit::{
 
 use crate::people;
 
-/// Until somebody knows something, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(300);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+/// Longest wait for a condition on a busy machine.
+pub const CONDITION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Interval between two checks of a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Three nodes with the settings that nodes have by themselves, but for limits and noise.
 pub fn three() -> Builder {
@@ -58,7 +58,7 @@ pub async fn refused_by(cluster: &Cluster, node: &Node) -> (u64, Duration) {
             Ok(answer) => println!("         after {:.1?}: {answer}", began.elapsed()),
             Err(why) => println!("         after {:.1?}: {why:?}", began.elapsed()),
         }
-        assert!(began.elapsed() < PATIENCE, "the node does not say what it refuses");
+        assert!(began.elapsed() < CONDITION_TIMEOUT, "the node does not say what it refuses");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -69,8 +69,11 @@ pub async fn refuses(cluster: &Cluster, node: &Node, sessions: u64, from: Instan
         if refused_sessions(cluster, node).await >= sessions {
             return from.elapsed();
         }
-        assert!(from.elapsed() < PATIENCE, "{sessions} sessions are not refused within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await;
+        assert!(
+            from.elapsed() < CONDITION_TIMEOUT,
+            "{sessions} sessions are not refused within {CONDITION_TIMEOUT:?}"
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -91,7 +94,8 @@ impl Clock for Now {
 
 impl MonotonicClock for Now {
     fn elapsed(&self) -> Duration {
-        cluster::boottime()
+        let elapsed = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::try_from(elapsed).unwrap_or_default()
     }
 }
 
@@ -111,15 +115,15 @@ impl Entropy for Random {
 struct Deaf;
 
 #[async_trait::async_trait]
-impl Hears for Deaf {
-    fn hear(&self, _: &Fact) {}
+impl FactHandler for Deaf {
+    fn apply(&self, _: &Fact) {}
     async fn keep(&self, _: Vec<Entry>) -> bool {
         false
     }
-    fn acknowledged(&self, _: Duration) {}
+    fn on_acknowledged(&self, _: Duration) {}
 }
 
-/// A member of a cluster that serves nobody: it says facts, by the same code as a node does.
+/// A member of a cluster that serves no requests: it publishes facts, with the same code as a node.
 pub struct Peer {
     cluster: Arc<cluster::Cluster>,
     origin: Origin,
@@ -127,10 +131,10 @@ pub struct Peer {
     said: u64,
 }
 
-/// How long what it says matters: longer than a run takes.
-const MATTERS: Duration = Duration::from_secs(3_600);
-/// Entries in one write of the ledger.
-const WRITE: u64 = 2_000;
+/// Lifetime of its facts: longer than a run takes.
+const FACT_LIFETIME: Duration = Duration::from_secs(3_600);
+/// Limit of entries in one write to the ledger.
+const LEDGER_WRITE_MAX: u64 = 2_000;
 
 impl Peer {
     /// Joins, and waits until it is linked with all nodes.
@@ -149,18 +153,18 @@ impl Peer {
             seeds: homes.map(|home: SocketAddr| home.to_string()).collect(),
             ack_deadline: Duration::from_secs(10),
             tuning: Tuning::default(),
-            left: Vec::new(),
+            recovered: Vec::new(),
         };
         let started = cluster::Cluster::start(config, Arc::new(Deaf), clocks(), Arc::new(Random));
         let cluster = started.await.expect("a free address");
         cluster.announce(true);
         let all = nodes.nodes().len();
-        eventually(PATIENCE, "links of the peer", async || {
+        eventually(CONDITION_TIMEOUT, "links of the peer", async || {
             let linked = cluster.status().members.iter().filter(|member| member.link.is_some()).count();
             (linked == all).then_some(())
         })
         .await;
-        Self { cluster, origin, until: people::now().plus(MATTERS), said: 0 }
+        Self { cluster, origin, until: people::now().plus(FACT_LIFETIME), said: 0 }
     }
 
     /// Says that so many more sessions are revoked.
@@ -178,7 +182,7 @@ impl Peer {
         opened.status.up().await;
         let mut written = 0;
         while written < self.said {
-            let last = self.said.min(written + WRITE);
+            let last = self.said.min(written + LEDGER_WRITE_MAX);
             let entry = |seq| Entry { origin: self.origin, seq, fact: fact(&self.origin, seq, self.until) };
             let entries: Vec<_> = (written + 1..=last).map(entry).collect();
             let head = Head { origin: self.origin, seq: last };
@@ -208,7 +212,7 @@ pub fn fact(origin: &Origin, n: u64, until: Timestamp) -> Fact {
 }
 
 /// Ticks of the clock of `/proc` in a second.
-const TICKS: f64 = 100.0;
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Seconds of a core that a process has used.
 pub fn worked(pid: u32) -> f64 {
@@ -216,7 +220,7 @@ pub fn worked(pid: u32) -> f64 {
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     // utime and stime are fields 14 and 15 of all, of which the first two are before the bracket.
     let fields = rest.split_whitespace().skip(11).take(2);
-    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// What the processor did for whom, in seconds of one core.
@@ -240,7 +244,7 @@ impl Work {
             at: Instant::now(),
             nodes: nodes.iter().map(|node| worked(node.pid())).sum(),
             own: worked(std::process::id()),
-            all: busy / TICKS,
+            all: busy / TICKS_PER_SECOND,
         }
     }
 
@@ -248,7 +252,8 @@ impl Work {
     pub fn until(&self, then: &Self) -> String {
         let took = then.at.duration_since(self.at).as_secs_f64();
         let cores = |from: f64, to: f64| (to - from) / took;
-        let (nodes, own) = (cores(self.nodes, then.nodes), cores(self.own, then.own));
+        let nodes = cores(self.nodes, then.nodes);
+        let own = cores(self.own, then.own);
         let rest = (cores(self.all, then.all) - nodes - own).max(0.0);
         format!("cores busy: nodes {nodes:.2}, clients {own:.2}, Cassandra and all else {rest:.2}")
     }

@@ -22,7 +22,7 @@ use testkit::Node;
 
 use crate::{report::Times, rig::worked};
 
-/// An answer without what nobody here asks for.
+/// An answer, reduced to the parts that the benchmark reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
@@ -127,7 +127,8 @@ impl Connection {
 /// Revokes; a node that cannot now is asked again. How long it took, and how often it could not.
 pub async fn revoke(address: SocketAddr, path: &str, token: &str) -> (Duration, u32) {
     const TRIES: u32 = 10;
-    let (call, began) = (request("DELETE", path, token), Instant::now());
+    let call = request("DELETE", path, token);
+    let began = Instant::now();
     let mut connection = Connection::to(address).await.expect("the node listens");
     let mut refused = 0;
     loop {
@@ -139,7 +140,7 @@ pub async fn revoke(address: SocketAddr, path: &str, token: &str) -> (Duration, 
     }
 }
 
-/// A connection of a thread, which nobody else wakes.
+/// A blocking connection of one thread, which no other task wakes.
 #[derive(Debug)]
 pub struct Blocking {
     stream: std::net::TcpStream,
@@ -207,12 +208,15 @@ impl Load {
         for _ in 0..clients {
             connections.push(Connection::to(node.address()).await.expect("the node listens"));
         }
-        let (pid, worked) = (node.pid(), worked(node.pid()));
+        let worked = worked(node.pid());
+        let pid = node.pid();
         let began = Instant::now();
         let clients = connections.into_iter().zip(tokens.iter().cycle()).map(|(mut connection, token)| {
-            let (stop, request) = (stop.clone(), validation(token));
+            let stop = stop.clone();
+            let request = validation(token);
             tokio::spawn(async move {
-                let (mut statuses, mut times) = (BTreeMap::new(), Vec::new());
+                let mut statuses = BTreeMap::new();
+                let mut times = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     let answer = connection.ask(&request).await;
@@ -228,8 +232,10 @@ impl Load {
     /// What they got.
     pub async fn end(self) -> Got {
         self.stop.store(true, Ordering::Relaxed);
-        let (took, work) = (self.began.elapsed(), worked(self.pid) - self.worked);
-        let (mut all, mut times) = (BTreeMap::new(), Vec::new());
+        let took = self.began.elapsed();
+        let work = worked(self.pid) - self.worked;
+        let mut all = BTreeMap::new();
+        let mut times = Vec::new();
         for client in self.clients {
             let (statuses, some) = client.await.expect("a client");
             for (status, count) in statuses {
@@ -238,11 +244,12 @@ impl Load {
             times.extend(some);
         }
         let count = all.values().sum::<u64>() as f64;
-        let (per_second, work) = (count / took.as_secs_f64(), work / count);
+        let per_second = count / took.as_secs_f64();
+        let work = work / count;
         Got { statuses: all, times: Times::of(times), per_second, work }
     }
 
-    /// For so long.
+    /// Runs the load for this duration.
     pub async fn lasting(took: Duration, node: &Node, tokens: &[String], clients: usize) -> Got {
         let load = Self::on(node, tokens, clients).await;
         tokio::time::sleep(took).await;

@@ -68,10 +68,11 @@ pub async fn validation() {
     beside_nothing(&node, validate(&ann.access), 200).await;
 }
 
-/// One who has twenty permissions by a role, and a question about them:
-/// `{"any":["nobody",{"all":["films.3","films.7"]}]}`.
+/// A user with twenty permissions by a role, and a query about them: any of a permission that the user
+/// lacks, or two of the twenty together.
 async fn having(node: &Node) -> (Person, String) {
-    let (root, ann) = (node.root().await, node.register("ann").await);
+    let root = node.root().await;
+    let ann = node.register("ann").await;
     let mut names = Vec::new();
     for n in 0..20 {
         names.push(root.makes_permission(&format!("films.{n}")).await);
@@ -129,13 +130,15 @@ pub async fn pipelined() {
 
 /// Runs `beside` in a thread of its own while `load` runs.
 async fn while_running(load: &Load, node: &Node, beside: Load, core: Option<usize>) -> (Served, Served) {
-    let (address, pid) = (node.address(), node.pid());
-    let (requests, connections) = (Rc::unwrap_or_clone(beside.requests), beside.connections);
-    let patience = beside.patience;
+    let address = node.address();
+    let pid = node.pid();
+    let requests = Rc::unwrap_or_clone(beside.requests);
+    let connections = beside.connections;
+    let retry_delay = beside.retry_delay;
     let other = std::thread::spawn(move || {
         pin(core);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let load = Load::new(requests, connections).patient(patience).sharing();
+        let load = Load::new(requests, connections).retrying_after(retry_delay).sharing();
         let run = async { load.run(address, pid, TURN + Duration::from_millis(300)).await };
         runtime.block_on(tokio::task::LocalSet::new().run_until(run))
     });
@@ -162,13 +165,13 @@ fn without_limits() -> testkit::node::Builder {
 
 /// 32 clients that log in all the time, and try again a tenth of a second after a 503.
 pub async fn flood() {
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const RETRY_DELAY: Duration = Duration::from_millis(100);
     let node = started(without_limits(), None).await;
     let ann = node.register("ann").await;
     let load = Load::new(vec![validate(&ann.access)], CONNECTIONS).sharing();
     let ratios = turns(["calm", "flooded"], async || {
         let calm = of(&node, "calm", &load).turn().await;
-        let logins = Load::new(vec![login(&ann)], 32).patient(PATIENCE);
+        let logins = Load::new(vec![login(&ann)], 32).retrying_after(RETRY_DELAY);
         let (flooded, logins) = while_running(&load, &node, logins, None).await;
         logins.show("logins");
         [calm, flooded.all(200)]
@@ -209,7 +212,8 @@ pub async fn siege() {
     let ann = node.register("ann").await;
     let mallory = node.register("mallory").await;
     let load = Load::new(vec![validate(&ann.access)], CONNECTIONS).sharing();
-    let (fresh, mut most) = (node.memory_bytes(), 0);
+    let fresh = node.memory_bytes();
+    let mut most = 0;
     let mut probes = Vec::new();
     let ratios = turns(["calm", "besieged"], async || {
         let calm = of(&node, "calm", &load).turn().await;
@@ -347,7 +351,9 @@ async fn hashes_a_second() -> f64 {
                 let params = argon2::Params::new(19 * 1024, 2, 1, None).unwrap();
                 let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
                 let mut memory = vec![argon2::Block::default(); argon2.params().block_count()];
-                let (began, mut count, mut out) = (Instant::now(), 0_u32, [0; 32]);
+                let began = Instant::now();
+                let mut count = 0_u32;
+                let mut out = [0; 32];
                 while began.elapsed() < 2 * TURN {
                     argon2
                         .hash_password_into_with_memory(b"password", b"somesalt", &mut out, &mut memory)

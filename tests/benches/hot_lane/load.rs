@@ -22,10 +22,10 @@ pub struct Load {
     pub connections: usize,
     /// How many are sent before the first is answered.
     pub pipelined: usize,
-    /// After a 503 a connection waits so long. The node asks for a second.
-    pub patience: Duration,
-    /// It never sleeps while it waits: in a virtual machine it is the server who pays for waking another
-    /// core, and more than for an answer. Not where others need the load's core.
+    /// How long a connection waits after a 503. The node asks for a second.
+    pub retry_delay: Duration,
+    /// The load never sleeps while it waits: in a virtual machine the server pays for waking another core,
+    /// and more than for an answer. Off where other processes need the load's core.
     pub awake: bool,
 }
 
@@ -56,15 +56,21 @@ impl Served {
 
 impl Load {
     pub fn new(requests: Vec<Vec<u8>>, connections: usize) -> Self {
-        Self { requests: Rc::new(requests), connections, pipelined: 1, patience: Duration::ZERO, awake: true }
+        Self {
+            requests: Rc::new(requests),
+            connections,
+            pipelined: 1,
+            retry_delay: Duration::ZERO,
+            awake: true,
+        }
     }
 
     pub fn pipelined(self, pipelined: usize) -> Self {
         Self { pipelined, ..self }
     }
 
-    pub fn patient(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn retrying_after(self, retry_delay: Duration) -> Self {
+        Self { retry_delay, ..self }
     }
 
     /// Others need its core too.
@@ -72,7 +78,7 @@ impl Load {
         Self { awake: false, ..self }
     }
 
-    /// Sends for so long, to the server that is this process.
+    /// Sends to this server for this duration. `pid` is the server's process, whose CPU time is measured.
     pub async fn run(&self, server: SocketAddr, pid: u32, during: Duration) -> Served {
         let mut streams = Vec::new();
         for _ in 0..self.connections {
@@ -81,7 +87,8 @@ impl Load {
             streams.push(stream);
         }
         let stop = Rc::new(Cell::new(false));
-        let (cpu, began) = (cpu_us(pid), Instant::now());
+        let cpu = cpu_us(pid);
+        let began = Instant::now();
         let tasks: Vec<_> = streams
             .into_iter()
             .enumerate()
@@ -93,8 +100,10 @@ impl Load {
         }
         tokio::time::sleep_until(end.into()).await;
         stop.set(true);
-        let (took, cpu) = (began.elapsed(), cpu_us(pid) - cpu);
-        let (mut statuses, mut took_us) = (BTreeMap::new(), histogram());
+        let took = began.elapsed();
+        let cpu = cpu_us(pid) - cpu;
+        let mut statuses = BTreeMap::new();
+        let mut took_us = histogram();
         for task in tasks {
             let (by_status, histogram) = task.await.unwrap();
             by_status.into_iter().for_each(|(status, count)| *statuses.entry(status).or_default() += count);
@@ -112,7 +121,8 @@ impl Load {
     ) -> (BTreeMap<u16, u64>, Histogram<u64>) {
         let mut buffer = vec![0; 256 * 1024];
         let mut histogram = histogram();
-        let (mut last, mut statuses) = (0, BTreeMap::<u16, u64>::new());
+        let mut last = 0;
+        let mut statuses = BTreeMap::<u16, u64>::new();
         let mut counted = 0;
         let mut next = n * self.requests.len() / self.connections.max(1);
         while !stop.get() {
@@ -127,7 +137,8 @@ impl Load {
                 next += self.pipelined;
                 stream.write_all(&many).await.unwrap();
             }
-            let (mut filled, mut at) = (0, 0);
+            let mut filled = 0;
+            let mut at = 0;
             for _ in 0..self.pipelined {
                 let status = loop {
                     if let Some((status, length)) = answer(&buffer[at..filled]) {
@@ -147,8 +158,8 @@ impl Load {
             }
             let took = u64::try_from(began.elapsed().as_micros()).unwrap();
             histogram.record_n(took, self.pipelined as u64).unwrap();
-            if last == 503 && !self.patience.is_zero() {
-                tokio::time::sleep(self.patience).await;
+            if last == 503 && !self.retry_delay.is_zero() {
+                tokio::time::sleep(self.retry_delay).await;
             }
         }
         *statuses.entry(last).or_default() += counted;

@@ -8,10 +8,10 @@ use crate::{
     median,
 };
 
-/// A turn in which the host took more of the machine than this is had again.
-const MOST_STOLEN: f64 = 0.03;
+/// Limit of the share of CPU time that the host may take in a turn. A turn above it is repeated.
+const STOLEN_MAX: f64 = 0.03;
 
-/// One of the two: who is asked what, and what the answer has to be.
+/// One of the two sides: the server, the requests, and the expected answer.
 pub struct Side<'a> {
     pub name: &'static str,
     pub load: &'a Load,
@@ -49,17 +49,21 @@ pub async fn compare(plain: Side<'_>, ours: Side<'_>) -> Ratios {
 
 /// Turns of both, until there are enough in which the machine was left to them.
 pub async fn turns(names: [&str; 2], mut both: impl AsyncFnMut() -> [Served; 2]) -> Ratios {
-    let (mut rates, mut cpus, mut tails, mut cpu_us) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut rates = Vec::new();
+    let mut cpus = Vec::new();
+    let mut tails = Vec::new();
+    let mut cpu_us = Vec::new();
     // For the caches.
     both().await;
     let mut disturbed = 0;
     while rates.len() < TURNS {
-        let (began, before) = (Instant::now(), stolen_s());
+        let began = Instant::now();
+        let before = stolen_s();
         let [plain, ours] = both().await;
         plain.show(names[0]);
         ours.show(names[1]);
         let share = (stolen_s() - before) / began.elapsed().as_secs_f64() / crate::cores() as f64;
-        if share > MOST_STOLEN {
+        if share > STOLEN_MAX {
             disturbed += 1;
             let again = disturbed <= 2 * TURNS;
             let so = if again { "once more" } else { "and does not stop: it counts" };

@@ -1,4 +1,4 @@
-//! Ends that nobody notices.
+//! Departures and restarts of nodes that fail no request.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,9 +10,10 @@ use testkit::{Answer, Client, Cluster, Node, Request, cluster::visible, eventual
 
 use super::{is_in_everywhere, is_out_at_once, is_out_before_long, say, sessions};
 
-/// From the farewell until the others know: nobody has to be missed for that.
-const FAREWELL: Duration = Duration::from_secs(3);
-const START: Duration = Duration::from_secs(60);
+/// Longest time from a node's farewell until the others know of it. They need not miss the node first.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time from start to readiness.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The others know that it is gone, by its word and not because they miss it.
 async fn said_farewell(cluster: &Cluster, name: &str, others: &[&Node], end: Instant) {
@@ -25,8 +26,8 @@ async fn said_farewell(cluster: &Cluster, name: &str, others: &[&Node], end: Ins
                 None => Some("left".to_owned()),
             }
         };
-        let state = eventually(START, &format!("{name} is gone"), gone).await;
-        assert!(end.elapsed() < FAREWELL, "{name} is {state} only {:?} after its end", end.elapsed());
+        let state = eventually(START_TIMEOUT, &format!("{name} is gone"), gone).await;
+        assert!(end.elapsed() < FAREWELL_TIMEOUT, "{name} is {state} only {:?} after its end", end.elapsed());
     }
     for node in others {
         let left = async || {
@@ -35,13 +36,17 @@ async fn said_farewell(cluster: &Cluster, name: &str, others: &[&Node], end: Ins
             let state = sight.map_or("left".into(), |member| member["state"].clone());
             (state != "alive").then_some(state)
         };
-        assert_eq!(eventually(START, &format!("{name} has left"), left).await, "left", "it said farewell");
+        assert_eq!(
+            eventually(START_TIMEOUT, &format!("{name} has left"), left).await,
+            "left",
+            "it said farewell"
+        );
     }
     say(&format!("listed as left {:?} after its end", end.elapsed()));
 }
 
 #[tokio::test]
-async fn a_node_that_is_asked_to_end_says_farewell_and_counts_no_more() {
+async fn node_announces_departure_and_is_no_longer_counted() {
     let cluster = Cluster::of(3).await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
@@ -68,7 +73,7 @@ async fn a_node_that_is_asked_to_end_says_farewell_and_counts_no_more() {
 }
 
 #[tokio::test]
-async fn a_node_leaves_by_the_command_line() {
+async fn node_leaves_by_cluster_leave_command() {
     let cluster = Cluster::of(3).await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
@@ -84,7 +89,7 @@ async fn a_node_leaves_by_the_command_line() {
 }
 
 #[tokio::test]
-async fn what_a_node_took_away_without_a_store_outlives_its_leaving() {
+async fn revocation_made_without_store_survives_departure() {
     let cluster = Cluster::builder(2).proxied_together().start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
@@ -109,17 +114,17 @@ async fn what_a_node_took_away_without_a_store_outlives_its_leaving() {
 }
 
 #[tokio::test]
-async fn what_a_leaving_node_still_takes_away_is_known_to_all() {
+async fn revocation_during_departure_reaches_all_nodes() {
     let cluster = Cluster::builder(3).setting("DRAIN_GRACE", "3s").start().await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 6).await;
     c.ask_to_end();
-    eventually(START, "it is not ready any more", async || {
+    eventually(START_TIMEOUT, "it is not ready any more", async || {
         c.readiness().await.is_ok_and(|answer| answer.status == 503).then_some(())
     })
     .await;
-    // In the drain it serves as ever, as long as that takes.
+    // A draining node serves normally until the drain ends.
     let mut served = 0;
     for session in &sessions {
         let Ok(answer) = session.at(c).delete("auth_token").try_send().await else { break };
@@ -129,7 +134,7 @@ async fn what_a_leaving_node_still_takes_away_is_known_to_all() {
         served += 1;
     }
     assert!(served > 0, "it serves nobody in its drain");
-    assert!(c.ended(START).await.success());
+    assert!(c.ended(START_TIMEOUT).await.success());
     is_in_everywhere([a, b], &ann).await;
 }
 
@@ -183,7 +188,7 @@ impl Balancer<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_notices_a_rolling_restart_of_three_nodes() {
+async fn rolling_restart_of_three_nodes_fails_no_request() {
     let cluster = Cluster::builder(3).setting("DRAIN_GRACE", "1s").start().await;
     let root = cluster.root();
     let films = root.makes_permission("films").await;
@@ -234,7 +239,7 @@ async fn nobody_notices_a_rolling_restart_of_three_nodes() {
             node.restart().await;
             cluster.is_together().await;
             let before = balancer.answered.load(Ordering::SeqCst);
-            eventually(START, "it takes part in the load", async || {
+            eventually(START_TIMEOUT, "it takes part in the load", async || {
                 (balancer.answered.load(Ordering::SeqCst) > before + 60).then_some(())
             })
             .await;

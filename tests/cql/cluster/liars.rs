@@ -9,7 +9,7 @@ use cluster::{
     protocol::{Message, VERSIONS},
     secret::Secret,
 };
-use schema::{Entropy, Fact, FactKind, NodeId, Timestamp, UserId, ledger::Origin, user::MAX_VERSION};
+use schema::{Entropy, Fact, FactKind, NodeId, Timestamp, UserId, ledger::Origin, version::MAX_VERSION};
 use testkit::{
     Cluster, Node, Person,
     cluster::{SECRET, free_address},
@@ -23,10 +23,10 @@ use tokio::{
     },
 };
 
-use super::{HEARD, is_in_everywhere, is_out_at_once, sum};
+use super::{PROPAGATION_TIMEOUT, is_in_everywhere, is_out_at_once, sum};
 
-/// Looks for as long as it would take a node to believe a lie.
-const BELIEVED: Duration = Duration::from_secs(3);
+/// How long the test observes a node: a node that believed a lie would show it by then.
+const OBSERVATION_TIME: Duration = Duration::from_secs(3);
 
 struct Random;
 
@@ -64,7 +64,7 @@ async fn says(writer: &mut Writer<OwnedWriteHalf>, message: &Message) {
 /// The link is cut by the other side.
 async fn is_cut(mut reader: Reader<OwnedReadHalf>) {
     let cut = async { while reader.read().await.is_ok() {} };
-    tokio::time::timeout(HEARD, cut).await.expect("the link is cut");
+    tokio::time::timeout(PROPAGATION_TIMEOUT, cut).await.expect("the link is cut");
 }
 
 fn someone(n: u8) -> Origin {
@@ -86,7 +86,7 @@ async fn malformed(node: &Node) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gossiped_later_life_ends_no_node() {
+async fn gossiped_later_incarnation_ends_no_node() {
     let cluster = Cluster::of(2).await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
@@ -112,14 +112,14 @@ async fn gossiped_later_life_ends_no_node() {
     says(&mut writer, &Message::Facts { origin: Origin { node, incarnation }, first: 1, facts }).await;
     // A hears of its later life, and the store of none.
     a.logs_with("the store knows of none").await;
-    tokio::time::sleep(BELIEVED).await;
+    tokio::time::sleep(OBSERVATION_TIME).await;
     assert!(!a.logs().contains("a copy of this data directory"), "it ends");
     ann.at(a).is_in().await;
     a.readiness().await.expect("it answers").is(200);
     // What it takes away holds everywhere, if not at once: B takes the liar for it.
     ann.at(a).delete("auth_token").send().await.is_done();
     super::is_out_before_long(b, &ann, "by the ledger").await;
-    // When nobody says so any more, all is as before.
+    // When no member claims it any more, all is as before.
     drop((writer, liar));
     a.restart().await;
     cluster.is_together().await;
@@ -137,13 +137,16 @@ async fn absurd_facts_are_refused_counted_and_named() {
         says(&mut writer, &version(&ann, at_least)).await;
         is_cut(reader).await;
         let n = n as f64 + 1.0;
-        eventually(HEARD, "it is counted", async || (malformed(a).await >= before + n).then_some(())).await;
+        eventually(PROPAGATION_TIMEOUT, "it is counted", async || {
+            (malformed(a).await >= before + n).then_some(())
+        })
+        .await;
     }
-    let logs = a.logs_with("a version that no user reaches").await;
-    let line = logs.lines().find(|line| line.contains("a version that no user reaches"));
+    let logs = a.logs_with("a user version above the maximum").await;
+    let line = logs.lines().find(|line| line.contains("a user version above the maximum"));
     assert!(line.is_some_and(|line| line.contains("mallory")), "{line:?}");
     is_in_everywhere([a, b], &ann).await;
-    // Log out everywhere, as ever.
+    // Logging out everywhere still works.
     ann.at(a).delete("auth_token/all").send().await.is_done().is_visible_at(1);
     for person in others.iter().chain([&ann]) {
         is_out_at_once([a, b], person).await;
@@ -151,7 +154,7 @@ async fn absurd_facts_are_refused_counted_and_named() {
     ann.at(b).in_another_session().await.at(a).is_in().await;
 }
 
-/// Damaged rows, and what a member may say: everybody can still log out everywhere.
+/// Damaged rows and absurd claims of a member do not prevent a user from logging out everywhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn user_of_the_highest_version_can_log_out_everywhere() {
     let cluster = Cluster::of(2).await;
@@ -159,10 +162,12 @@ async fn user_of_the_highest_version_can_log_out_everywhere() {
     let session = testkit::store::cassandra().await;
     for (name, stored) in [("ann", i64::MAX), ("bob", 1 << 48), ("eve", (1 << 48) - 1)] {
         let person = a.register(name).await;
-        let (keyspace, id) = (cluster.keyspace().name(), &person.uuid);
+        let keyspace = cluster.keyspace().name();
+        let id = &person.uuid;
         let change = format!("UPDATE {keyspace}.users SET version = {stored} WHERE id = {id} IF EXISTS");
         session.query_unpaged(change, ()).await.expect("the row is changed");
-        let (first, second) = (person.in_another_session().await, person.at(b).in_another_session().await);
+        let first = person.in_another_session().await;
+        let second = person.at(b).in_another_session().await;
         is_in_everywhere([a, b], &first).await;
         first.at(a).delete("auth_token/all").send().await.is_done().is_visible_at(1);
         for session in [&first, &second] {
@@ -171,7 +176,7 @@ async fn user_of_the_highest_version_can_log_out_everywhere() {
     }
 }
 
-/// Connections that say nothing, or only what everybody may know, from the address that the peer has too.
+/// Connections from the peer's own address that send nothing, or only public data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_keep_no_peer_out() {
     let cluster = Cluster::of(2).await;

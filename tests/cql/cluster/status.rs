@@ -1,11 +1,11 @@
 //! What operators see of a cluster.
 
-use testkit::{Cluster, Node};
+use testkit::{Cluster, Node, servers::Redis, watching};
 
 use super::{Three, sum};
 
 #[tokio::test]
-async fn the_cluster_is_shown_to_who_may_read_it() {
+async fn cluster_status_requires_permission() {
     let three = Three::nodes().await;
     let root = three.root().await;
     for node in three.all() {
@@ -42,7 +42,7 @@ async fn the_cluster_is_shown_to_who_may_read_it() {
 }
 
 #[tokio::test]
-async fn every_node_names_all_the_others() {
+async fn every_node_lists_all_other_nodes() {
     let three = Three::nodes().await;
     let names = ["a", "b", "c"];
     for (node, own) in three.nodes.iter().zip(names) {
@@ -63,7 +63,7 @@ async fn every_node_names_all_the_others() {
 }
 
 #[tokio::test]
-async fn the_cluster_is_measured() {
+async fn cluster_metrics_are_exposed() {
     let three = Three::nodes().await;
     let all = three.all();
     for (n, node) in all.into_iter().enumerate() {
@@ -81,7 +81,7 @@ async fn the_cluster_is_measured() {
 }
 
 #[tokio::test]
-async fn a_node_alone_says_so() {
+async fn single_node_reports_no_cluster() {
     let alone = Node::builder().on_cql().await.start().await;
     let root = alone.root().await;
     let view = root.get("cluster").send().await.is(200).json();
@@ -90,4 +90,14 @@ async fn a_node_alone_says_so() {
     let cluster = Cluster::of(1).await;
     let root = cluster.root().in_another_session().await;
     root.delete("auth_token").send().await.is_done().is_visible_at(0);
+}
+
+#[tokio::test]
+async fn dashboard_and_rules_ask_for_what_members_say() {
+    let redis = Redis::start().await;
+    let cluster = Cluster::builder(2).setting("REDIS", redis.url()).start().await;
+    let ann = cluster[0].register("ann").await;
+    ann.is_in().await;
+    ann.delete("auth_token").send().await.is_done();
+    watching::check(&cluster[0].get("/metrics").send().await.text(), |_| false);
 }

@@ -1,4 +1,4 @@
-//! Who is none of the cluster: other secrets, other clusters, garbage, silence, and what was heard before.
+//! Strangers to the cluster: other secrets, other clusters, garbage, silence, and replays.
 
 use std::{
     net::SocketAddr,
@@ -15,13 +15,13 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::{HEARD, is_in_everywhere, is_out_at_once, say, sessions, sum};
+use super::{PROPAGATION_TIMEOUT, is_in_everywhere, is_out_at_once, say, sessions, sum};
 
 const REFUSED: &str = "palisade_cluster_refused_total";
-/// Until a node has closed a connection over which nothing comes.
-const GIVEN_UP: Duration = Duration::from_secs(60);
-/// What strangers may cost, at most.
-const MEMORY: u64 = 64 * 1024 * 1024;
+/// Longest time until a node has closed a silent connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Memory that strangers may cost a node, in bytes.
+const MEMORY_GROWTH_MAX: u64 = 64 * 1024 * 1024;
 
 /// Two nodes that several tests annoy at the same time.
 struct Two {
@@ -36,13 +36,13 @@ impl Two {
         Self { nodes: cluster.handles(), cluster }
     }
 
-    async fn go_on(&self) {
-        go_on(&self.cluster, &self.nodes).await;
+    async fn are_unaffected(&self) {
+        are_unaffected(&self.cluster, &self.nodes).await;
     }
 }
 
-/// Two nodes go on as ever.
-async fn go_on(cluster: &Cluster, nodes: &[Node]) {
+/// Two nodes work normally.
+async fn are_unaffected(cluster: &Cluster, nodes: &[Node]) {
     let [a, b] = [&nodes[0], &nodes[1]];
     cluster.are_together(&[a, b]).await;
     let ann = a.register("ann").await;
@@ -74,16 +74,17 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 /// A node that takes itself for a member is refused, and the others say whom they refuse.
 async fn is_refused_and_named(setting: &str, value: &str) {
     let two = Two::nodes().await;
-    let (cluster, nodes) = (&two.cluster, &two.nodes[..]);
+    let cluster = &two.cluster;
+    let nodes = &two.nodes[..];
     let (stranger, home) = cluster.newcomer("stranger").await;
     let before = refused(nodes, "gossip").await + refused(nodes, "link").await;
     let stranger = stranger.setting(setting, value).start().await;
-    eventually(HEARD, "it is refused", async || {
+    eventually(PROPAGATION_TIMEOUT, "it is refused", async || {
         let now = refused(nodes, "gossip").await + refused(nodes, "link").await;
         (now > before).then_some(())
     })
     .await;
-    let logs = eventually(HEARD, "it is named in the log", async || {
+    let logs = eventually(PROPAGATION_TIMEOUT, "it is named in the log", async || {
         let logs: String = nodes.iter().map(Node::logs).collect();
         logs.contains(&home.ip().to_string()).then_some(logs)
     })
@@ -91,7 +92,7 @@ async fn is_refused_and_named(setting: &str, value: &str) {
     let line = logs.lines().find(|line| line.contains(&home.ip().to_string())).unwrap_or_default();
     say(&format!("{setting}: {line}"));
     assert!(!logs.contains(SECRET), "the secret is logged");
-    two.go_on().await;
+    two.are_unaffected().await;
     // It hears nothing by itself either, for it is in no cluster; what it decides it has from the ledger.
     for node in nodes {
         let view = cluster.view(node).await.expect("it answers");
@@ -115,8 +116,9 @@ async fn a_node_of_another_cluster_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn settings_of_a_cluster_that_cannot_work_are_named_at_the_start() {
-    let (listen, cql) = ("127.0.0.1:1", "cql://127.0.0.1:1/palisade");
+async fn unworkable_cluster_settings_are_named_at_start() {
+    let listen = "127.0.0.1:1";
+    let cql = "cql://127.0.0.1:1/palisade";
     let good = [("CLUSTER_LISTEN", listen), ("CLUSTER_SECRET", SECRET), ("STORE", cql)];
     let wrong: &[(&str, Option<&str>)] = &[
         ("CLUSTER_SECRET", None),
@@ -162,7 +164,7 @@ async fn settings_of_a_cluster_that_cannot_work_are_named_at_the_start() {
 }
 
 #[tokio::test]
-async fn two_nodes_at_one_cluster_address_are_one_too_many() {
+async fn second_node_on_one_cluster_address_is_refused() {
     let cluster = Cluster::of(2).await;
     let home = cluster.home(0).to_string();
     let (second, _) = cluster.newcomer("c").await;
@@ -170,7 +172,7 @@ async fn two_nodes_at_one_cluster_address_are_one_too_many() {
     let refused = second.try_start().await.expect_err("the address is taken");
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.output.contains(&home) || refused.output.contains("CLUSTER_LISTEN"), "{refused:?}");
-    go_on(&cluster, cluster.nodes()).await;
+    are_unaffected(&cluster, cluster.nodes()).await;
 }
 
 /// Whether the other side ends a connection in time, after it said at most a little.
@@ -185,7 +187,7 @@ async fn is_given_up(mut stream: TcpStream) -> bool {
             }
         }
     };
-    tokio::time::timeout(GIVEN_UP, end).await.is_ok()
+    tokio::time::timeout(CLOSE_TIMEOUT, end).await.is_ok()
 }
 
 async fn tells(to: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -198,8 +200,10 @@ async fn tells(to: SocketAddr, bytes: &[u8]) -> TcpStream {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_over_tcp_is_refused_counted_and_cheap() {
     let two = Two::nodes().await;
-    let (home, a) = (two.cluster.home(0), &two.nodes[0]);
-    let (links, memory) = (refused(&two.nodes, "link").await, a.memory_bytes());
+    let home = two.cluster.home(0);
+    let a = &two.nodes[0];
+    let links = refused(&two.nodes, "link").await;
+    let memory = a.memory_bytes();
     let http = format!("GET /api/v1/cluster HTTP/1.1\r\nHost: {home}\r\nConnection: keep-alive\r\n\r\n");
     let tls = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &noise(600, 7)].concat();
     let frames: [Vec<u8>; 9] = [
@@ -223,12 +227,12 @@ async fn garbage_over_tcp_is_refused_counted_and_cheap() {
     let counted = refused(&two.nodes, "link").await - links;
     say(&format!("{counted} connections of 27 counted, memory {memory} -> {}", a.memory_bytes()));
     assert!(counted >= 27.0, "only {counted} refusals of 27 were counted");
-    assert!(a.memory_bytes() < memory + MEMORY, "it has grown");
-    two.go_on().await;
+    assert!(a.memory_bytes() < memory + MEMORY_GROWTH_MAX, "it has grown");
+    two.are_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_silent_connections_hold_up_nobody_and_are_closed() {
+async fn silent_connections_delay_no_peer_and_are_closed() {
     const SILENT: usize = 500;
     let cluster = Cluster::of(2).await;
     let memory = cluster[0].memory_bytes();
@@ -238,7 +242,7 @@ async fn five_hundred_silent_connections_hold_up_nobody_and_are_closed() {
         silent.push(tells(cluster.home(0), &noise(n % 3, 9)).await);
     }
     let held = cluster[0].memory_bytes();
-    go_on(&cluster, cluster.nodes()).await;
+    are_unaffected(&cluster, cluster.nodes()).await;
     // One that comes now is let in all the same.
     cluster[1].restart().await;
     cluster.is_together().await;
@@ -247,16 +251,19 @@ async fn five_hundred_silent_connections_hold_up_nobody_and_are_closed() {
     let closed = closed.into_iter().filter(|closed| *closed).count();
     say(&format!("{closed} of {SILENT} closed after {:?}; memory {memory} -> {held}", start.elapsed()));
     assert_eq!(closed, SILENT);
-    assert!(held < memory + MEMORY && cluster[0].memory_bytes() < memory + MEMORY, "it has grown");
-    go_on(&cluster, cluster.nodes()).await;
+    assert!(
+        held < memory + MEMORY_GROWTH_MAX && cluster[0].memory_bytes() < memory + MEMORY_GROWTH_MAX,
+        "it has grown"
+    );
+    are_unaffected(&cluster, cluster.nodes()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_that_drips_bytes_is_not_waited_for() {
+async fn slow_unauthenticated_connection_is_closed() {
     let two = Two::nodes().await;
     let mut stream = tells(two.cluster.home(0), &[0, 48]).await;
     let start = Instant::now();
-    let dripped = eventually(GIVEN_UP, "it is closed", async || {
+    let dripped = eventually(CLOSE_TIMEOUT, "it is closed", async || {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut buffer = [0; 64];
         let read = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut buffer)).await;
@@ -264,15 +271,17 @@ async fn a_stranger_that_drips_bytes_is_not_waited_for() {
         (closed || stream.write_all(&[7]).await.is_err()).then(|| start.elapsed())
     });
     say(&format!("dripping was given up after {:?}", dripped.await));
-    two.go_on().await;
+    two.are_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_datagrams_are_refused_counted_and_cheap() {
     let two = Two::nodes().await;
-    let (cluster, nodes) = (&two.cluster, &two.nodes[..]);
+    let cluster = &two.cluster;
+    let nodes = &two.nodes[..];
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (gossip, memory) = (refused(nodes, "gossip").await, nodes[0].memory_bytes());
+    let gossip = refused(nodes, "gossip").await;
+    let memory = nodes[0].memory_bytes();
     let count_lines = || nodes.iter().map(|node| node.logs().lines().count()).sum::<usize>();
     let lines = count_lines();
     let start = Instant::now();
@@ -288,21 +297,24 @@ async fn random_datagrams_are_refused_counted_and_cheap() {
         let counted = refused(nodes, "gossip").await - gossip;
         (counted >= 1_000.0).then_some(counted)
     };
-    let counted = eventually(HEARD, "they are counted", some).await;
+    let counted = eventually(PROPAGATION_TIMEOUT, "they are counted", some).await;
     say(&format!("{counted} of 5000 datagrams counted after {:?}", start.elapsed()));
-    assert!(nodes[0].memory_bytes() < memory + MEMORY, "it has grown");
+    assert!(nodes[0].memory_bytes() < memory + MEMORY_GROWTH_MAX, "it has grown");
     let lines = count_lines() - lines;
     assert!(lines < 1_000, "{lines} lines of log for 5,000 datagrams");
-    two.go_on().await;
+    two.are_unaffected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replayed_and_altered_datagrams_are_refused_and_change_nothing() {
+async fn replayed_or_altered_datagrams_are_refused() {
     let cluster = Cluster::builder(3).relayed().start().await;
     let [a, b, c] = cluster.three();
     let relay = cluster.relay();
     // Among them is what C said of itself while it lived.
-    eventually(HEARD, "there is something to replay", async || (relay.passed() > 60).then_some(())).await;
+    eventually(PROPAGATION_TIMEOUT, "there is something to replay", async || {
+        (relay.passed() > 60).then_some(())
+    })
+    .await;
     let heard = relay.datagrams();
     c.terminate().await;
     cluster.are_together(&[a, b]).await;
@@ -326,7 +338,7 @@ async fn replayed_and_altered_datagrams_are_refused_and_change_nothing() {
         let view = cluster.sight(a, "c").await;
         assert!(view.is_none_or(|member| member["state"] != "alive"), "a dead node was replayed to life");
     }
-    let counted = eventually(HEARD, "they are counted", async || {
+    let counted = eventually(PROPAGATION_TIMEOUT, "they are counted", async || {
         let counted = refused(&cluster.nodes()[..2], "gossip").await - before;
         (counted >= 10.0).then_some(counted)
     })
@@ -344,9 +356,9 @@ async fn replayed_and_altered_datagrams_are_refused_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorded_link_cannot_be_played_again() {
+async fn recorded_link_cannot_be_replayed() {
     let cluster = Cluster::builder(2).relayed().start().await;
-    go_on(&cluster, cluster.nodes()).await;
+    are_unaffected(&cluster, cluster.nodes()).await;
     let beginnings = cluster.relay().beginnings();
     assert!(!beginnings.is_empty(), "there is a link");
     let before = refused(cluster.nodes(), "link").await;
@@ -366,13 +378,13 @@ async fn a_recorded_link_cannot_be_played_again() {
     let counted = refused(cluster.nodes(), "link").await - before;
     say(&format!("{counted} replays of {} links counted", beginnings.len()));
     assert!(counted >= 1.0, "no replay was counted");
-    go_on(&cluster, cluster.nodes()).await;
+    are_unaffected(&cluster, cluster.nodes()).await;
 }
 
 #[tokio::test]
-async fn the_secret_of_the_cluster_is_nowhere_to_be_seen() {
+async fn cluster_secret_is_never_disclosed() {
     let cluster = Cluster::builder(2).setting("LOG", "trace").start().await;
-    go_on(&cluster, cluster.nodes()).await;
+    are_unaffected(&cluster, cluster.nodes()).await;
     let raw = "the secret of the tests' cluster";
     let mut seen: String = cluster.nodes().iter().map(Node::logs).collect();
     for node in cluster.nodes() {

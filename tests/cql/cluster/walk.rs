@@ -19,7 +19,7 @@ use super::{Three, is_in_everywhere, is_out_at_once, say, sessions};
 const LOOPS: usize = 200;
 
 #[tokio::test]
-async fn a_login_on_one_node_is_checked_on_the_second_and_ended_on_the_third_for_all() {
+async fn logout_on_a_third_node_ends_the_session_on_all() {
     let three = Three::nodes().await;
     let root = three.root().await;
     let films = root.makes_permission("films").await;
@@ -38,13 +38,14 @@ async fn a_login_on_one_node_is_checked_on_the_second_and_ended_on_the_third_for
 }
 
 #[tokio::test]
-async fn two_hundred_logouts_on_nodes_in_turn_are_refused_by_all_when_each_has_answered() {
+async fn answered_logouts_on_any_node_hold_on_all_nodes() {
     let three = Three::nodes().await;
     let ann = three.nodes[0].register("ann").await;
     let all = three.all();
     let mut took = Vec::new();
     for (n, session) in sessions(&ann, &all, LOOPS).await.iter().enumerate() {
-        let (there, other) = (all[(n + 1) % 3], all[(n + 2) % 3]);
+        let there = all[(n + 1) % 3];
+        let other = all[(n + 2) % 3];
         session.at(other).is_in().await;
         let start = Instant::now();
         let answer = session.at(there).delete("auth_token").send().await;
@@ -60,7 +61,7 @@ async fn two_hundred_logouts_on_nodes_in_turn_are_refused_by_all_when_each_has_a
 }
 
 #[tokio::test]
-async fn whatever_ends_sessions_is_known_to_all_nodes_when_it_has_answered() {
+async fn answered_session_end_holds_on_all_nodes() {
     let three = Three::nodes().await;
     let all = three.all();
     let [a, b, c] = all;
@@ -84,7 +85,7 @@ async fn whatever_ends_sessions_is_known_to_all_nodes_when_it_has_answered() {
         for session in others.iter().chain([&ann]) {
             is_out_at_once(all, session).await;
         }
-        // Who logs in afterwards is in, wherever.
+        // A log-in afterwards is valid, on any node.
         for node in all {
             is_in_everywhere(all, &ann.at(node).in_another_session().await).await;
         }
@@ -92,7 +93,7 @@ async fn whatever_ends_sessions_is_known_to_all_nodes_when_it_has_answered() {
 }
 
 #[tokio::test]
-async fn whatever_ends_an_account_or_its_password_is_known_to_all_nodes_when_it_has_answered() {
+async fn answered_account_or_password_end_holds_on_all_nodes() {
     let three = Three::nodes().await;
     let root = three.root().await;
     let all = three.all();
@@ -132,7 +133,7 @@ async fn whatever_ends_an_account_or_its_password_is_known_to_all_nodes_when_it_
 }
 
 #[tokio::test]
-async fn whatever_gives_or_takes_permissions_is_known_to_all_nodes_when_it_has_answered() {
+async fn answered_permission_change_holds_on_all_nodes() {
     let three = Three::nodes().await;
     let root = three.root().await;
     let all = three.all();
@@ -172,7 +173,7 @@ async fn whatever_gives_or_takes_permissions_is_known_to_all_nodes_when_it_has_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_permission_that_was_taken_is_not_brought_back_by_checks_that_run_all_the_time() {
+async fn concurrent_checks_do_not_restore_a_revoked_permission() {
     let three = Three::nodes().await;
     let root = three.root().await;
     let films = root.makes_permission("films").await;
@@ -186,7 +187,7 @@ async fn a_permission_that_was_taken_is_not_brought_back_by_checks_that_run_all_
         while !ended.load(Ordering::SeqCst) {
             let taken = taken_at.lock().unwrap().is_some();
             let may = ann.may(&films).await;
-            // Still taken: nobody gave it back while this was asked.
+            // Still revoked: it was not granted again during this check.
             let still = taken_at.lock().unwrap().is_some();
             wrong.fetch_add(usize::from(taken && still && may), Ordering::SeqCst);
             checked.fetch_add(1, Ordering::SeqCst);
@@ -226,14 +227,16 @@ impl Seen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_that_was_sent_after_a_revocation_was_visible_everywhere_is_answered_200() {
+async fn no_request_after_a_visible_revocation_is_answered_200() {
     const CLIENTS: usize = 4;
     const SESSIONS: usize = 30;
     const AFTER: usize = 36;
     // A cluster of its own, which has the ack deadline that nodes have by themselves.
     let cluster = Cluster::builder(3).default_setting("ACK_DEADLINE").start().await;
     let all = cluster.three();
-    let (sent_after, wrong, partly) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let sent_after = AtomicUsize::new(0);
+    let wrong = AtomicUsize::new(0);
+    let partly = AtomicUsize::new(0);
     let client = async |nth: usize| {
         let ann = all[nth % 3].register("ann").await;
         for (n, session) in sessions(&ann, &all, SESSIONS).await.iter().enumerate() {
@@ -284,11 +287,12 @@ async fn no_request_that_was_sent_after_a_revocation_was_visible_everywhere_is_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_ins_and_refreshes_that_race_with_the_end_of_an_account_give_nothing_that_lasts() {
+async fn logins_racing_the_end_of_an_account_leave_no_session() {
     let three = Three::nodes().await;
     let root = three.root().await;
     let all = three.all();
-    let (mut raced, mut given) = (0, 0);
+    let mut raced = 0;
+    let mut given = 0;
     for (turn, wait) in (0..4).cycle().take(9).enumerate() {
         let [a, b, c] = [0, 1, 2].map(|n| all[(turn + n) % 3]);
         let ann = a.register("ann").await;
@@ -324,7 +328,7 @@ async fn log_ins_and_refreshes_that_race_with_the_end_of_an_account_give_nothing
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_ins_that_race_with_a_logout_of_all_are_judged_alike_by_all_nodes() {
+async fn nodes_agree_on_logins_that_race_with_logout_of_all() {
     let three = Three::nodes().await;
     let all = three.all();
     let mut lived = 0;
@@ -353,7 +357,7 @@ async fn log_ins_that_race_with_a_logout_of_all_are_judged_alike_by_all_nodes() 
 }
 
 #[tokio::test]
-async fn a_hundred_parallel_refreshes_over_three_nodes_get_one_successor() {
+async fn parallel_refreshes_over_three_nodes_get_one_successor() {
     let three = Three::nodes().await;
     let all = three.all();
     for _ in 0..2 {
@@ -369,7 +373,7 @@ async fn a_hundred_parallel_refreshes_over_three_nodes_get_one_successor() {
 }
 
 #[tokio::test]
-async fn a_spent_refresh_token_that_is_shown_after_the_grace_ends_its_session_on_all_nodes_at_once() {
+async fn refresh_token_reused_after_grace_revokes_session_everywhere() {
     let cluster = Cluster::builder(3).setting("REFRESH_GRACE", "1s").start().await;
     let [a, b, c] = cluster.three();
     for (first, second) in [(a, b), (b, c), (c, a)] {
@@ -388,10 +392,11 @@ async fn a_spent_refresh_token_that_is_shown_after_the_grace_ends_its_session_on
 }
 
 #[tokio::test]
-async fn a_key_that_is_retired_on_one_node_is_refused_by_all_at_once() {
+async fn key_retired_on_one_node_is_refused_by_all_at_once() {
     let cluster = Cluster::of(3).await;
     let [a, b, c] = cluster.three();
-    let (ann, bob) = (a.register("ann").await, b.register("bob").await);
+    let ann = a.register("ann").await;
+    let bob = b.register("bob").await;
     let kid = testkit::forge::parts(&ann.access).header["kid"].as_str().unwrap().to_owned();
     is_in_everywhere(cluster.nodes(), &ann).await;
     b.cli(&["keys", "retire", &kid]).await.is_done();

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 use testkit::{Answer, Cluster, cluster::visible, eventually};
 
 use super::{
-    HEARD, NOTICED, becomes, is_in_everywhere, is_out_at_once, is_out_before_long, is_visible_nowhere, say,
-    sessions, stale_ms,
+    DETECTION_TIMEOUT, PROPAGATION_TIMEOUT, becomes, is_in_everywhere, is_out_at_once, is_out_before_long,
+    is_visible_nowhere, say, sessions, stale_ms,
 };
 
-/// The ledger is read every second; the rest is for a busy machine.
-const BY_THE_LEDGER: Duration = Duration::from_secs(10);
-/// How long a revocation waits here for who cannot be reached: who can be has acknowledged it by then, on
-/// a busy machine too.
-const WAITING: &str = "1s";
-/// A revocation takes no longer, whoever cannot be reached.
-const IN_TIME: Duration = Duration::from_secs(2);
+/// Longest time until a revocation arrives by the ledger: nodes read it every second; the rest is for a busy
+/// machine.
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a revocation waits here for unreachable nodes. Reachable nodes acknowledge it in that time,
+/// even on a busy machine.
+const ACK_WAIT: &str = "1s";
+/// Longest time of a revocation, whichever nodes are unreachable.
+const REVOCATION_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// 204, on this node's disk.
 fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
@@ -25,13 +26,13 @@ fn is_out_by_the_journal(answer: &Answer) -> (u32, u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
-    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", WAITING).start().await;
+async fn node_cut_off_from_peers_learns_from_the_ledger() {
+    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", ACK_WAIT).start().await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b, c], 16).await;
     cluster.relay().isolate(0);
-    // At once, before anybody has noticed; and when everybody has.
+    // At once, before any node has noticed the cut, and when all have.
     for noticed in [false, true] {
         if noticed {
             let missed = [cluster.is_missed(a, "b").await, cluster.is_missed(b, "a").await];
@@ -43,12 +44,12 @@ async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
         for session in &some[..2] {
             let start = Instant::now();
             let answer = session.at(b).delete("auth_token").send().await;
-            assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
+            assert!(start.elapsed() < REVOCATION_TIME_MAX, "after {:?}", start.elapsed());
             let (k, n) = visible(answer.is_done());
             assert!(k == 1 && n == if noticed { 1 } else { 2 } || (!noticed && n == 1), "{answer}");
             is_out_at_once([b, c], session).await;
             let took = is_out_before_long(a, session, "who is cut off refuses it by the ledger").await;
-            assert!(took < BY_THE_LEDGER, "{took:?}");
+            assert!(took < LEDGER_TIMEOUT, "{took:?}");
         }
         for session in &some[2..] {
             let answer = session.at(a).delete("auth_token").send().await;
@@ -57,7 +58,7 @@ async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
             for node in [b, c] {
                 let took =
                     is_out_before_long(node, session, "the others refuse what who is cut off took").await;
-                assert!(took < BY_THE_LEDGER, "{took:?}");
+                assert!(took < LEDGER_TIMEOUT, "{took:?}");
             }
         }
         // It is as fresh as its last look at the ledger: nothing is stale.
@@ -77,7 +78,7 @@ async fn who_is_cut_off_from_its_peers_hears_by_the_ledger() {
 
 /// A is cut off from its peers and from the store, until it is too old to decide.
 async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
-    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", WAITING);
+    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", ACK_WAIT);
     let cluster = builder.setting("MAX_STALENESS", "2s").setting("STALE_POLICY", policy).start().await;
     let [a, b, c] = cluster.three();
     let ann = b.register("ann").await;
@@ -92,7 +93,7 @@ async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
     cluster.relay().isolate(0);
     cluster.proxy(0).cut().await;
     let start = Instant::now();
-    eventually(NOTICED, "it is too old to decide", async || {
+    eventually(DETECTION_TIMEOUT, "it is too old to decide", async || {
         let answer = sessions[0].at(a).validate().await;
         match (policy, answer.status, stale_ms(&answer)) {
             (_, 200, None) => None,
@@ -114,7 +115,7 @@ async fn cut_off_from_all(policy: &str) -> (Cluster, Vec<testkit::Person>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_it_is_back() {
+async fn isolated_node_reports_staleness_and_catches_up() {
     let (cluster, sessions) = cut_off_from_all("open").await;
     let [a, b, c] = cluster.three();
     let root = cluster.root().at(b);
@@ -154,12 +155,12 @@ async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_
     }
     cluster.is_together().await;
     // What may have been taken is not answered from memory; the store is still away.
-    eventually(HEARD, "it does not know what they may do", async || {
+    eventually(PROPAGATION_TIMEOUT, "it does not know what they may do", async || {
         let answer = sessions[7].at(a).asks("\"users_admin\"").await;
         (answer.status == 503).then_some(())
     })
     .await;
-    eventually(HEARD, "it is fresh by its peers", async || {
+    eventually(PROPAGATION_TIMEOUT, "it is fresh by its peers", async || {
         let answer = sessions[2].at(a).validate().await;
         (answer.status == 200 && stale_ms(&answer).is_none()).then_some(())
     })
@@ -179,7 +180,7 @@ async fn who_is_cut_off_from_all_says_how_stale_it_is_and_hears_everything_when_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_cut_off_from_all_and_may_not_be_stale_decides_nothing_until_it_is_back() {
+async fn isolated_strict_node_decides_nothing_until_reconnected() {
     let (cluster, sessions) = cut_off_from_all("closed").await;
     let [a, b, c] = cluster.three();
     sessions[0].at(c).delete("auth_token").send().await.is_done();
@@ -191,13 +192,14 @@ async fn who_is_cut_off_from_all_and_may_not_be_stale_decides_nothing_until_it_i
     let body = serde_json::json!({"tokens": [sessions[0].access, sessions[3].access]});
     let batch = sessions[3].at(a).post("auth_token/validation/batch").json(&body).send().await;
     assert!(batch.status == 503 || !batch.text().contains("200"), "a stale verdict in a batch: {batch}");
-    // What needs no other is refused as ever.
+    // A refusal that needs no other node is unaffected.
     a.validate("a.b.c").await.is_refused(422);
 
     cluster.proxy(0).mend().await;
     let mended = Instant::now();
-    eventually(HEARD, "it decides again, by the ledger alone", async || {
-        let (out, lives) = (a.validate(&sessions[0].access).await, a.validate(&sessions[3].access).await);
+    eventually(PROPAGATION_TIMEOUT, "it decides again, by the ledger alone", async || {
+        let out = a.validate(&sessions[0].access).await;
+        let lives = a.validate(&sessions[3].access).await;
         assert!(matches!(out.status, 401 | 503), "{out}");
         (out.status == 401 && lives.status == 200).then_some(())
     })
@@ -210,19 +212,19 @@ async fn who_is_cut_off_from_all_and_may_not_be_stale_decides_nothing_until_it_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
-    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", WAITING).start().await;
+async fn one_way_network_cut_loses_no_revocation() {
+    let cluster = Cluster::builder(3).relayed().setting("ACK_DEADLINE", ACK_WAIT).start().await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
     let sessions = sessions(&ann, &[a, b, c], 12).await;
     // B does not hear A, A hears B, and C hears and is heard.
-    cluster.relay().cut_way(0, 1);
+    cluster.relay().cut_path(0, 1);
     for (n, session) in sessions[..8].iter().enumerate() {
         let there = [a, b][n % 2];
         let start = Instant::now();
         let answer = session.at(there).delete("auth_token").send().await;
         let (k, of) = visible(answer.is_done());
-        assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
+        assert!(start.elapsed() < REVOCATION_TIME_MAX, "after {:?}", start.elapsed());
         assert!(k <= of && of <= 2, "{answer}");
         is_out_at_once([there], session).await;
         if k == 2 {
@@ -232,7 +234,7 @@ async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
             is_out_before_long(node, session, "who is not heard is heard of").await;
         }
     }
-    // Nobody is called dead for long who two of three hear.
+    // A node that two of three can reach is not called dead for long.
     cluster.relay().heal();
     cluster.is_together().await;
     for session in &sessions[8..] {
@@ -243,7 +245,7 @@ async fn a_way_that_is_cut_in_one_direction_only_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_two_nodes_cannot_tell_each_other_a_third_tells_them() {
+async fn third_node_relays_between_two_separated_nodes() {
     let cluster = Cluster::builder(3).relayed().proxied_together().start().await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
@@ -252,7 +254,8 @@ async fn what_two_nodes_cannot_tell_each_other_a_third_tells_them() {
     cluster.proxy(0).cut().await;
     cluster.relay().cut(0, 1);
     for (n, session) in sessions[..4].iter().enumerate() {
-        let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+        let there = [a, b][n % 2];
+        let other = [b, a][n % 2];
         let answer = session.at(there).delete("auth_token").send().await;
         let (k, of) = is_out_by_the_journal(&answer);
         assert!((1..=2).contains(&k) && k <= of && of <= 2, "{answer}");
@@ -260,15 +263,15 @@ async fn what_two_nodes_cannot_tell_each_other_a_third_tells_them() {
             node.validate(&session.access).await.is_error(401, "Token has been revoked");
         }
         let took = is_out_before_long(other, session, "a third tells it").await;
-        assert!(took < BY_THE_LEDGER, "{took:?}");
+        assert!(took < LEDGER_TIMEOUT, "{took:?}");
     }
     sessions[4].at(a).is_in().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_both() {
+async fn node_with_both_paths_relays_between_peers_and_ledger() {
     const BOUND: Duration = Duration::from_secs(5);
-    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", WAITING);
+    let builder = Cluster::builder(3).relayed().proxied().setting("ACK_DEADLINE", ACK_WAIT);
     let cluster = builder.setting("MAX_STALENESS", "5s").start().await;
     let [a, b, c] = cluster.three();
     let ann = c.register("ann").await;
@@ -284,7 +287,7 @@ async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_b
     }
     for session in &sessions[..2] {
         let start = Instant::now();
-        eventually(HEARD, "C writes down what B cannot, and A reads it", async || {
+        eventually(PROPAGATION_TIMEOUT, "C writes down what B cannot, and A reads it", async || {
             let answer = session.at(a).validate().await;
             // Until then it must not take itself for fresh.
             let bound_is_kept =
@@ -302,23 +305,24 @@ async fn who_has_only_the_ledger_hears_from_who_has_only_peers_by_one_that_has_b
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
-    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", WAITING).start().await;
+async fn revocations_use_the_ledger_when_only_gossip_passes() {
+    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", ACK_WAIT).start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 8).await;
     cluster.relay().cut_links();
     for (n, session) in sessions[..6].iter().enumerate() {
-        let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+        let there = [a, b][n % 2];
+        let other = [b, a][n % 2];
         let start = Instant::now();
         let answer = session.at(there).delete("auth_token").send().await;
-        assert!(start.elapsed() < IN_TIME, "after {:?}", start.elapsed());
+        assert!(start.elapsed() < REVOCATION_TIME_MAX, "after {:?}", start.elapsed());
         // Alive, and it does not have it.
         assert_eq!(visible(answer.is_done()), (0, 1), "{answer}");
         let took = is_out_before_long(other, session, "who cannot be linked hears by the ledger").await;
-        assert!(took < BY_THE_LEDGER, "{took:?}");
+        assert!(took < LEDGER_TIMEOUT, "{took:?}");
     }
-    eventually(NOTICED, "they know that there is no link", async || {
+    eventually(DETECTION_TIMEOUT, "they know that there is no link", async || {
         let sight = cluster.sight(a, "b").await?;
         (sight["state"] == "alive" && sight["linked"] == false).then_some(())
     })
@@ -332,8 +336,8 @@ async fn where_only_gossip_passes_revocations_go_by_the_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
-    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", WAITING).start().await;
+async fn no_node_overstates_visibility_when_only_links_pass() {
+    let cluster = Cluster::builder(2).relayed().setting("ACK_DEADLINE", ACK_WAIT).start().await;
     let [a, b] = [&cluster[0], &cluster[1]];
     let ann = a.register("ann").await;
     let sessions = sessions(&ann, &[a, b], 10).await;
@@ -345,7 +349,8 @@ async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
         }
         let some = &sessions[4 * usize::from(noticed)..][..4];
         for (n, session) in some.iter().enumerate() {
-            let (there, other) = ([a, b][n % 2], [b, a][n % 2]);
+            let there = [a, b][n % 2];
+            let other = [b, a][n % 2];
             let answer = session.at(there).delete("auth_token").send().await;
             let (k, of) = visible(answer.is_done());
             if k == 1 {
@@ -353,7 +358,7 @@ async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
             }
             say(&format!("without gossip, noticed: {noticed}: {k}/{of}"));
             let took = is_out_before_long(other, session, "without gossip it is heard of").await;
-            assert!(took < BY_THE_LEDGER, "{took:?}");
+            assert!(took < LEDGER_TIMEOUT, "{took:?}");
         }
     }
     cluster.relay().heal();
@@ -363,7 +368,7 @@ async fn where_only_links_pass_nobody_says_that_all_have_it_who_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_datagrams_slow_ways_and_reset_connections_lose_no_revocation() {
+async fn bad_network_loses_no_revocation() {
     let cluster = Cluster::builder(3).relayed().start().await;
     let ann = cluster[0].register("ann").await;
     let nodes = cluster.three();
@@ -372,10 +377,12 @@ async fn lost_datagrams_slow_ways_and_reset_connections_lose_no_revocation() {
     let (slow, reset) = rest.split_at(12);
     // Every third datagram is lost, and more of those from A to B.
     cluster.relay().lose(33);
-    cluster.relay().lose_on_the_way(0, 1, 66);
+    cluster.relay().lose_datagrams(0, 1, 66);
     let before = cluster.relay().passed();
-    eventually(NOTICED, "gossip passes", async || (cluster.relay().passed() > before + 60).then_some(()))
-        .await;
+    eventually(DETECTION_TIMEOUT, "gossip passes", async || {
+        (cluster.relay().passed() > before + 60).then_some(())
+    })
+    .await;
     for (n, session) in lossy.iter().enumerate() {
         // Links do not lose anything.
         session.at(nodes[n % 3]).delete("auth_token").send().await.is_done().is_visible_at(2);
@@ -407,7 +414,7 @@ async fn lost_datagrams_slow_ways_and_reset_connections_lose_no_revocation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_logout_without_a_store_holds_on_all_nodes_at_once_and_outlives_its_own() {
+async fn logout_without_store_holds_everywhere_and_survives_its_node() {
     let cluster = Cluster::builder(3).proxied_together().start().await;
     let [a, b, c] = cluster.three();
     let ann = a.register("ann").await;
@@ -432,7 +439,7 @@ async fn a_logout_without_a_store_holds_on_all_nodes_at_once_and_outlives_its_ow
         }
     }
     cluster.is_missed(b, "a").await;
-    // The store is back, and A is not: whoever heard it writes it down.
+    // The store is back, and A is not: a node that received the fact writes it to the ledger.
     cluster.proxy(0).mend().await;
     let mended = Instant::now();
     for node in [b, c] {

@@ -12,18 +12,21 @@ use testkit::{
     store::{self, Keyspace, MASTER_KEY},
 };
 
-use crate::behind::{AWAY, Behind, WELL, alter, gauge, hurt, is_revoked, is_unavailable, on, say, store_of};
+use crate::behind::{
+    AWAY, Behind, RECOVERY_TIMEOUT, alter, gauge, hurt, is_revoked, is_unavailable, on, say, store_of,
+};
 
 #[tokio::test]
-async fn a_node_starts_while_its_database_is_down_and_comes_up_by_itself() {
+async fn node_starts_without_database_and_recovers_by_itself() {
     let before = Behind::a_proxy().await;
-    let (ann, bob) = (before.node.register("ann").await, before.node.register("bob").await);
+    let ann = before.node.register("ann").await;
+    let bob = before.node.register("bob").await;
     bob.delete("auth_token").send().await.is_done();
     for way in AWAY {
         let proxy = Proxy::to(Cassandra::one().await.address()).await;
         let _while = hurt(&proxy, way).await;
         let node = Node::builder().on_keyspace(&before.keyspace, proxy.address()).launch().await;
-        eventually(WELL, "it lives", async || {
+        eventually(RECOVERY_TIMEOUT, "it lives", async || {
             node.get("/health/live").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
         })
         .await;
@@ -34,7 +37,8 @@ async fn a_node_starts_while_its_database_is_down_and_comes_up_by_itself() {
         node.get("/openapi.json").send().await.is(200);
         node.get("/apidocs/").send().await.is(200);
         let credentials = json!({"email": ann.email, "password": ann.password});
-        let (ann, bob) = (ann.at(&node), bob.at(&node));
+        let ann = ann.at(&node);
+        let bob = bob.at(&node);
         for request in [
             ann.get("auth_token/validation"),
             bob.get("auth_token/validation"),
@@ -54,7 +58,7 @@ async fn a_node_starts_while_its_database_is_down_and_comes_up_by_itself() {
         }
         proxy.mend().await;
         let start = Instant::now();
-        eventually(WELL, "it comes up by itself", async || {
+        eventually(RECOVERY_TIMEOUT, "it comes up by itself", async || {
             (node.readiness().await.unwrap().status == 200).then_some(())
         })
         .await;
@@ -68,9 +72,31 @@ async fn a_node_starts_while_its_database_is_down_and_comes_up_by_itself() {
 }
 
 #[tokio::test]
-async fn a_contact_point_that_is_dead_is_no_matter() {
+async fn node_that_is_not_ready_refuses_connections_if_set() {
+    let before = Behind::a_proxy().await;
+    let ann = before.node.register("ann").await;
+    let proxy = Proxy::to(Cassandra::one().await.address()).await;
+    proxy.cut().await;
+    let builder = Node::builder().on_keyspace(&before.keyspace, proxy.address());
+    let node = builder.setting("LISTEN_WHEN", "ready").launch().await;
+    node.logs_with("\"palisade serves\"").await;
+    for _ in 0..20 {
+        assert!(node.get("/health/live").try_send().await.is_err(), "a node that is not ready answers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    proxy.mend().await;
+    // The first request that is answered is answered by a node that is ready.
+    let first = eventually(RECOVERY_TIMEOUT, "it listens", async || {
+        node.get("auth_token/validation").bearer(&ann.access).try_send().await.ok()
+    });
+    first.await.is(200);
+}
+
+#[tokio::test]
+async fn dead_contact_point_does_not_prevent_the_start() {
     let keyspace = Arc::new(Keyspace::take().await);
-    let (alive, dead) = (Cassandra::one().await.address(), Proxy::to(Cassandra::one().await.address()).await);
+    let alive = Cassandra::one().await.address();
+    let dead = Proxy::to(Cassandra::one().await.address()).await;
     dead.cut().await;
     let store = format!("cql://nowhere.invalid,{},{alive}/{}", dead.address(), keyspace.name());
     let node = Node::builder().on_keyspace(&keyspace, alive).setting("STORE", store).start().await;
@@ -79,7 +105,7 @@ async fn a_contact_point_that_is_dead_is_no_matter() {
 
 /// The node says that it is refused, and decides nothing.
 async fn is_refused_by_its_database(node: &Node, token: &str, words: &[&str]) {
-    eventually(WELL, "the node says that it is refused", async || {
+    eventually(RECOVERY_TIMEOUT, "the node says that it is refused", async || {
         let answer = node.get("/health/live").try_send().await.ok()?;
         (answer.json()["store"] == "refused").then_some(())
     })
@@ -93,16 +119,16 @@ async fn is_refused_by_its_database(node: &Node, token: &str, words: &[&str]) {
 }
 
 async fn comes_up(node: &Node) {
-    eventually(WELL, "it comes up by itself", async || {
+    eventually(RECOVERY_TIMEOUT, "it comes up by itself", async || {
         node.readiness().await.is_ok_and(|answer| answer.status == 200).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn tables_of_another_version_are_refused_with_a_word() {
+async fn schema_of_another_version_is_refused_with_a_message() {
     let keyspace = Arc::new(Keyspace::take().await);
-    // Nobody else may have it, should this test fail in the middle.
+    // No other test may get this keyspace, even if this test fails halfway.
     std::mem::forget(keyspace.clone());
     let first = on(&keyspace).await.start().await;
     let ann = first.register("ann").await;
@@ -124,7 +150,7 @@ async fn tables_of_another_version_are_refused_with_a_word() {
         is_refused_by_its_database(&node, &ann.access, &words).await;
         let status = node.cli(&["schema", "status"]).await;
         status.failed_saying(&words[1..]);
-        // Who works with them already goes on.
+        // The running node keeps working with the tables.
         ann.is_in().await;
         ann.get("users/me").send().await.is(200);
         alter(&keyspace, repair).await;
@@ -134,7 +160,7 @@ async fn tables_of_another_version_are_refused_with_a_word() {
 }
 
 #[tokio::test]
-async fn who_may_not_migrate_waits_for_the_operator() {
+async fn node_without_migrate_waits_for_the_operator() {
     let keyspace = Arc::new(Keyspace::fresh());
     let builder = on(&keyspace).await.setting("STORE_MIGRATE", "off");
     let node = builder.launch().await;
@@ -158,7 +184,7 @@ async fn who_may_not_migrate_waits_for_the_operator() {
 }
 
 #[tokio::test]
-async fn a_node_with_another_master_key_ends_with_a_word() {
+async fn node_with_another_master_key_ends_with_a_message() {
     let first = Node::builder().on_cql().await.start().await;
     let ann = first.register("ann").await;
     let other = MASTER_KEY.replace("cGFs", "cGFt");
@@ -171,7 +197,7 @@ async fn a_node_with_another_master_key_ends_with_a_word() {
 }
 
 #[tokio::test]
-async fn a_shared_store_without_a_master_key_is_a_wrong_setting() {
+async fn shared_store_requires_a_master_key() {
     for command in ["serve", "check-config"] {
         let directory = testkit::scratch::directory();
         let call = Palisade::with([command])

@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 use testkit::eventually;
 
 use crate::behind::{
-    Behind, HEARD, WAYS, WELL, Way, gauge, gets_revoked, health, is_out_by_the_journal, is_revoked,
-    is_unavailable, say,
+    Behind, PROPAGATION_TIMEOUT, RECOVERY_TIMEOUT, WAYS, Way, gauge, gets_revoked, health,
+    is_out_by_the_journal, is_revoked, is_unavailable, say,
 };
 
 #[tokio::test]
-async fn a_logout_holds_here_at_once_and_everywhere_when_the_database_is_back() {
+async fn logout_spreads_when_the_database_recovers() {
     let here = Behind::a_proxy().await;
     let elsewhere = here.elsewhere().await;
     let ann = here.node.register("ann").await;
@@ -31,7 +31,7 @@ async fn a_logout_holds_here_at_once_and_everywhere_when_the_database_is_back() 
         assert!(gauge(&here.node, "palisade_ledger_unwritten").await >= Some(2.0));
         ann.is_in().await;
         let took = here.mended().await;
-        eventually(HEARD, "the ledger has it", async || {
+        eventually(PROPAGATION_TIMEOUT, "the ledger has it", async || {
             (gauge(&here.node, "palisade_ledger_unwritten").await == Some(0.0)).then_some(())
         })
         .await;
@@ -41,9 +41,9 @@ async fn a_logout_holds_here_at_once_and_everywhere_when_the_database_is_back() 
             gets_revoked(&elsewhere, &ended.access).await;
             elsewhere.refresh(&ended.refresh).await.is_error(401, "Token has been revoked");
             ended.is_out().await;
-            // Also when nobody remembers the fact any more.
+            // Also when no node keeps the fact any more.
             let this = format!("user = {} AND id = {id}", ann.uuid);
-            eventually(HEARD, "the row is gone", async || {
+            eventually(PROPAGATION_TIMEOUT, "the row is gone", async || {
                 (here.rows("sessions", &this).await == 0).then_some(())
             })
             .await;
@@ -54,7 +54,7 @@ async fn a_logout_holds_here_at_once_and_everywhere_when_the_database_is_back() 
 }
 
 #[tokio::test]
-async fn a_logout_of_all_holds_here_at_once_and_everywhere_when_the_database_is_back() {
+async fn logout_of_all_spreads_when_the_database_recovers() {
     let here = Behind::a_proxy().await;
     let elsewhere = here.elsewhere().await;
     for way in WAYS {
@@ -73,14 +73,14 @@ async fn a_logout_of_all_holds_here_at_once_and_everywhere_when_the_database_is_
             elsewhere.refresh(&person.refresh).await.is_error(401, "Token has been revoked");
             person.is_out().await;
         }
-        // Also when nobody remembers the fact any more: the sessions are gone and the version rose.
-        eventually(HEARD, "the sessions are gone", async || {
+        // Also when no node keeps the fact any more: the sessions are gone and the version rose.
+        eventually(PROPAGATION_TIMEOUT, "the sessions are gone", async || {
             (here.rows("sessions_of_user", &format!("user = {}", ann.uuid)).await == 0).then_some(())
         })
         .await;
         let risen = format!("id = {} AND version > 0 ALLOW FILTERING", ann.uuid);
         assert_eq!(here.rows("users", &risen).await, 1, "the stored version has not risen");
-        // Who logs in afterwards is in, on either.
+        // A log-in afterwards is valid on either node.
         let again = ann.in_another_session().await;
         again.is_in().await;
         again.at(&elsewhere).is_in().await;
@@ -88,15 +88,13 @@ async fn a_logout_of_all_holds_here_at_once_and_everywhere_when_the_database_is_
 }
 
 #[tokio::test]
-async fn the_journal_survives_kill_dash_9_while_the_database_is_away() {
+async fn journal_survives_kill_dash_9_during_database_outage() {
     let here = Behind::a_proxy().await;
     let elsewhere = here.elsewhere().await;
     for way in [Way::Cut, Way::Stalled] {
-        let (ann, bob, cid) = (
-            here.node.register("ann").await,
-            here.node.register("bob").await,
-            here.node.register("cid").await,
-        );
+        let ann = here.node.register("ann").await;
+        let bob = here.node.register("bob").await;
+        let cid = here.node.register("cid").await;
         let other = ann.in_another_session().await;
         let _while = here.hurt(way).await;
         is_out_by_the_journal(ann.delete("auth_token")).await;
@@ -115,7 +113,7 @@ async fn the_journal_survives_kill_dash_9_while_the_database_is_away() {
         }
         here.proxy.mend().await;
         let start = Instant::now();
-        eventually(WELL, "the node comes up by itself", async || {
+        eventually(RECOVERY_TIMEOUT, "the node comes up by itself", async || {
             // Whenever it decides, it decides right.
             let [good, ended] =
                 [here.node.validate(&cid.access).await, here.node.validate(&ann.access).await];
@@ -145,7 +143,7 @@ async fn the_journal_survives_kill_dash_9_while_the_database_is_away() {
 }
 
 #[tokio::test]
-async fn a_full_journal_refuses_to_promise_and_has_room_again_afterwards() {
+async fn full_journal_refuses_logouts_until_the_database_recovers() {
     const AT_ONCE: usize = 8;
     let here = Behind::with(&[("JOURNAL_SIZE", "64KiB")]).await;
     let elsewhere = here.elsewhere().await;
@@ -182,7 +180,7 @@ async fn a_full_journal_refuses_to_promise_and_has_room_again_afterwards() {
     ann.is_in().await;
     here.mended().await;
     let left = sessions.len() + 1;
-    eventually(HEARD, "the ledger has all, and the sessions are gone", async || {
+    eventually(PROPAGATION_TIMEOUT, "the ledger has all, and the sessions are gone", async || {
         let listed = here.rows("sessions_of_user", &format!("user = {}", ann.uuid)).await;
         let unwritten = gauge(&here.node, "palisade_ledger_unwritten").await;
         (listed == left && unwritten == Some(0.0)).then_some(())

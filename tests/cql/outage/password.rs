@@ -14,7 +14,7 @@ use crate::behind::{Way, hurt};
 const PASSWORD: &str = "hush-Zk7-hush";
 
 #[tokio::test]
-async fn the_password_of_the_database_is_nowhere_to_be_seen() {
+async fn database_password_is_never_disclosed() {
     let keyspace = Arc::new(Keyspace::take().await);
     let proxy = Proxy::to(Cassandra::one().await.address()).await;
     let store = format!("cql://palisade:{PASSWORD}@{}/{}", proxy.address(), keyspace.name());
@@ -58,7 +58,7 @@ fn around<'a>(text: &'a str, what: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_wrong_address_of_the_database_is_named_without_its_password() {
+async fn wrong_database_url_is_reported_without_its_password() {
     for wrong in [
         "cql://ann:PASSWORD@db:9042",
         "cql://ann:PASSWORD@db:9042/",

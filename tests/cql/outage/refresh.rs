@@ -6,17 +6,17 @@ use testkit::{Client, Node, Person, servers::Action};
 
 use crate::behind::{AWAY, Behind, Way, is_one_live_session, is_unavailable, on};
 
-/// Shows the token again and again for longer than the grace. Nobody calls it revoked.
-async fn shown_in_vain(client: &Client, token: &str) {
+/// Shows the token repeatedly for longer than the grace. The node never calls it revoked.
+async fn is_503_past_the_grace(client: &Client, token: &str) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         is_unavailable(client.post("auth_token/token_refresh").bearer(token)).await;
     }
 }
 
-/// As a client does: shows the token until there is a pair. Nobody calls it revoked.
+/// Shows the token until there is a pair, as a client does. The node never calls it revoked.
 async fn gets_its_pair(client: &Client, person: &Person) -> Person {
-    let next = person.at(&client.patient()).refreshed().await.at(client);
+    let next = person.at(&client.retrying()).refreshed().await.at(client);
     next.is_in().await;
     next
 }
@@ -30,12 +30,12 @@ async fn behind_the_same_proxy(here: &Behind) -> Node {
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_however_long_it_took() {
+async fn unspent_refresh_token_gets_its_pair_after_a_long_outage() {
     let here = Behind::with(&SHORT_GRACE).await;
     for way in AWAY {
         let ann = here.node.register("ann").await;
         let _while = here.hurt(way).await;
-        shown_in_vain(&here.node, &ann.refresh).await;
+        is_503_past_the_grace(&here.node, &ann.refresh).await;
         ann.is_in().await;
         here.proxy.mend().await;
         let next = gets_its_pair(&here.node, &ann).await;
@@ -45,13 +45,13 @@ async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_however_long_it_to
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_however_long_it_took() {
+async fn token_spent_without_answer_gets_its_pair_after_long_outage() {
     let here = Behind::with(&SHORT_GRACE).await;
     for times in [1, 3] {
         let ann = here.node.register("ann").await;
         here.proxy.on("UPDATE sessions", Action::CutAfter);
         for _ in 0..times {
-            shown_in_vain(&here.node, &ann.refresh).await;
+            is_503_past_the_grace(&here.node, &ann.refresh).await;
         }
         assert_eq!(here.proxy.waiting(), 0, "the database never got it");
         ann.is_in().await;
@@ -63,12 +63,12 @@ async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_however_long_it_to
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_another_node() {
+async fn token_spent_without_answer_gets_its_pair_on_another_node() {
     let here = Behind::with(&SHORT_GRACE).await;
     let other = behind_the_same_proxy(&here).await;
     let ann = here.node.register("ann").await;
     here.proxy.on("UPDATE sessions", Action::CutAfter);
-    shown_in_vain(&here.node, &ann.refresh).await;
+    is_503_past_the_grace(&here.node, &ann.refresh).await;
     assert_eq!(here.proxy.waiting(), 0, "the database never got it");
     here.mended().await;
     let next = gets_its_pair(&other, &ann).await;
@@ -78,13 +78,13 @@ async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_another_node() 
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_the_node_that_is_well_first() {
+async fn token_spent_without_answer_gets_pair_on_recovered_node() {
     let here = Behind::with(&SHORT_GRACE).await;
     let other = behind_the_same_proxy(&here).await;
     for _ in 0..4 {
         let ann = here.node.register("ann").await;
         here.proxy.on("UPDATE sessions", Action::CutAfter);
-        shown_in_vain(&here.node, &ann.refresh).await;
+        is_503_past_the_grace(&here.node, &ann.refresh).await;
         assert_eq!(here.proxy.waiting(), 0, "the database never got it");
         here.proxy.mend().await;
         // At once: the node that spent it may not have reached the database yet.
@@ -95,7 +95,7 @@ async fn a_refresh_token_that_was_spent_unheard_gets_its_pair_on_the_node_that_i
 }
 
 #[tokio::test]
-async fn a_refresh_token_that_was_shown_in_vain_gets_its_pair_on_another_node() {
+async fn unspent_refresh_token_gets_its_pair_on_another_node() {
     let here = Behind::with(&SHORT_GRACE).await;
     let other = on(&here.keyspace).await.setting("REFRESH_GRACE", "1s").start().await;
     for way in [Way::Cut, Way::Stalled] {

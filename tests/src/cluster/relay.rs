@@ -1,8 +1,8 @@
 //! A relay before the cluster ports of all nodes, which hurts the ways between them.
 //!
 //! Every node listens at an address of its own (`home`) and advertises another (`front`), where the relay
-//! listens for it, for datagrams and for connections on the same number. Who sends is known, so that each
-//! way, from one node to one other, can be hurt by itself:
+//! listens for it, for datagrams and for connections on the same number. The relay knows the
+//! sender, so that each path, from one node to one other, can be disturbed by itself:
 //!
 //! - Datagrams of a node come from its home. The relay sends them on from the sender's front, so that an
 //!   answer to their source comes back to the relay.
@@ -14,7 +14,7 @@
 //! | | datagrams | connections |
 //! |---|---|---|
 //! | cut | are dropped | stay, and nothing arrives until it is whole again, not even their end; none is made |
-//! | lossy | so many of a hundred are dropped | as ever: TCP sends again |
+//! | lossy | a percentage is dropped | unaffected: TCP retransmits |
 //! | slow | arrive later | bytes arrive later |
 //! | deaf to links | pass | as where it is cut |
 //!
@@ -43,15 +43,15 @@ use tokio::{
 
 use crate::{Node, background::runtime};
 
-/// Datagrams that are remembered.
-const REMEMBERED: usize = 4_096;
-/// Pieces of a connection's beginning that are remembered.
-const BEGINNING: usize = 16;
-/// Pieces of a connection that are on their way.
-const PIECES: usize = 256;
-/// Until it is known whose connection it is: its node may just have been started.
-const KNOWN: Duration = Duration::from_secs(10);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Limit of the datagrams that the relay remembers.
+const REMEMBERED_DATAGRAMS_MAX: usize = 4_096;
+/// Limit of the pieces from a connection's beginning that the relay remembers.
+const BEGINNING_PIECES_MAX: usize = 16;
+/// Limit of the pieces of a connection in flight.
+const PIECES_IN_FLIGHT_MAX: usize = 256;
+/// Longest time until the relay knows the owner of a connection: its node may have just started.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The relay of one cluster. It ends, with its connections, when it is dropped.
 #[derive(Debug)]
@@ -159,12 +159,12 @@ impl Relay {
 
     /// Nothing passes between these two any more, in either direction.
     pub fn cut(&self, a: usize, b: usize) {
-        self.cut_way(a, b);
-        self.cut_way(b, a);
+        self.cut_path(a, b);
+        self.cut_path(b, a);
     }
 
     /// Nothing passes from one to the other any more; the way back is as it was.
-    pub fn cut_way(&self, from: usize, to: usize) {
+    pub fn cut_path(&self, from: usize, to: usize) {
         self.change(from, to, |way| way.cut = true);
     }
 
@@ -184,7 +184,7 @@ impl Relay {
     }
 
     /// So many datagrams of a hundred are lost on the way from one to the other.
-    pub fn lose_on_the_way(&self, from: usize, to: usize, percent: u64) {
+    pub fn lose_datagrams(&self, from: usize, to: usize, percent: u64) {
         self.change(from, to, |way| way.lost_percent = percent);
     }
 
@@ -301,11 +301,11 @@ impl Shared {
 
     async fn pass(&self, datagram: Datagram) {
         let home = self.homes[datagram.to];
-        // Nobody may listen there, which the sender does not learn.
+        // The receiver may be down; the sender does not learn of it.
         let _ = self.sockets[datagram.from].send_to(&datagram.bytes, home).await;
         self.passed.fetch_add(1, Ordering::SeqCst);
         let mut remembered = lock(&self.remembered);
-        if remembered.len() == REMEMBERED {
+        if remembered.len() == REMEMBERED_DATAGRAMS_MAX {
             remembered.pop_front();
         }
         remembered.push_back(datagram);
@@ -330,7 +330,7 @@ impl Shared {
 
     /// One connection, until it has ended on both sides.
     async fn carry(&self, client: TcpStream, source: SocketAddr, to: usize) -> io::Result<()> {
-        let Ok(from) = timeout(KNOWN, self.whose(source, to)).await else { return Ok(()) };
+        let Ok(from) = timeout(OWNER_TIMEOUT, self.whose(source, to)).await else { return Ok(()) };
         // Neither the first packet nor the answer to it arrives otherwise.
         self.is_whole(from, to).await;
         self.is_whole(to, from).await;
@@ -359,14 +359,14 @@ impl Shared {
         to: usize,
         beginning: Option<usize>,
     ) -> io::Result<()> {
-        let (pieces, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+        let (pieces, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_IN_FLIGHT_MAX);
         let take = async move {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(count @ 1..) = source.read(&mut buffer).await {
                 let due = Instant::now() + self.way(from, to).delay;
                 if let Some(nth) = beginning {
                     let beginning = &mut lock(&self.beginnings)[nth].pieces;
-                    if beginning.len() < BEGINNING {
+                    if beginning.len() < BEGINNING_PIECES_MAX {
                         beginning.push(buffer[..count].to_vec());
                     }
                 }
@@ -404,7 +404,7 @@ impl Shared {
             if let Some(n) = by_address.or_else(|| self.owner(source, to)) {
                 return n;
             }
-            sleep(BETWEEN_LOOKS).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -422,7 +422,8 @@ impl Shared {
 
 /// The number of the socket that has these two ends, the own one first.
 fn inode(own: SocketAddr, other: SocketAddr) -> Option<u64> {
-    let (own, other) = (in_hex(own)?, in_hex(other)?);
+    let own = in_hex(own)?;
+    let other = in_hex(other)?;
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<_> = line.split_ascii_whitespace().collect();
@@ -443,7 +444,7 @@ mod tests {
     use super::*;
     use crate::{cluster::free_address, eventually, within};
 
-    const SOON: Duration = Duration::from_secs(10);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
     struct Two {
         relay: Relay,
@@ -467,11 +468,11 @@ mod tests {
             let [here, there] = &self.sockets;
             let mut buffer = [0; 16];
             here.send_to(b"hello", self.fronts[1]).await.expect("sent");
-            let heard = timeout(SOON / 50, there.recv_from(&mut buffer)).await;
+            let heard = timeout(ANSWER_TIMEOUT / 50, there.recv_from(&mut buffer)).await;
             let source = heard.as_ref().map_or(self.fronts[0], |heard| heard.as_ref().expect("heard").1);
             assert_eq!(source, self.fronts[0], "it comes from the sender's front");
             there.send_to(b"yes", source).await.expect("sent");
-            let answered = timeout(SOON / 50, here.recv_from(&mut buffer)).await;
+            let answered = timeout(ANSWER_TIMEOUT / 50, here.recv_from(&mut buffer)).await;
             (heard.is_ok(), answered.is_ok())
         }
 
@@ -484,13 +485,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn datagrams_pass_each_way_that_is_whole() {
+    async fn datagrams_pass_in_each_open_direction() {
         let two = two().await;
         assert_eq!(two.is_heard().await, (true, true));
-        two.relay.cut_way(0, 1);
+        two.relay.cut_path(0, 1);
         assert_eq!(two.is_heard().await, (false, true));
         two.relay.heal();
-        two.relay.cut_way(1, 0);
+        two.relay.cut_path(1, 0);
         assert_eq!(two.is_heard().await, (true, false));
         two.relay.isolate(0);
         assert_eq!(two.is_heard().await, (false, false));
@@ -503,40 +504,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_live_through_a_cut_and_not_through_a_reset() {
+    async fn connections_survive_a_cut_but_not_a_reset() {
         let two = two().await;
         let mut client = two.connect().await;
-        let (mut server, from) = within(SOON, "a connection", two.listener.accept()).await.expect("accepted");
+        let (mut server, from) =
+            within(ANSWER_TIMEOUT, "a connection", two.listener.accept()).await.expect("accepted");
         assert_eq!(from.ip(), two.fronts[0].ip());
         let mut buffer = [0; 4];
         client.write_all(b"ping").await.expect("sent");
-        within(SOON, "bytes", server.read_exact(&mut buffer)).await.expect("read");
-        two.relay.cut_way(0, 1);
+        within(ANSWER_TIMEOUT, "bytes", server.read_exact(&mut buffer)).await.expect("read");
+        two.relay.cut_path(0, 1);
         client.write_all(b"held").await.expect("sent");
-        timeout(SOON / 50, server.read_exact(&mut buffer)).await.expect_err("nothing arrives");
+        timeout(ANSWER_TIMEOUT / 50, server.read_exact(&mut buffer)).await.expect_err("nothing arrives");
         server.write_all(b"back").await.expect("sent");
-        within(SOON, "bytes the other way", client.read_exact(&mut buffer)).await.expect("read");
+        within(ANSWER_TIMEOUT, "bytes the other way", client.read_exact(&mut buffer)).await.expect("read");
         // None is made meanwhile, and it is made afterwards.
         let _late = two.connect().await;
-        timeout(SOON / 50, two.listener.accept()).await.expect_err("nobody comes");
+        timeout(ANSWER_TIMEOUT / 50, two.listener.accept()).await.expect_err("nobody comes");
         two.relay.heal();
-        within(SOON, "what was held", server.read_exact(&mut buffer)).await.expect("read");
+        within(ANSWER_TIMEOUT, "what was held", server.read_exact(&mut buffer)).await.expect("read");
         assert_eq!(&buffer, b"held");
-        within(SOON, "the late one", two.listener.accept()).await.expect("accepted");
+        within(ANSWER_TIMEOUT, "the late one", two.listener.accept()).await.expect("accepted");
         two.relay.sever();
-        let end = within(SOON, "the end", client.read(&mut buffer)).await;
+        let end = within(ANSWER_TIMEOUT, "the end", client.read(&mut buffer)).await;
         assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     }
 
     #[tokio::test]
-    async fn some_are_lost_of_many() {
+    async fn lossy_path_drops_some_datagrams() {
         let two = two().await;
         two.relay.lose(30);
         // Few enough for the buffers of sockets.
         for _ in 0..100 {
             two.sockets[0].send_to(b"x", two.fronts[1]).await.expect("sent");
         }
-        let passed = eventually(SOON, "most have passed", async || {
+        let passed = eventually(ANSWER_TIMEOUT, "most have passed", async || {
             let passed = two.relay.passed();
             (passed > 50).then_some(passed)
         });
@@ -545,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_of_a_connection_is_found() {
+    fn owner_of_a_connection_is_found() {
         let server = std::net::TcpListener::bind(free_address()).expect("free");
         let address = server.local_addr().expect("bound");
         let client = std::net::TcpStream::connect(address).expect("connected");

@@ -1,10 +1,10 @@
 //! Apache Cassandra: one node that all tests of this machine share, and a ring of three that one
 //! test has for itself.
 //!
-//! Whoever needs one first starts it, empty; this takes some seconds, and the very first time
-//! longer, for Maven to fetch it. It ends by itself 20 seconds after the last test process that
-//! used it, however that ended. All of this does the script `tests/servers/cassandra`, which people
-//! can call too.
+//! The first test that needs one starts it, empty; this takes some seconds, and the very first time
+//! longer, because Maven fetches it. It ends by itself 20 seconds after the last test process that
+//! used it has ended in any way. The script `tests/servers/cassandra` does all of this, and developers
+//! can call it too.
 
 use std::{
     ffi::OsStr,
@@ -35,14 +35,15 @@ const ONE: &[Ipv4Addr] = &[Ipv4Addr::new(127, 0, 0, 31)];
 const RING: &[Ipv4Addr] =
     &[Ipv4Addr::new(127, 0, 0, 41), Ipv4Addr::new(127, 0, 0, 42), Ipv4Addr::new(127, 0, 0, 43)];
 
-/// For the script, which has bounds of its own: three starts on a busy machine, all to be fetched.
-const SCRIPT: Duration = Duration::from_secs(1200);
-/// Until others have started it, or have done with the ring.
-const TURN: Duration = Duration::from_secs(1800);
-/// For one question.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Until the nodes of a ring know which of them live.
-const AGREEMENT: Duration = Duration::from_secs(120);
+/// Longest run of the script, which has bounds of its own: three starts on a busy machine that fetches
+/// everything first.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Longest wait for other processes that start the node or use the ring.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Longest time of one query.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time until the nodes of a ring agree on which of them live.
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A Cassandra to connect to.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct Ring {
 }
 
 impl Cassandra {
-    /// The node that all tests share: use a keyspace that nobody else knows, and do it no harm.
+    /// The node that all tests share: use a keyspace of your own, and do not stop or damage the node.
     ///
     /// # Panics
     /// When it cannot be had: Java or Maven is missing, or it does not start.
@@ -103,7 +104,7 @@ impl Cassandra {
         (self.addresses[0], PORT).into()
     }
 
-    /// A lock for whoever uses it, and a guard that ends it when nobody has such a lock any more.
+    /// Takes a lock for a user of the node, and starts a guard that ends the node when no lock is left.
     async fn used(&self, name: &str, lock: FlockOperation) -> File {
         let name = format!("{name}.used");
         let mut used = locked(&name, lock).await;
@@ -113,7 +114,8 @@ impl Cassandra {
         guard.arg("--fork").arg(SCRIPT_PATH).arg("guard").arg(cache().join(name));
         guard.args(self.addresses.iter().map(Ipv4Addr::to_string));
         guard.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let status = within(ANSWER, "the start of a guard", guard.status()).await.expect("setsid runs");
+        let status =
+            within(ANSWER_TIMEOUT, "the start of a guard", guard.status()).await.expect("setsid runs");
         assert!(status.success(), "setsid did not start a guard: {status}");
         used
     }
@@ -125,13 +127,13 @@ impl Cassandra {
 
     async fn agreement_of(&self, nodes: &[Ipv4Addr]) {
         let what = format!("Cassandra's nodes {nodes:?} know of each other");
-        eventually(AGREEMENT, &what, async || self.agrees(nodes).await.then_some(())).await;
+        eventually(AGREEMENT_TIMEOUT, &what, async || self.agrees(nodes).await.then_some(())).await;
     }
 
     /// Whether each of these nodes answers, and knows that all of them do.
     async fn agrees(&self, nodes: &[Ipv4Addr]) -> bool {
         for node in nodes {
-            let answer = tokio::time::timeout(ANSWER, reaches(*node, nodes.len())).await;
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, reaches(*node, nodes.len())).await;
             if !matches!(answer, Ok(Ok(true))) {
                 return false;
             }
@@ -201,7 +203,7 @@ async fn script(command: &str, nodes: &[Ipv4Addr]) -> String {
         call.env("CASSANDRA_FLAGS", "-Dcassandra.unsafesystem=true");
     }
     call.stdin(Stdio::null()).kill_on_drop(true);
-    let output = within(SCRIPT, &format!("servers/cassandra {command}"), call.output()).await;
+    let output = within(SCRIPT_TIMEOUT, &format!("servers/cassandra {command}"), call.output()).await;
     let output = output.expect("bash runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -221,7 +223,7 @@ async fn locked(name: &str, lock: FlockOperation) -> File {
     std::fs::create_dir_all(cache()).expect("the cache directory can be made");
     let open = File::options().write(true).create(true).truncate(false).open(&path);
     let file = open.expect("a lock file can be made");
-    eventually(TURN, &format!("a lock on {}", path.display()), async || match flock(&file, lock) {
+    eventually(TURN_TIMEOUT, &format!("a lock on {}", path.display()), async || match flock(&file, lock) {
         Ok(()) => Some(()),
         Err(Errno::WOULDBLOCK | Errno::INTR) => None,
         Err(why) => panic!("{} cannot be locked: {why}", path.display()),

@@ -20,11 +20,11 @@ use tokio::{
 
 use crate::{eventually, within};
 
-/// From start to the first answer, on a busy machine.
-const START: Duration = Duration::from_secs(30);
-/// For one command.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How often a start is tried when somebody else was faster to take the port.
+/// Longest time from start to the first answer, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time of one command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many times a start is tried when another process takes the port first.
 const START_TRIES: usize = 5;
 
 /// A private Redis.
@@ -116,7 +116,7 @@ impl Redis {
     /// # Panics
     /// When it does not answer.
     pub async fn flush(&self) {
-        let answer = within(ANSWER, "the answer to FLUSHALL", self.command("FLUSHALL")).await;
+        let answer = within(ANSWER_TIMEOUT, "the answer to FLUSHALL", self.command("FLUSHALL")).await;
         assert_eq!(answer.expect("an answer to FLUSHALL"), "+OK\r\n");
     }
 
@@ -150,7 +150,7 @@ impl Redis {
     /// When there is none.
     pub async fn ask(&self, words: &[&[u8]]) -> Vec<Vec<u8>> {
         let what = format!("the answer to {}", String::from_utf8_lossy(words[0]));
-        within(ANSWER, &what, self.exchange(words)).await.expect(&what)
+        within(ANSWER_TIMEOUT, &what, self.exchange(words)).await.expect(&what)
     }
 
     async fn exchange(&self, words: &[&[u8]]) -> io::Result<Vec<Vec<u8>>> {
@@ -161,7 +161,8 @@ impl Redis {
             command.extend_from_slice(&[*word, b"\r\n"].concat());
         }
         stream.write_all(&command).await?;
-        let (mut answer, mut left) = (Vec::new(), 1);
+        let mut answer = Vec::new();
+        let mut left = 1;
         while left > 0 {
             let mut line = String::new();
             stream.read_line(&mut line).await?;
@@ -193,7 +194,7 @@ impl Redis {
         let running = Running::new(self);
         let pid = running.server.id();
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
-        eventually(START, "an answer of redis-server", async || {
+        eventually(START_TIMEOUT, "an answer of redis-server", async || {
             let ended = {
                 let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                 running.as_mut().expect("it was started").server.try_wait().expect("a child")
@@ -202,7 +203,7 @@ impl Redis {
                 return Some(false);
             }
             // By its process id: on this port may be the Redis of another test.
-            let info = tokio::time::timeout(ANSWER, self.command("INFO server")).await;
+            let info = tokio::time::timeout(ANSWER_TIMEOUT, self.command("INFO server")).await;
             matches!(info, Ok(Ok(info)) if info.contains(&format!("process_id:{pid}\r"))).then_some(true)
         })
         .await
@@ -249,7 +250,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The guard first: it must not kill by a number that is somebody else's by then.
+        // The guard first: by the time it kills, the process id may belong to another process.
         for child in [&mut self.guard, &mut self.server] {
             let _ = child.kill();
             let _ = child.wait();
@@ -257,7 +258,7 @@ impl Drop for Running {
     }
 }
 
-/// A port that nobody has at the moment.
+/// A port that is free at the moment.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
     listener.local_addr().expect("it is bound").port()
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn it_can_be_flushed_killed_and_restarted() {
+    async fn redis_can_be_flushed_killed_and_restarted() {
         let redis = Redis::start().await;
         assert_eq!(redis.command("SET a 1").await.expect("an answer"), "+OK\r\n");
         assert_eq!(dbsize(&redis).await, ":1\r\n");
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_put_into_it_is_in_it() {
+    async fn redis_returns_what_was_stored() {
         let redis = Redis::start().await;
         let value = b"\0\r\n$3\xff".to_vec();
         redis.put("a", &value).await;
@@ -300,13 +301,13 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_paused_one_answers_later() {
+    async fn paused_redis_answers_later() {
         let redis = Redis::start().await;
         redis.pause();
         let ping = redis.command("PING");
         tokio::pin!(ping);
         tokio::time::timeout(Duration::from_millis(200), &mut ping).await.expect_err("it is paused");
         redis.resume();
-        assert_eq!(within(ANSWER, "the answer", ping).await.expect("an answer"), "+PONG\r\n");
+        assert_eq!(within(ANSWER_TIMEOUT, "the answer", ping).await.expect("an answer"), "+PONG\r\n");
     }
 }

@@ -10,13 +10,14 @@ use futures_util::future::join_all;
 use serde_json::json;
 use testkit::{Node, eventually, fresh};
 
-const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+const UNKNOWN_USER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[tokio::test]
 async fn an_admin_sees_changes_disables_and_deletes_users() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    let admin = node.register("admin").await;
+    let ann = node.register("ann").await;
     root.gives(&admin, "users_admin").await.is(200);
     let seen = admin.get(&ann.path("")).send().await.is(200).json();
     assert_eq!(seen["email"], ann.email.as_str());
@@ -33,38 +34,42 @@ async fn an_admin_sees_changes_disables_and_deletes_users() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_list_of_users_is_what_one_sees_of_each() {
+async fn user_list_shows_the_same_fields_as_each_user() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
     let found = root.list("users", &format!("users?email={}", ann.email)).await;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0], root.get(&ann.path("")).send().await.is(200).json());
-    // In any letter case; a part of it finds nobody.
+    // In any letter case; a part of the email finds no user.
     let upper = format!("users?email={}", ann.email.to_uppercase());
     assert_eq!(root.list("users", &upper).await, found);
     assert!(root.list("users", &format!("users?email={}", &ann.email[1..])).await.is_empty());
     assert!(root.list("users", &format!("users?email={}@example.org", fresh("nobody"))).await.is_empty());
     assert!(root.list("users", "users?email=%25").await.is_empty());
+    for twice in [format!("email={0}&email={0}", ann.email), format!("email={}&email=x", ann.email)] {
+        root.get(&format!("users?{twice}")).send().await.is_refused(400);
+    }
     assert!(root.list("users", "users?email=%27%20OR%201=1").await.is_empty());
 }
 
 #[tokio::test]
-async fn the_list_of_users_is_paged_and_complete() {
+async fn user_list_is_paged_and_complete() {
     let node = Node::start().await;
     let root = node.root().await;
     let mut expected: BTreeSet<String> = [root.uuid.clone()].into();
     for _ in 0..6 {
         expected.insert(node.register("user").await.uuid);
     }
-    let (mut seen, mut next) = (Vec::new(), None::<String>);
+    let mut seen = Vec::new();
+    let mut next = None::<String>;
     loop {
         let token = next.map(|next| format!("&page_token={next}")).unwrap_or_default();
         let page = root.get(&format!("users?limit=3{token}")).send().await.is(200).json();
         let users = page["users"].as_array().unwrap();
         assert!(users.len() <= 3);
         seen.extend(users.iter().map(|user| user["uuid"].as_str().unwrap().to_owned()));
-        // Who comes while one turns pages does not disturb.
+        // A user registered between two pages does not disturb the listing.
         if expected.len() == 7 {
             expected.insert(node.register("late").await.uuid);
         }
@@ -80,10 +85,11 @@ async fn the_list_of_users_is_paged_and_complete() {
 }
 
 #[tokio::test]
-async fn an_admin_gives_a_new_password_without_the_old_one() {
+async fn admin_sets_a_password_without_the_old_one() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    let admin = node.register("admin").await;
+    let ann = node.register("ann").await;
     root.gives(&admin, "users_admin").await.is(200);
     let path = ann.path("password");
     admin.post(&path).json(&json!({"new_password": "short"})).send().await.is_about_field("new_password");
@@ -91,14 +97,14 @@ async fn an_admin_gives_a_new_password_without_the_old_one() {
     admin.post(&path).json(&json!({"new_password": password})).send().await.is_done();
     ann.is_out().await;
     ann.with_password(&password).in_another_session().await.is_in().await;
-    // For themselves admins need the old one like everybody.
+    // For their own password admins need the old one, like every user.
     let own = admin.post("users/me/password").json(&json!({"new_password": password})).send().await;
     assert!(matches!(own.status, 400 | 403), "{own}");
     admin.is_in().await;
 }
 
 #[tokio::test]
-async fn an_admins_change_of_an_email_needs_no_password_of_the_user() {
+async fn admin_changes_an_email_without_the_users_password() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -114,10 +120,10 @@ async fn an_admins_change_of_an_email_needs_no_password_of_the_user() {
 }
 
 #[tokio::test]
-async fn who_does_not_exist_is_not_found_by_admins() {
+async fn unknown_user_is_not_found_by_admins() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let path = format!("users/{NOBODY}");
+    let path = format!("users/{UNKNOWN_USER}");
     root.get(&path).send().await.is_refused(404);
     root.patch(&path).json(&json!({"first_name": "x"})).send().await.is_refused(404);
     root.patch(&path).json(&json!({"active": false})).send().await.is_refused(404);
@@ -130,12 +136,13 @@ async fn who_does_not_exist_is_not_found_by_admins() {
 }
 
 #[tokio::test]
-async fn who_logs_in_while_being_disabled_is_out_afterwards() {
+async fn login_during_disabling_leaves_no_session() {
     let node = Node::start().await;
     let root = node.root().await;
     for round in 0..4 {
         let ann = node.register("ann").await;
-        let (answered, logged_in) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let answered = AtomicBool::new(false);
+        let logged_in = AtomicUsize::new(0);
         let disable = async {
             // Each round somewhat later, so that it meets the log-ins elsewhere.
             let enough = async || (logged_in.load(Ordering::SeqCst) >= round).then_some(());
@@ -173,10 +180,11 @@ async fn who_logs_in_while_being_disabled_is_out_afterwards() {
 }
 
 #[tokio::test]
-async fn a_change_with_an_email_that_is_taken_disables_nobody() {
+async fn update_with_a_taken_email_disables_no_user() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let before = root.get(&ann.path("")).send().await.is(200).json();
     for email in [bob.email.clone(), bob.email.to_uppercase()] {
         let body =

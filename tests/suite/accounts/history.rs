@@ -21,7 +21,7 @@ async fn of_length(length: usize, by: &Person, path: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_history_has_successes_and_failures_with_reasons() {
+async fn history_has_successes_and_failures_with_reasons() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     node.log_in(&ann.email, "not the password").await.is_refused(401);
@@ -48,7 +48,7 @@ async fn the_history_has_successes_and_failures_with_reasons() {
 }
 
 #[tokio::test]
-async fn the_attempts_of_a_disabled_user_are_in_the_history() {
+async fn attempts_of_a_disabled_user_are_in_the_history() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -65,7 +65,8 @@ async fn the_history_is_paged_newest_first() {
     for _ in 0..4 {
         ann = ann.in_another_session().await;
     }
-    let (mut seen, mut next) = (Vec::new(), None::<String>);
+    let mut seen = Vec::new();
+    let mut next = None::<String>;
     loop {
         let token = next.map(|next| format!("&page_token={next}")).unwrap_or_default();
         let page = ann.get(&format!("users/me/logins?limit=2{token}")).send().await.is(200).json();
@@ -82,10 +83,11 @@ async fn the_history_is_paged_newest_first() {
 }
 
 #[tokio::test]
-async fn a_history_is_for_its_user_and_admins_only() {
+async fn history_is_readable_by_its_user_and_admins_only() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     bob.get(&ann.path("logins")).send().await.is_refused(403);
     let of_ann = root.list("logins", &ann.path("logins")).await;
     assert_eq!(of_ann, ann.list("logins", "users/me/logins").await);
@@ -93,7 +95,7 @@ async fn a_history_is_for_its_user_and_admins_only() {
 }
 
 #[tokio::test]
-async fn an_address_that_an_untrusted_client_claims_is_ignored() {
+async fn address_claimed_by_an_untrusted_client_is_ignored() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let body = json!({"email": ann.email, "password": ann.password});
@@ -111,7 +113,7 @@ async fn an_address_that_an_untrusted_client_claims_is_ignored() {
 }
 
 #[tokio::test]
-async fn an_address_that_a_trusted_proxy_saw_is_used() {
+async fn address_reported_by_a_trusted_proxy_is_used() {
     static BEHIND_A_PROXY: Shared = Shared::with(&[("TRUSTED_PROXIES", "127.0.0.0/8,10.0.0.0/8")]);
     let node = BEHIND_A_PROXY.node().await;
     let ann = node.register("ann").await;
@@ -136,7 +138,7 @@ async fn an_address_that_a_trusted_proxy_saw_is_used() {
 }
 
 #[tokio::test]
-async fn who_fails_for_an_unknown_email_leaves_no_trace_in_anybodys_history() {
+async fn failure_for_an_unknown_email_is_in_no_history() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let before = ann.list("logins", "users/me/logins").await;

@@ -17,7 +17,7 @@ fn retry_after(answer: &testkit::Answer) -> u64 {
 }
 
 #[tokio::test]
-async fn failures_lock_an_account_also_for_the_right_password() {
+async fn failures_lock_an_account_even_for_the_right_password() {
     let node = THREE.node().await;
     let ann = node.register("ann").await;
     lock(&node, &ann.email).await;
@@ -32,9 +32,10 @@ async fn failures_lock_an_account_also_for_the_right_password() {
 }
 
 #[tokio::test]
-async fn a_lock_ends_no_session_and_locks_nobody_else() {
+async fn lock_ends_no_session_and_affects_no_other_user() {
     let node = THREE.node().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     lock(&node, &ann.email).await;
     ann.is_in().await;
     ann.refreshed().await.is_in().await;
@@ -56,7 +57,7 @@ async fn an_unknown_email_locks_like_a_known_one() {
 }
 
 #[tokio::test]
-async fn a_success_is_not_limited() {
+async fn successful_logins_are_not_limited() {
     let node = THREE.node().await;
     let ann = node.register("ann").await;
     for _ in 0..8 {
@@ -65,10 +66,11 @@ async fn a_success_is_not_limited() {
 }
 
 #[tokio::test]
-async fn an_admin_sees_and_opens_a_lock() {
+async fn admin_sees_and_clears_a_lock() {
     let node = THREE.node().await;
     let root = node.root().await;
-    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    let admin = node.register("admin").await;
+    let ann = node.register("ann").await;
     root.gives(&admin, "users_admin").await.is(200);
     let locked_until =
         async |by: &Person| by.get(&ann.path("")).send().await.is(200).json()["locked_until"].clone();
@@ -80,7 +82,7 @@ async fn an_admin_sees_and_opens_a_lock() {
     admin.post(&ann.path("unlock")).send().await.is_done();
     assert_eq!(locked_until(&admin).await, Value::Null);
     ann.in_another_session().await.is_in().await;
-    // Unlocking who is not locked is no error.
+    // Unlocking a user that is not locked is not an error.
     admin.post(&ann.path("unlock")).send().await.is_done();
 }
 
@@ -170,7 +172,7 @@ async fn lock_from(node: &Node, from: &str, email: &str) {
 }
 
 #[tokio::test]
-async fn stranger_does_not_lock_the_owner_out_at_home() {
+async fn stranger_cannot_lock_the_owner_out_at_a_known_place() {
     let node = Node::builder()
         .setting("LOGIN_ACCOUNT_FAILURES", "3/15m")
         .setting("TRUSTED_PROXIES", "127.0.0.1")
@@ -201,7 +203,7 @@ async fn stranger_does_not_lock_the_owner_out_at_home() {
 }
 
 #[tokio::test]
-async fn owner_who_changes_the_email_is_still_at_home() {
+async fn owner_keeps_known_places_after_an_email_change() {
     let node = PROXIED.node().await;
     let ann = node.register("ann").await;
     let email = format!("{}@example.org", fresh("anna"));
@@ -213,9 +215,10 @@ async fn owner_who_changes_the_email_is_still_at_home() {
 }
 
 #[tokio::test]
-async fn places_of_an_email_go_with_who_had_it() {
+async fn known_places_do_not_pass_to_the_next_owner_of_an_email() {
     let node = PROXIED.node().await;
-    let (mallory, ann) = (node.register("mallory").await, node.register("ann").await);
+    let mallory = node.register("mallory").await;
+    let ann = node.register("ann").await;
     let email = format!("{}@example.org", fresh("victim"));
     let takes = async |person: &Person, email: &str| {
         let body = json!({"email": email, "password": person.password});

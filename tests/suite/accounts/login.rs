@@ -1,4 +1,4 @@
-//! Logging in: what is answered tells nothing about who exists.
+//! Logging in: the answers do not reveal which accounts exist.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 use testkit::{Node, fresh};
 
 #[tokio::test]
-async fn a_log_in_gives_a_pair_of_tokens() {
+async fn login_returns_a_pair_of_tokens() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let answer = node.log_in(&ann.email, &ann.password).await;
@@ -23,7 +23,8 @@ async fn a_log_in_gives_a_pair_of_tokens() {
 async fn unknown_wrong_empty_and_disabled_are_answered_alike() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     root.sets_active(&bob, false).await.is(200);
     let unknown = format!("{}@example.org", fresh("nobody"));
     let reference = node.log_in(&ann.email, "not the password").await;
@@ -55,7 +56,8 @@ async fn unknown_and_wrong_take_the_same_time() {
     const ROUNDS: usize = 11;
     let node = Node::start().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     root.sets_active(&bob, false).await.is(200);
     let unknown = format!("{}@example.org", fresh("nobody"));
     let cases = [(&unknown, "not it"), (&ann.email, "not it"), (&ann.email, ""), (&bob.email, &bob.password)];
@@ -68,15 +70,16 @@ async fn unknown_and_wrong_take_the_same_time() {
             times.push(start.elapsed());
         }
     }
-    // The fastest of each: what it takes when nobody else is at the processor. A hash that is left out is
-    // twenty times faster, so a busy machine may have its share.
+    // The fastest of each kind is the time on an idle processor. An answer without a hash is twenty times
+    // faster, so the bound leaves room for a busy machine.
     let least = times.map(|times: Vec<Duration>| times.into_iter().min().unwrap());
-    let (fastest, slowest) = (least.iter().min().unwrap(), least.iter().max().unwrap());
+    let fastest = least.iter().min().unwrap();
+    let slowest = least.iter().max().unwrap();
     assert!(*slowest < *fastest * 4, "unknown, wrong, empty, disabled: {least:?}");
 }
 
 #[tokio::test]
-async fn a_body_of_another_form_is_refused() {
+async fn login_refuses_a_body_of_another_form() {
     let node = Node::shared().await;
     for body in [
         json!({}),
@@ -92,9 +95,10 @@ async fn a_body_of_another_form_is_refused() {
 }
 
 #[tokio::test]
-async fn a_log_in_with_a_token_in_the_header_is_just_a_log_in() {
+async fn login_ignores_a_token_in_the_header() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     bob.delete("auth_token").send().await.is_done();
     let body = json!({"email": ann.email, "password": ann.password});
     let answer = node.post("auth_token").bearer(&bob.access).json(&body).send().await;

@@ -20,7 +20,7 @@ async fn register(node: &Node, password: &str) -> (String, Answer) {
 }
 
 #[tokio::test]
-async fn eight_to_a_hundred_and_twenty_eight_characters_are_taken() {
+async fn passwords_of_8_to_128_characters_are_accepted() {
     let node = Node::shared().await;
     for good in [
         "8 charsX",
@@ -86,7 +86,8 @@ async fn common_passwords_are_refused() {
 #[tokio::test]
 async fn unicode_forms_of_a_password_are_one_password() {
     let node = Node::shared().await;
-    let (nfc, nfd) = ("mot de passé ñandú", "mot de passe\u{301} n\u{303}andu\u{301}");
+    let nfc = "mot de passé ñandú";
+    let nfd = "mot de passe\u{301} n\u{303}andu\u{301}";
     assert_ne!(nfc, nfd);
     for (registered, other) in [(nfc, nfd), (nfd, nfc)] {
         let (email, answer) = register(&node, registered).await;
@@ -107,7 +108,7 @@ async fn unicode_forms_of_a_password_are_one_password() {
 }
 
 #[tokio::test]
-async fn a_password_at_log_in_that_could_be_none_is_just_wrong() {
+async fn impossible_password_at_login_is_just_wrong() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for bad in ["", " ", "x", "a\u{0}b", &"x".repeat(129), &"x".repeat(10_000)] {
@@ -136,9 +137,10 @@ async fn a_password_changes_with_the_old_one_only() {
 }
 
 #[tokio::test]
-async fn nobody_changes_a_strangers_password() {
+async fn user_cannot_change_another_users_password() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     for body in [
         json!({"new_password": fresh("stolen")}),
         json!({"old_password": bob.password, "new_password": fresh("stolen")}),
@@ -150,7 +152,7 @@ async fn nobody_changes_a_strangers_password() {
 }
 
 #[tokio::test]
-async fn a_new_pair_after_a_change_is_not_stored_on_the_way_and_lasts() {
+async fn new_pair_after_a_change_is_uncacheable_and_stays_valid() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let password = fresh("a new secret");
@@ -167,12 +169,14 @@ async fn a_new_pair_after_a_change_is_not_stored_on_the_way_and_lasts() {
 }
 
 #[tokio::test]
-async fn who_logs_in_with_the_old_password_while_it_changes_is_out_afterwards() {
+async fn login_with_the_old_password_during_a_change_is_revoked() {
     let node = Node::start().await;
     let mut ann = node.register("ann").await;
     for round in 0..4 {
-        let (old, new) = (ann.clone(), fresh("a new secret"));
-        let (answered, logged_in) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let old = ann.clone();
+        let new = fresh("a new secret");
+        let answered = AtomicBool::new(false);
+        let logged_in = AtomicUsize::new(0);
         let change = async {
             // Each round somewhat later, so that it meets the log-ins elsewhere.
             let enough = async || (logged_in.load(Ordering::SeqCst) >= round).then_some(());

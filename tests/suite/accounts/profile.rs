@@ -3,10 +3,10 @@
 use serde_json::json;
 use testkit::{Node, fresh};
 
-const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+const UNKNOWN_USER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[tokio::test]
-async fn a_user_sees_and_changes_itself_by_me_or_by_its_id() {
+async fn user_reads_and_changes_itself_by_me_or_by_id() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let me = ann.get("users/me").send().await.is(200).json();
@@ -27,10 +27,11 @@ async fn a_user_sees_and_changes_itself_by_me_or_by_its_id() {
 }
 
 #[tokio::test]
-async fn a_user_does_not_see_or_change_others_whether_or_not_they_exist() {
+async fn other_users_are_forbidden_whether_or_not_they_exist() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
-    for user in [bob.uuid.as_str(), NOBODY] {
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
+    for user in [bob.uuid.as_str(), UNKNOWN_USER] {
         let path = format!("users/{user}");
         ann.get(&path).send().await.is_refused(403);
         ann.patch(&path).json(&json!({"first_name": "x"})).send().await.is_refused(403);
@@ -62,9 +63,10 @@ async fn an_email_changes_with_the_password_only() {
 }
 
 #[tokio::test]
-async fn an_email_of_somebody_else_cannot_be_taken() {
+async fn email_of_another_user_cannot_be_taken() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     for email in [bob.email.clone(), bob.email.to_uppercase()] {
         let body = json!({"email": email, "password": ann.password});
         ann.patch("users/me").json(&body).send().await.is_refused(409);
@@ -81,9 +83,10 @@ async fn an_email_of_somebody_else_cannot_be_taken() {
 }
 
 #[tokio::test]
-async fn two_who_want_the_same_email_do_not_both_get_it() {
+async fn concurrent_changes_to_one_email_succeed_once() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let email = format!("{}@example.org", fresh("wanted"));
     let body = |password: &str| json!({"email": email, "password": password});
     let (of_ann, of_bob) = tokio::join!(
@@ -96,14 +99,14 @@ async fn two_who_want_the_same_email_do_not_both_get_it() {
 }
 
 #[tokio::test]
-async fn nobody_activates_confirms_or_moves_themselves() {
+async fn user_cannot_change_its_own_status_fields() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let before = ann.get("users/me").send().await.json();
     ann.patch("users/me").json(&json!({"active": false})).send().await.is_refused(403);
     for field in [
         json!({"email_confirmed": true}),
-        json!({"uuid": NOBODY}),
+        json!({"uuid": UNKNOWN_USER}),
         json!({"version": 7}),
         json!({"created_at": "2000-01-01T00:00:00Z"}),
     ] {
@@ -114,7 +117,7 @@ async fn nobody_activates_confirms_or_moves_themselves() {
 }
 
 #[tokio::test]
-async fn who_deletes_themselves_is_gone() {
+async fn user_that_deletes_itself_is_gone() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -128,7 +131,7 @@ async fn who_deletes_themselves_is_gone() {
 }
 
 #[tokio::test]
-async fn ids_that_are_no_uuids_are_not_found() {
+async fn ids_that_are_not_uuids_are_not_found() {
     let node = Node::shared().await;
     let root = node.root().await;
     for id in [

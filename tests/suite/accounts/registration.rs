@@ -13,7 +13,7 @@ async fn register(node: &Node, email: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn who_registers_gets_what_is_known_about_them() {
+async fn registration_returns_the_new_user() {
     let node = Node::shared().await;
     let email = format!("{}@Example.org", fresh("Ann"));
     let body =
@@ -39,7 +39,7 @@ async fn names_can_be_left_out() {
 }
 
 #[tokio::test]
-async fn an_email_registers_once_in_whatever_letter_case() {
+async fn email_registers_once_in_any_letter_case() {
     let node = Node::shared().await;
     let name = fresh("strasse");
     register(&node, &format!("{name}@example.org")).await.is(201);
@@ -90,7 +90,7 @@ async fn spellings_of_one_address_are_one_account() {
 }
 
 #[tokio::test]
-async fn addresses_with_what_nobody_sees_are_refused() {
+async fn addresses_with_invisible_characters_are_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for text in [
@@ -117,9 +117,10 @@ async fn addresses_with_what_nobody_sees_are_refused() {
 }
 
 #[tokio::test]
-async fn texts_that_are_not_shown_are_refused_at_every_door() {
+async fn invisible_texts_are_refused_by_every_endpoint() {
     let node = Node::shared().await;
-    let (ann, root) = (node.register("ann").await, node.root().await);
+    let ann = node.register("ann").await;
+    let root = node.root().await;
     for text in ["A\u{1b}[31mB", "nul\0", "a\u{202e}b", "zero\u{200b}width", "\u{3164}", "\u{2028}"] {
         for field in ["first_name", "last_name"] {
             let body =
@@ -140,7 +141,7 @@ async fn texts_that_are_not_shown_are_refused_at_every_door() {
 }
 
 #[tokio::test]
-async fn a_hundred_parallel_registrations_of_one_email_get_one_201() {
+async fn parallel_registrations_of_one_email_get_one_201() {
     let node = Node::start().await;
     let name = fresh("crowd");
     // The node sheds what its hashing queue cannot take: those come again, as clients do.
@@ -205,7 +206,7 @@ async fn each_wrong_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_form_is_refused() {
+async fn registration_refuses_a_body_of_another_form() {
     let node = Node::shared().await;
     for body in [
         json!({}),
@@ -226,7 +227,7 @@ async fn a_body_of_another_form_is_refused() {
 }
 
 #[tokio::test]
-async fn nobody_registers_as_more_than_they_are() {
+async fn registration_grants_no_privileges() {
     let node = Node::shared().await;
     let email = format!("{}@example.org", fresh("mallory"));
     let body = json!({
@@ -248,7 +249,7 @@ async fn nobody_registers_as_more_than_they_are() {
 }
 
 #[tokio::test]
-async fn a_deleted_users_email_is_free_again_and_nothing_is_inherited() {
+async fn deleted_users_email_is_free_and_passes_nothing_on() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;

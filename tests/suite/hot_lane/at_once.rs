@@ -1,9 +1,9 @@
-//! What is taken away, given or made is seen by the next question on a connection that is kept.
+//! The next request on a kept connection sees each revocation, grant and creation.
 
 use serde_json::json;
 use testkit::{Node, Person, Raw, fresh};
 
-use super::{ADMIT, Answered, Asked, Http2, SOON, VALIDATE, ask, check, encoded};
+use super::{ADMIT, ANSWER_TIMEOUT, Answered, Asked, Http2, VALIDATE, ask, check, encoded};
 
 /// Connections on which this person has asked before.
 struct Kept {
@@ -24,7 +24,7 @@ impl Kept {
     async fn all_say(&mut self, asked: &Asked, status: u16) -> Answered {
         self.raw.send(asked.bytes().repeat(20)).await.unwrap();
         for _ in 0..20 {
-            Answered::of(self.raw.reply(SOON).await).is(status);
+            Answered::of(self.raw.reply(ANSWER_TIMEOUT).await).is(status);
         }
         let answered = self.http2.ask(asked).await;
         answered.is(status);
@@ -39,7 +39,7 @@ impl Kept {
 }
 
 #[tokio::test]
-async fn a_logout() {
+async fn logout_holds_for_the_next_request() {
     let node = Node::shared().await;
     for path in ["auth_token", "auth_token/all"] {
         let ann = node.register("ann").await;
@@ -58,18 +58,19 @@ async fn a_logout() {
 }
 
 #[tokio::test]
-async fn the_logout_of_one_session_is_not_that_of_another() {
+async fn logout_of_one_session_leaves_the_others() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let other = ann.in_another_session().await;
-    let (mut kept, mut of_other) = (Kept::of(&ann).await, Kept::of(&other).await);
+    let mut kept = Kept::of(&ann).await;
+    let mut of_other = Kept::of(&other).await;
     ann.delete("auth_token/others").send().await.is_done();
     of_other.all_say(&Asked::of(VALIDATE).by(&other.access), 401).await;
     kept.all_say(&Asked::of(VALIDATE).by(&ann.access), 200).await;
 }
 
 #[tokio::test]
-async fn logouts_in_a_row() {
+async fn logouts_in_a_row_each_hold_for_the_next_request() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let mut raw = Raw::to(&node).await;
@@ -78,18 +79,18 @@ async fn logouts_in_a_row() {
         let asked = Asked::of(VALIDATE).by(&session.access);
         raw.send(asked.bytes().repeat(3)).await.unwrap();
         for _ in 0..3 {
-            Answered::of(raw.reply(SOON).await).is(200);
+            Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(200);
         }
         session.delete("auth_token").send().await.is_done();
         raw.send(asked.bytes().repeat(3)).await.unwrap();
         for _ in 0..3 {
-            Answered::of(raw.reply(SOON).await).is(401);
+            Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(401);
         }
     }
 }
 
 #[tokio::test]
-async fn a_change_of_the_password_and_a_user_who_is_disabled_or_deleted() {
+async fn user_and_password_changes_hold_for_the_next_request() {
     let node = Node::shared().await;
     let root = node.root().await;
     let [ann, bob, cid] =
@@ -109,17 +110,16 @@ async fn a_change_of_the_password_and_a_user_who_is_disabled_or_deleted() {
 }
 
 #[tokio::test]
-async fn a_permission_that_is_given_and_taken() {
+async fn permission_change_holds_for_the_next_request() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
     let mut kept = Kept::of(&ann).await;
     // Asked about before there is such a permission, before anybody has it, while she has it, and after.
     let name = fresh("films");
-    let (asked, admit) = (
-        check(&name).by(&ann.access),
-        Asked::of(&format!("{ADMIT}?permissions={}", encoded(&format!("\"{name}\"")))).by(&ann.access),
-    );
+    let asked = check(&name).by(&ann.access);
+    let admit =
+        Asked::of(&format!("{ADMIT}?permissions={}", encoded(&format!("\"{name}\"")))).by(&ann.access);
     kept.holds(&asked, false).await;
     kept.all_say(&admit, 403).await;
     root.post("permissions").json(&json!({"name": name})).send().await.is(201);
@@ -155,7 +155,7 @@ async fn a_permission_that_is_given_and_taken() {
 }
 
 #[tokio::test]
-async fn a_right_to_ask_and_a_user_to_ask_about() {
+async fn query_right_and_queried_user_hold_for_the_next_request() {
     let node = Node::shared().await;
     let root = node.root().await;
     let [service, ann] = [node.register("service").await, node.register("ann").await];
@@ -180,7 +180,8 @@ async fn a_right_to_ask_and_a_user_to_ask_about() {
 async fn hundreds_of_permissions_are_told_apart() {
     let node = Node::start().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let mut kept = Kept::of(&ann).await;
     // More than the bits of any word; every third is hers, every fifth his.
     let mut names = Vec::new();

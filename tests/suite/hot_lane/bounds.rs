@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use testkit::{Node, Raw, Shared};
 
-use super::{Asked, Http2, SOON, VALIDATE, ask};
+use super::{ANSWER_TIMEOUT, Asked, Http2, VALIDATE, ask};
 
-/// How long the node waits here for a client that says nothing, or that takes nothing.
+/// The node's idle timeout here, for clients that send nothing or read nothing.
 const IDLE: Duration = Duration::from_secs(2);
-/// Longer than any time-out of the node, twice, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a slow client says something.
+/// Longest time until the node closes a connection, on a busy machine: twice any of its timeouts.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Interval between the bytes of a slow client.
 const BETWEEN_BYTES: Duration = Duration::from_millis(300);
 
 static BESIEGED: Shared = Shared::with(&[("IDLE_TIMEOUT", "2s")]);
@@ -20,7 +20,7 @@ static BESIEGED: Shared = Shared::with(&[("IDLE_TIMEOUT", "2s")]);
 async fn is_let_go(mut raw: Raw, bytes: &[u8]) -> bool {
     let start = Instant::now();
     let mut bytes = bytes.iter().cycle();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < CLOSE_TIMEOUT {
         if raw.is_closed_within(BETWEEN_BYTES).await {
             return true;
         }
@@ -37,7 +37,7 @@ async fn is_let_go(mut raw: Raw, bytes: &[u8]) -> bool {
 type Slow<'a> = (&'a str, &'a [&'a [u8]], &'a [u8]);
 
 #[tokio::test]
-async fn who_says_nothing_or_goes_on_slowly_is_let_go() {
+async fn silent_or_slow_connection_is_closed() {
     let node = BESIEGED.node().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access).bytes();
@@ -66,7 +66,7 @@ async fn who_says_nothing_or_goes_on_slowly_is_let_go() {
         for part in *first {
             raw.send(part).await.unwrap();
             if part.ends_with(b"\r\n\r\n") {
-                assert_eq!(raw.reply(SOON).await.status(), Some(200), "{name}");
+                assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200), "{name}");
             }
         }
         let start = Instant::now();
@@ -81,12 +81,12 @@ async fn who_says_nothing_or_goes_on_slowly_is_let_go() {
     };
     let (held, ()) = join(held, others).await;
     let held: Vec<_> = held.into_iter().flatten().collect();
-    assert!(held.is_empty(), "still held after {PATIENCE:?}: {held:?}");
+    assert!(held.is_empty(), "still held after {CLOSE_TIMEOUT:?}: {held:?}");
     ann.is_in().await;
 }
 
 #[tokio::test]
-async fn a_connection_that_asks_now_and_then_is_kept() {
+async fn connection_with_occasional_requests_is_kept() {
     let node = BESIEGED.node().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access);
@@ -101,7 +101,7 @@ async fn a_connection_that_asks_now_and_then_is_kept() {
 }
 
 #[tokio::test]
-async fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
+async fn thousand_idle_connections_cost_little_and_delay_no_client() {
     const CONNECTIONS: u64 = 1_000;
     const MAX_BYTES_EACH: u64 = 20 * 1024;
     let node = Node::start().await;
@@ -138,7 +138,7 @@ async fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
         raw.send(hot.bytes()).await.unwrap();
     }
     for raw in &mut idle {
-        assert_eq!(raw.reply(SOON).await.status(), Some(200));
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200));
     }
     println!("all of them at once: {:?}", start.elapsed());
     let grown_more = node.memory_bytes().saturating_sub(before);
@@ -159,7 +159,7 @@ async fn a_thousand_idle_connections_cost_little_and_hinder_nobody() {
 }
 
 #[tokio::test]
-async fn who_does_not_listen_hinders_nobody_and_is_let_go() {
+async fn client_that_never_reads_delays_no_other_and_is_closed() {
     let node = Node::builder().setting("IDLE_TIMEOUT", "2s").start().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access).bytes();
@@ -169,11 +169,12 @@ async fn who_does_not_listen_hinders_nobody_and_is_let_go() {
         let start = Instant::now();
         let many = hot.repeat(1_000);
         // Answers fill what lies between, then the node waits, then we do; at last it hangs up.
-        let sent = tokio::time::timeout(PATIENCE, async { while raw.send(&many).await.is_ok() {} });
+        let sent = tokio::time::timeout(CLOSE_TIMEOUT, async { while raw.send(&many).await.is_ok() {} });
         sent.await.is_ok().then(|| start.elapsed())
     });
     let others = async {
-        let (mut raw, mut http2) = (Raw::to(&node).await, Http2::to(&node).await);
+        let mut raw = Raw::to(&node).await;
+        let mut http2 = Http2::to(&node).await;
         let start = Instant::now();
         while start.elapsed() < 2 * IDLE {
             ask(&mut raw, &Asked::of(VALIDATE).by(&ann.access)).await.is(200);
@@ -183,7 +184,7 @@ async fn who_does_not_listen_hinders_nobody_and_is_let_go() {
     };
     let (deaf, grown) = join(join_all(deaf), others).await;
     println!("who does not listen is let go after {deaf:?}; they cost {grown} bytes");
-    assert!(deaf.iter().all(Option::is_some), "held for longer than {PATIENCE:?}: {deaf:?}");
+    assert!(deaf.iter().all(Option::is_some), "held for longer than {CLOSE_TIMEOUT:?}: {deaf:?}");
     assert!(grown < 16 << 20, "{grown} bytes");
     ann.is_in().await;
 }
@@ -204,7 +205,9 @@ async fn others_wait_beside(node: &Node, greedy: &[u8]) -> (Duration, Duration) 
             while matches!(tokio::io::AsyncReadExt::read(&mut answers, &mut sink).await, Ok(1..)) {}
         }));
     }
-    let (mut raw, start, mut times) = (Raw::to(node).await, Instant::now(), Vec::new());
+    let mut raw = Raw::to(node).await;
+    let start = Instant::now();
+    let mut times = Vec::new();
     while start.elapsed() < Duration::from_secs(5) {
         let asked = Instant::now();
         ask(&mut raw, &Asked::of("/health/live")).await.is(200);
@@ -218,7 +221,7 @@ async fn others_wait_beside(node: &Node, greedy: &[u8]) -> (Duration, Duration) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_without_end_leaves_room_for_others() {
+async fn endless_requests_leave_room_for_other_clients() {
     let node = Node::start().await;
     let by_hyper = others_wait_beside(&node, b"GET /health/live HTTP/1.1\r\nHost:\r\n\r\n").await;
     let hot = others_wait_beside(&node, b"GET /auth_request HTTP/1.1\r\nHost:\r\n\r\n").await;
@@ -229,7 +232,7 @@ async fn who_asks_without_end_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn what_was_once_half_a_long_head_is_not_kept() {
+async fn buffer_of_a_long_head_is_released() {
     const CONNECTIONS: u64 = 1_000;
     let node = Node::start().await;
     let long = Asked::of(VALIDATE).with("X-Long", "x".repeat(15_000)).bytes();
@@ -240,7 +243,7 @@ async fn what_was_once_half_a_long_head_is_not_kept() {
         raw.send(begin).await.unwrap();
         ask(beat, &Asked::of(VALIDATE)).await.is(401);
         raw.send(rest).await.unwrap();
-        assert_eq!(raw.reply(SOON).await.status(), Some(401));
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(401));
         raw
     };
     for _ in 0..64 {

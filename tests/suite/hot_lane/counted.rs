@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 use testkit::{Node, Raw, eventually, forge, fresh};
 
-use super::{ADMIT, Answered, Asked, CHECK, SOON, VALIDATE, Way, check};
+use super::{ADMIT, ANSWER_TIMEOUT, Answered, Asked, CHECK, VALIDATE, Way, check};
 
 const ROUTE_OF_CHECK: &str = "/api/v1/users/{id}/combined_permissions/validation";
 
@@ -23,7 +23,7 @@ async fn requests(node: &Node, route: &str, status: u16) -> u64 {
     .await
 }
 
-/// How many took any time at all, and how many at most so long as the last bucket says.
+/// Two counters of the histogram: all answers, and those within the last bucket.
 async fn durations(node: &Node, route: &str) -> (u64, u64) {
     let labels = format!("method=\"GET\",route=\"{route}\"");
     let all = count(node, &format!("palisade_http_request_duration_seconds_count{{{labels}}}")).await;
@@ -48,7 +48,7 @@ async fn verdicts(node: &Node) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn every_answer_is_counted_once_by_every_way() {
+async fn every_answer_is_counted_once_on_every_path() {
     let node = Node::start().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -70,7 +70,7 @@ async fn every_answer_is_counted_once_by_every_way() {
         (Asked::of(&format!("{ADMIT}?permissions=%22{has}%22")).by(&ann.access), ADMIT, 403, "valid"),
         (Asked::of(ADMIT).by(&out.access), ADMIT, 401, "token_revoked"),
     ];
-    // The ways that ask something first make it an odd one out; it is left out here.
+    // `Kept` is left out: it first asks a permission query, which would be counted, too.
     for way in [Way::Fresh, Way::Shared, Way::Routed, Way::Http2, Way::Http2Routed] {
         for (asked, route, status, verdict) in &cases {
             let before =
@@ -91,7 +91,7 @@ async fn every_answer_is_counted_once_by_every_way() {
 }
 
 #[tokio::test]
-async fn many_at_once_are_counted_one_by_one() {
+async fn pipelined_answers_are_counted_one_by_one() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let before = (requests(&node, VALIDATE, 200).await, requests(&node, VALIDATE, 401).await);
@@ -100,7 +100,7 @@ async fn many_at_once_are_counted_one_by_one() {
     let pair = [Asked::of(VALIDATE).by(&ann.access).bytes(), Asked::of(VALIDATE).bytes()].concat();
     raw.send(pair.repeat(300)).await.unwrap();
     for n in 0..600 {
-        Answered::of(raw.reply(SOON).await).is(if n % 2 == 0 { 200 } else { 401 });
+        Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(if n % 2 == 0 { 200 } else { 401 });
     }
     assert_eq!(requests(&node, VALIDATE, 200).await, before.0 + 300);
     assert_eq!(requests(&node, VALIDATE, 401).await, before.1 + 300);
@@ -124,7 +124,7 @@ fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 #[tokio::test]
-async fn at_debug_there_is_a_line_for_each_answer_and_no_token_in_any() {
+async fn debug_log_has_a_line_for_each_answer_and_no_token() {
     let node = Node::builder().setting("LOG", "debug").start().await;
     let ann = node.register("ann").await;
     let bob = node.register("bob").await;
@@ -163,10 +163,11 @@ async fn at_debug_there_is_a_line_for_each_answer_and_no_token_in_any() {
 }
 
 #[tokio::test]
-async fn at_info_there_is_none() {
+async fn info_log_has_no_line_for_an_answer() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
-    let (quiet, loud) = (fresh("quiet"), fresh("loud"));
+    let quiet = fresh("quiet");
+    let loud = fresh("loud");
     for way in Way::ALL {
         for asked in [
             Asked::of(VALIDATE).by(&ann.access),

@@ -8,18 +8,18 @@ use std::{
 use futures_util::future::join_all;
 use testkit::{Client, Drain, Node, Raw, eventually, raw::Reply, within};
 
-use super::{ADMIT, Answered, Asked, Http2, SOON, VALIDATE, ask, check};
+use super::{ADMIT, ANSWER_TIMEOUT, Answered, Asked, Http2, VALIDATE, ask, check};
 
 async fn drains(node: &Node) {
     node.ask_to_end();
-    eventually(SOON, "it drains", async || {
+    eventually(ANSWER_TIMEOUT, "it drains", async || {
         node.readiness().await.is_ok_and(|answer| answer.status == 503).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_open_connection_is_answered_told_to_go_and_closed() {
+async fn open_connection_is_answered_told_to_close_and_closed() {
     let node = Node::builder().setting("DRAIN_GRACE", "4s").start().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access);
@@ -44,22 +44,22 @@ async fn an_open_connection_is_answered_told_to_go_and_closed() {
         let answered = ask(raw, &asked).await;
         answered.is(status);
         assert_eq!(answered.header("connection"), "close", "{answered:?}");
-        assert!(raw.is_closed_within(SOON).await, "it said close");
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await, "it said close");
     }
-    // Those who have just come are answered too.
+    // New connections are answered too.
     let mut newcomer = Raw::to(&node).await;
     let answered = ask(&mut newcomer, &hot).await;
     assert_eq!((answered.status, answered.header("connection")), (200, "close"));
     http2.ask(&hot).await.is(200);
     assert!(start.elapsed() < Duration::from_secs(4), "too slow a machine for this test");
-    assert!(idle.is_closed_within(SOON).await, "an idle connection is held");
-    assert!(silent.is_closed_within(SOON).await, "a silent connection is held");
+    assert!(idle.is_closed_within(ANSWER_TIMEOUT).await, "an idle connection is held");
+    assert!(silent.is_closed_within(ANSWER_TIMEOUT).await, "a silent connection is held");
     assert_eq!(node.ended(Duration::from_secs(20)).await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(12), "it took {:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn many_at_once_on_a_draining_node_get_whole_answers_and_a_word() {
+async fn draining_node_answers_pipelined_requests_and_says_close() {
     let node = Node::builder().setting("DRAIN_GRACE", "4s").start().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access);
@@ -68,7 +68,7 @@ async fn many_at_once_on_a_draining_node_get_whole_answers_and_a_word() {
     raw.send(hot.bytes().repeat(20)).await.unwrap();
     let mut closing = false;
     loop {
-        match raw.reply(SOON).await {
+        match raw.reply(ANSWER_TIMEOUT).await {
             reply @ Reply::Answer { .. } => {
                 assert!(!closing, "an answer after the last one");
                 let answered = Answered::of(reply);
@@ -85,7 +85,7 @@ async fn many_at_once_on_a_draining_node_get_whole_answers_and_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_when_many_are_asked_at_once() {
+async fn drain_loses_no_pipelined_request() {
     let node = Node::builder().setting("DRAIN_GRACE", "1s").start().await;
     let ann = node.register("ann").await;
     let drain = Drain::default();
@@ -95,7 +95,7 @@ async fn nothing_is_lost_when_many_are_asked_at_once() {
 }
 
 #[tokio::test]
-async fn half_a_question_does_not_hold_up_the_end() {
+async fn half_a_request_does_not_delay_the_drain() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access);
@@ -110,18 +110,19 @@ async fn half_a_question_does_not_hold_up_the_end() {
     assert_eq!(node.terminate().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     for mut raw in half {
-        assert!(raw.is_closed_within(SOON).await);
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await);
     }
 }
 
 #[tokio::test]
-async fn a_node_whose_operators_have_a_listener_of_their_own() {
+async fn node_with_an_operator_listener_drains_both_listeners() {
     let free = || {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.local_addr().unwrap()
     };
     let directory = testkit::scratch::directory();
-    let (public, operators) = (free(), free());
+    let public = free();
+    let operators = free();
     let call = testkit::Palisade::with(["serve"])
         .setting("LISTEN", public.to_string())
         .setting("OPERATOR_LISTEN", operators.to_string())
@@ -131,7 +132,8 @@ async fn a_node_whose_operators_have_a_listener_of_their_own() {
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut child = command.kill_on_drop(true).spawn().unwrap();
     let client = |address: std::net::SocketAddr| Client::new(Arc::new(AtomicU16::new(address.port())));
-    let (operators, public) = (client(operators), client(public));
+    let operators = client(operators);
+    let public = client(public);
     eventually(Duration::from_secs(60), "readiness", async || {
         operators.get("/health/ready").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
     })
@@ -149,12 +151,13 @@ async fn a_node_whose_operators_have_a_listener_of_their_own() {
     // Both ends of it end with the node.
     let mut hot = Raw::to(&public).await;
     ask(&mut hot, &Asked::of(VALIDATE)).await.is(401);
-    let (mut silent, mut idle) = (Raw::to(&public).await, Raw::to(&operators).await);
+    let mut silent = Raw::to(&public).await;
+    let mut idle = Raw::to(&operators).await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = within(Duration::from_secs(20), "the end of the node", child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
     for raw in [&mut hot, &mut silent, &mut idle, &mut operator] {
-        assert!(raw.is_closed_within(SOON).await);
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await);
     }
 }

@@ -12,12 +12,13 @@ use futures_util::future::join_all;
 use serde_json::json;
 use testkit::{Node, Person, Raw, forge, fresh};
 
-use super::{Answered, Asked, FOR_THE_ROUTER, Http2, SOON, VALIDATE, ask};
+use super::{ANSWER_TIMEOUT, Answered, Asked, FOR_THE_ROUTER, Http2, VALIDATE, ask};
 
-/// For so long, at least.
+/// Shortest duration of a flood.
 const FLOOD: Duration = Duration::from_secs(3);
 
-/// One that nobody has seen before: of the right form, under the right key, and not signed.
+/// A validation with a token that the node has not seen before: of the right form, under the right key,
+/// and with a signature that does not fit.
 fn forged(parts: &forge::Parts) -> Asked {
     Asked::of(VALIDATE).by(&parts.with_claim("jti", json!(fresh("01890a5d-ac96-774b-bcce"))))
 }
@@ -41,7 +42,8 @@ fn is_told_right(answered: &Answered) -> bool {
 /// Good tokens: one that was seen before is valid always; a new one too, or may be shown again.
 async fn good_ones_stay_good(ann: Person, over: Arc<AtomicBool>) -> (Vec<Duration>, usize) {
     let mut raw = Raw::to(ann.client()).await;
-    let (mut times, mut busy) = (Vec::new(), 0);
+    let mut times = Vec::new();
+    let mut busy = 0;
     let mut next = ann.clone();
     while !over.load(Ordering::SeqCst) {
         let start = Instant::now();
@@ -71,7 +73,8 @@ async fn flooded(node: &Node, ann: &Person, wave: impl AsyncFn() -> (usize, usiz
     let over = Arc::new(AtomicBool::new(false));
     let good = tokio::spawn(good_ones_stay_good(ann.clone(), over.clone()));
     let start = Instant::now();
-    let (mut checked, mut sent) = (0, 0);
+    let mut checked = 0;
+    let mut sent = 0;
     while start.elapsed() < FLOOD {
         let (some, of) = wave().await;
         checked += some;
@@ -92,7 +95,7 @@ async fn flooded(node: &Node, ann: &Person, wave: impl AsyncFn() -> (usize, usiz
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_many_connections() {
+async fn node_withstands_a_flood_by_many_connections() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access);
@@ -104,7 +107,7 @@ async fn by_many_connections() {
                 let ten: Vec<_> = (0..10).flat_map(|_| forged(&parts).bytes()).collect();
                 raw.send(ten).await.unwrap();
                 for _ in 0..10 {
-                    checked += usize::from(is_told_right(&Answered::of(raw.reply(SOON).await)));
+                    checked += usize::from(is_told_right(&Answered::of(raw.reply(ANSWER_TIMEOUT).await)));
                 }
             }
             checked
@@ -115,7 +118,7 @@ async fn by_many_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_more_streams_than_may_wait() {
+async fn node_withstands_more_streams_than_may_wait() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access);
@@ -146,7 +149,10 @@ fn flood(
     over: &Arc<AtomicBool>,
     sent: &Arc<AtomicUsize>,
 ) -> tokio::task::JoinHandle<()> {
-    let (node, parts, over, sent) = (node.another_handle(), parts.clone(), over.clone(), sent.clone());
+    let node = node.another_handle();
+    let parts = parts.clone();
+    let over = over.clone();
+    let sent = sent.clone();
     tokio::spawn(async move {
         let connections = join_all((0..16).map(|_| Http2::to(&node))).await;
         let streams = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
@@ -165,10 +171,11 @@ async fn new_good_tokens_pass_beside_a_flood_of_forged_ones() {
     const GOOD: usize = 30;
     let node = Node::start().await;
     let tokens = unseen(&node, GOOD).await;
-    let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicUsize::new(0));
     let flooding = flood(&node, &forge::parts(&tokens[0]), &over, &sent);
     let is_flooded = async || (sent.load(Ordering::SeqCst) > 3_200).then_some(());
-    testkit::eventually(SOON, "a flood", is_flooded).await;
+    testkit::eventually(ANSWER_TIMEOUT, "a flood", is_flooded).await;
     let mut passed = [0; 3];
     for (n, token) in tokens.iter().enumerate() {
         let asked = Asked::of(VALIDATE).by(token);
@@ -187,13 +194,14 @@ async fn new_good_tokens_pass_beside_a_flood_of_forged_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_that_wait_for_an_unknown_key_hold_up_nobody() {
+async fn requests_with_unknown_keys_delay_no_other_request() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access).under("kid", json!("01890a5d-ac96-774b-bcce-b302099a8057"));
     let connections = join_all((0..4).map(|_| Http2::to(&node))).await;
     let lookups = async || node.metric("palisade_key_lookups_total").await.unwrap();
-    let (before, start) = (lookups().await, Instant::now());
+    let before = lookups().await;
+    let start = Instant::now();
     let streams = connections.iter().flat_map(|connection| (0..200).map(move |_| connection.clone()));
     let issued = parts.claims["iat"].as_u64().unwrap();
     let unknown = streams.enumerate().map(async |(n, mut http2)| {

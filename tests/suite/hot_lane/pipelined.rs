@@ -5,15 +5,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use testkit::{Node, Raw, eventually, forge, fresh, raw::Reply};
 
-use super::{ADMIT, Answered, Asked, CHECK, SOON, VALIDATE, ask, check};
+use super::{ADMIT, ANSWER_TIMEOUT, Answered, Asked, CHECK, VALIDATE, ask, check};
 
-/// So long it is silent where it has nothing to say.
+/// How long a connection must stay silent to prove that no answer is due.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Awaits the answers to these questions, in their order.
 async fn answers(raw: &mut Raw, expected: &[(Asked, u16)]) {
     for (n, (_, status)) in expected.iter().enumerate() {
-        let answered = Answered::of(raw.reply(SOON).await);
+        let answered = Answered::of(raw.reply(ANSWER_TIMEOUT).await);
         assert_eq!(answered.header("x-request-id"), format!("n-{n}"), "{answered:?}");
         answered.is(*status);
     }
@@ -37,11 +37,11 @@ fn a_mix(good: &str) -> Vec<(Asked, u16)> {
 }
 
 #[tokio::test]
-async fn what_is_ready_does_not_wait_for_what_is_not() {
+async fn ready_answer_does_not_wait_for_a_later_request() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
-    // Of a key that nobody has. A token of this second whose key is unknown is looked for once more when the
-    // store was asked in an earlier second, at most one second after that.
+    // The key exists nowhere. For a token issued in this second under an unknown key, the node reads the
+    // store again if its last read was in an earlier second, at most one second after that.
     let parts = forge::parts(&ann.access);
     let parts = forge::parts(&parts.with_header_field("kid", json!("01890a5d-ac96-774b-bcce-b302099a8057")));
     let unknown = |iat: u64| Asked::of(VALIDATE).by(&parts.with_claim("iat", json!(iat)));
@@ -53,9 +53,9 @@ async fn what_is_ready_does_not_wait_for_what_is_not() {
         let pair = [Asked::of(VALIDATE).by(&ann.access).bytes(), unknown(next).bytes()].concat();
         let mut raw = Raw::to(&node).await;
         raw.send(&pair).await.unwrap();
-        Answered::of(raw.reply(SOON).await).is(200);
+        Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(200);
         let first = Instant::now();
-        Answered::of(raw.reply(SOON).await).is(422);
+        Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(422);
         if first.elapsed() > SILENCE {
             return;
         }
@@ -66,7 +66,7 @@ async fn what_is_ready_does_not_wait_for_what_is_not() {
 /// Awaits a time of the machine's clock, which is the node's; gives its second.
 #[allow(clippy::disallowed_methods, reason = "the node's clock is the machine's")]
 async fn time(what: &str, is: impl Fn(Duration) -> bool) -> u64 {
-    eventually(SOON, what, async || {
+    eventually(ANSWER_TIMEOUT, what, async || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         is(now).then_some(now.as_secs())
     })
@@ -74,7 +74,7 @@ async fn time(what: &str, is: impl Fn(Duration) -> bool) -> u64 {
 }
 
 #[tokio::test]
-async fn fifty_at_once_are_answered_in_their_order() {
+async fn fifty_pipelined_requests_are_answered_in_order() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let fifty: Vec<_> = a_mix(&ann.access).into_iter().cycle().take(50).collect();
@@ -87,7 +87,7 @@ async fn fifty_at_once_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn more_than_any_buffer_holds_are_answered_in_their_order() {
+async fn requests_beyond_any_buffer_are_answered_in_order() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let mut raw = Raw::to(&node).await;
@@ -100,7 +100,7 @@ async fn more_than_any_buffer_holds_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_pair_that_is_cut_anywhere_is_answered_whole() {
+async fn pair_of_requests_split_anywhere_is_answered_whole() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let pair = [(Asked::of(VALIDATE).by(&ann.access), 200), (check("nothing").by("a.b.c"), 422)];
@@ -125,18 +125,19 @@ async fn a_pair_that_is_cut_anywhere_is_answered_whole() {
 async fn a_request_in_single_bytes_is_answered() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
-    let (mut raw, mut beat) = (Raw::to(&node).await, Raw::to(&node).await);
+    let mut raw = Raw::to(&node).await;
+    let mut beat = Raw::to(&node).await;
     for (n, byte) in Asked::of(VALIDATE).by(&ann.access).bytes().into_iter().enumerate() {
         raw.send([byte]).await.unwrap();
         if n % 8 == 0 {
             ask(&mut beat, &Asked::of(VALIDATE)).await.is(401);
         }
     }
-    Answered::of(raw.reply(SOON).await).is(200);
+    Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(200);
 }
 
 #[tokio::test]
-async fn questions_among_other_requests_are_answered_in_their_order() {
+async fn mixed_requests_are_answered_in_order() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let body = json!({"email": format!("{}@example.org", fresh("mix")), "password": "a secret of the mix"});
@@ -158,9 +159,9 @@ async fn questions_among_other_requests_are_answered_in_their_order() {
         ask(&mut beat, &Asked::of(VALIDATE)).await.is(401);
         raw.send(&mix[cut..]).await.unwrap();
         for id in ["one", "post", "two", "live", "three", "live", "four"] {
-            let answered = Answered::of(raw.reply(SOON).await);
+            let answered = Answered::of(raw.reply(ANSWER_TIMEOUT).await);
             assert_eq!(answered.header("x-request-id"), id, "cut at {cut}: {answered:?}");
-            // The first time somebody is registered, later there is somebody.
+            // The first request registers the user, later ones find the email in use.
             let expected = if id == "post" { &[201, 409][..] } else { &[200] };
             assert!(expected.contains(&answered.status), "cut at {cut}: {answered:?}");
         }
@@ -182,14 +183,15 @@ async fn is_answered_before_the_next_is_whole(before: Option<&Asked>, whole: &As
     assert_eq!(reply.status(), Some(200), "{before:?}, then {whole:?} and half of another: {reply:?}");
     assert_eq!(raw.reply(SILENCE).await, Reply::Silence, "an answer to half a request");
     raw.send(rest).await.unwrap();
-    Answered::of(raw.reply(SOON).await).is(200);
+    Answered::of(raw.reply(ANSWER_TIMEOUT).await).is(200);
 }
 
 #[tokio::test]
-async fn what_is_whole_is_answered_before_what_is_not() {
+async fn complete_request_is_answered_before_partial_one() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
-    let (hot, live) = (Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live"));
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    let live = Asked::of("/health/live");
     for next in [&hot, &live] {
         is_answered_before_the_next_is_whole(None, &hot, next).await;
         is_answered_before_the_next_is_whole(Some(&hot), &hot, next).await;
@@ -197,10 +199,11 @@ async fn what_is_whole_is_answered_before_what_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_whole_is_answered_before_what_is_not_beside_other_requests_too() {
+async fn complete_mixed_request_is_answered_before_partial_one() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
-    let (hot, live) = (Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live"));
+    let hot = Asked::of(VALIDATE).by(&ann.access);
+    let live = Asked::of("/health/live");
     for next in [&hot, &live] {
         is_answered_before_the_next_is_whole(Some(&live), &hot, next).await;
         is_answered_before_the_next_is_whole(Some(&hot), &live, next).await;
@@ -210,7 +213,7 @@ async fn what_is_whole_is_answered_before_what_is_not_beside_other_requests_too(
 
 /// `Connection: close` ends a connection after the answer, not before it (RFC 9112, section 9.6).
 #[tokio::test]
-async fn the_last_request_is_answered_whatever_follows_it() {
+async fn last_request_is_answered_whatever_follows_it() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let hot = Asked::of(VALIDATE).by(&ann.access);
@@ -228,18 +231,18 @@ async fn the_last_request_is_answered_whatever_follows_it() {
             let mut raw = Raw::to(&node).await;
             raw.send([&before.bytes().repeat(count), &last[..], after].concat()).await.unwrap();
             for n in 0..=count {
-                let reply = raw.reply(SOON).await;
+                let reply = raw.reply(ANSWER_TIMEOUT).await;
                 let what =
                     format!("{n} of {count} times {before:?}, the last, and {} bytes more", after.len());
                 assert_eq!(reply.status(), Some(200), "{what}: {reply:?}");
             }
-            assert!(matches!(raw.reply(SOON).await, Reply::Closed { part } if part.is_empty()));
+            assert!(matches!(raw.reply(ANSWER_TIMEOUT).await, Reply::Closed { part } if part.is_empty()));
         }
     }
 }
 
 #[tokio::test]
-async fn what_comes_before_a_broken_request_is_answered() {
+async fn requests_before_a_malformed_one_are_answered() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for good in [Asked::of(VALIDATE).by(&ann.access), Asked::of("/health/live")] {
@@ -247,20 +250,20 @@ async fn what_comes_before_a_broken_request_is_answered() {
             let mut raw = Raw::to(&node).await;
             raw.send([&good.bytes().repeat(3), broken].concat()).await.unwrap();
             for n in 0..3 {
-                let reply = raw.reply(SOON).await;
+                let reply = raw.reply(ANSWER_TIMEOUT).await;
                 assert_eq!(
                     reply.status(),
                     Some(200),
                     "{n} of three times {good:?} before {broken:?}: {reply:?}"
                 );
             }
-            assert!(raw.reply(SOON).await.is_clear_refusal());
+            assert!(raw.reply(ANSWER_TIMEOUT).await.is_clear_refusal());
         }
     }
 }
 
 #[tokio::test]
-async fn a_client_that_has_said_all_still_gets_its_answers() {
+async fn client_that_closed_its_side_still_gets_answers() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let hot = || Asked::of(VALIDATE).by(&ann.access).bytes();
@@ -281,10 +284,10 @@ async fn a_client_that_has_said_all_still_gets_its_answers() {
         raw.send(bytes).await.unwrap();
         raw.finish().await.unwrap();
         for n in 0..count {
-            let reply = raw.reply(SOON).await;
+            let reply = raw.reply(ANSWER_TIMEOUT).await;
             assert_eq!(reply.status(), Some(200), "{n} of {count}: {reply:?}");
         }
-        let end = raw.reply(SOON).await;
+        let end = raw.reply(ANSWER_TIMEOUT).await;
         // Half a request may be told that it is one.
         assert!(end.is_clear_refusal(), "after {count}: {end:?}");
     }

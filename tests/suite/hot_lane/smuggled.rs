@@ -1,16 +1,16 @@
-//! As many answers as there are requests, whoever reads the bytes: nothing is hidden in a question.
+//! Request smuggling: the node gives exactly one answer per request, and no request hides in another.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use testkit::{Node, Person, Raw, raw::Reply};
 
-use super::{Answered, Asked, SOON, VALIDATE};
+use super::{ANSWER_TIMEOUT, Answered, Asked, VALIDATE};
 
-/// In this time it has said all.
-const ALL_IS_SAID: Duration = Duration::from_secs(3);
+/// Time in which the node has sent all its answers.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 
-/// Must never be seen by itself.
+/// The hidden request, which the node must never answer.
 const HIDDEN: &str = "GET /api/v1/auth_token/validation HTTP/1.1\r\nHost: x\r\nX-Request-Id: hidden\r\n\r\n";
 
 /// Everything that comes, until it is silent or closed.
@@ -20,7 +20,7 @@ async fn all_replies(node: &Node, bytes: &[u8]) -> (Vec<Answered>, bool) {
     let _ = raw.send(bytes).await;
     let mut answers = Vec::new();
     loop {
-        match raw.reply(ALL_IS_SAID).await {
+        match raw.reply(SETTLE_TIME).await {
             // Interim (RFC 9110, section 15.2).
             Reply::Answer { status: 100, .. } => {}
             reply @ Reply::Answer { .. } => answers.push(Answered::of(reply)),
@@ -80,7 +80,7 @@ async fn is_refused(node: &Node, ann: &Person, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn what_a_length_says_is_a_body_is_no_request() {
+async fn body_by_content_length_is_not_read_as_a_request() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let length = HIDDEN.len();
@@ -96,8 +96,8 @@ async fn what_a_length_says_is_a_body_is_no_request() {
         validation(&ann, "Expect: 100-continue\r\n", ""),
         validation(&ann, &format!("Expect: 100-continue\r\nContent-Length: {length}\r\n"), HIDDEN),
     ];
-    // Whether the connection stays after a body that nobody read is the node's choice, but it must not
-    // begin in the middle of one.
+    // Whether the connection stays open after an unread body is the node's choice, but the node must not
+    // read the next request from the middle of that body.
     join_all(cases.iter().map(async |bytes| {
         for (before, bytes) in placed(&ann, bytes) {
             let (answers, _) = all_replies(&node, &bytes).await;
@@ -111,7 +111,7 @@ async fn what_a_length_says_is_a_body_is_no_request() {
 }
 
 #[tokio::test]
-async fn two_lengths_or_a_strange_one_are_refused() {
+async fn repeated_or_malformed_content_lengths_are_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let ends = format!("0\r\n\r\n{HIDDEN}");
@@ -136,7 +136,7 @@ async fn two_lengths_or_a_strange_one_are_refused() {
 
 /// May be refused, or read by its chunks; then the connection is closed after it (RFC 9112, section 6.1).
 #[tokio::test]
-async fn a_length_beside_chunks_hides_nothing() {
+async fn content_length_beside_chunks_hides_no_request() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let length = 5 + HIDDEN.len();
@@ -159,7 +159,7 @@ async fn a_length_beside_chunks_hides_nothing() {
 }
 
 #[tokio::test]
-async fn heads_that_are_none_are_refused() {
+async fn malformed_heads_are_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let good = String::from_utf8(validation(&ann, "", "")).unwrap();
@@ -196,7 +196,7 @@ async fn heads_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_unusual_and_good_is_answered_once() {
+async fn unusual_valid_requests_are_answered_once() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let good = String::from_utf8(validation(&ann, "", "")).unwrap();
@@ -256,7 +256,7 @@ async fn what_is_unusual_and_good_is_answered_once() {
         if bytes.starts_with(b"HEAD") {
             let mut raw = Raw::to(&node).await;
             raw.send(bytes).await.unwrap();
-            assert!(matches!(raw.reply(SOON).await, Reply::Closed { part } if part.ends_with(b"\r\n\r\n")));
+            assert!(matches!(raw.reply(ANSWER_TIMEOUT).await, Reply::Closed { part } if part.ends_with(b"\r\n\r\n")));
             return;
         }
         is_one_request(&node, &ann, bytes, statuses, *stays).await;
@@ -264,7 +264,7 @@ async fn what_is_unusual_and_good_is_answered_once() {
     .await;
 }
 
-/// RFC 9112, section 3.2: whoever routes by the one must not be answered by the other.
+/// RFC 9112, section 3.2: a proxy may route by one `Host` header while the node answers for the other.
 #[tokio::test]
 async fn two_hosts_are_refused() {
     let node = Node::shared().await;
@@ -273,9 +273,66 @@ async fn two_hosts_are_refused() {
     is_refused(&node, &ann, &validation(&ann, "Host: x\r\n", "")).await;
 }
 
+/// The hot lane and hyper, to which it leaves `TE`, judge `Host` alike (RFC 9112, section 3.2): there is one, which
+/// is a host and perhaps a port.
+#[tokio::test]
+async fn host_is_judged_alike_by_both_parsers() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let line = |host: &str| format!("Host: {host}\r\n");
+    let good =
+        ["x", "x:80", "x:", "", "127.0.0.1:8080", "[::1]", "[::1]:80", "a_b.example", "a%20b", "X.example."];
+    let bad =
+        ["a b", "a/b", "u@x", "x:y", "x:80:90", "x:99999", "::1", "[::1", "[x]", "a,\"b", "http://x", "a\tb"];
+    let cases = good.iter().map(|host| (line(host), 200)).chain(bad.iter().map(|host| (line(host), 400)));
+    let cases = cases.chain([
+        (String::new(), 400),
+        (line("x") + &line("x"), 400),
+        (line("x") + &line("y"), 400),
+        (line("x") + &line("a b"), 400),
+    ]);
+    join_all(cases.map(async |(hosts, status)| {
+        let asked = ["", "TE: trailers\r\n"].map(|other| {
+            let bytes = String::from_utf8(validation(&ann, other, "")).unwrap();
+            placed(&ann, bytes.replace("Host: x\r\n", &hosts).as_bytes())
+        });
+        let answers = join_all(asked.as_flattened().iter().map(async |(before, bytes)| {
+            let (mut answered, _) = all_replies(&node, bytes).await;
+            assert_eq!(answered.len(), before + 1, "{hosts:?}: {answered:?}");
+            let answer = answered.remove(*before);
+            assert_eq!(answer.status, status, "{hosts:?}: {answer:?}");
+            let error = if status == 200 { answer.body } else { answer.msg() };
+            (error, answer.headers.contains_key("connection"))
+        }));
+        let answers = answers.await;
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{hosts:?}: {answers:?}");
+    }))
+    .await;
+}
+
+/// A transfer coding beside `chunked` is refused (RFC 9112, section 6.1), and the connection is closed.
+#[tokio::test]
+async fn other_transfer_codings_are_refused() {
+    let node = Node::shared().await;
+    let ann = node.register("ann").await;
+    let ends = format!("0\r\n\r\n{HIDDEN}");
+    for (codings, status) in [
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("Transfer-Encoding: identity, chunked\r\n", 501),
+        ("Transfer-Encoding: chunked, chunked\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
+    ] {
+        is_one_request(&node, &ann, &validation(&ann, codings, &ends), &[status], false).await;
+    }
+    // Empty elements of the list mean nothing (RFC 9110, section 5.6.1).
+    let listed = validation(&ann, "Transfer-Encoding: , chunked\r\n", "0\r\n\r\n");
+    is_one_request(&node, &ann, &listed, &[200], true).await;
+}
+
 /// Bare line feeds may end lines (RFC 9112, section 2.2), and may be refused.
 #[tokio::test]
-async fn bare_line_feeds_hide_nothing() {
+async fn bare_line_feeds_hide_no_request() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let good = String::from_utf8(validation(&ann, "", "")).unwrap();
@@ -312,13 +369,13 @@ async fn heads_beyond_the_bounds_are_refused() {
         validation(&ann, &format!("{}: x\r\n", "n".repeat(64 * 1024)), ""),
     ];
     join_all(cases.iter().map(async |bytes| {
-        let reply = Raw::to(&node).await.exchange(bytes, SOON).await;
+        let reply = Raw::to(&node).await.exchange(bytes, ANSWER_TIMEOUT).await;
         assert!(reply.is_clear_refusal(), "{reply:?}");
         let before = Asked::of(VALIDATE).by(&ann.access).bytes();
         let mut raw = Raw::to(&node).await;
         raw.send(&before).await.unwrap();
-        assert_eq!(raw.reply(SOON).await.status(), Some(200));
-        let reply = raw.exchange(bytes, SOON).await;
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200));
+        let reply = raw.exchange(bytes, ANSWER_TIMEOUT).await;
         assert!(reply.is_clear_refusal(), "{reply:?}");
     }))
     .await;

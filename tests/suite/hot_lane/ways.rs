@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use testkit::{Client, Node, Shared, eventually, forge, fresh};
+use testkit::{Client, Node, Person, Shared, eventually, forge, fresh};
 
 use super::{ADMIT, Answered, Asked, CHECK, VALIDATE, Way, encoded};
 
@@ -38,7 +38,7 @@ const UNKNOWN: &str = "A parameter or header is unknown or repeated; the only on
 const FORBIDDEN: &str = "You are not allowed to do this";
 
 #[tokio::test]
-async fn every_token_gets_the_same_answer_by_every_way() {
+async fn every_token_gets_the_same_answer_on_every_path() {
     let node = Node::shared().await;
     let root = node.root().await;
     let [ann, out, disabled, deleted] = [
@@ -91,7 +91,7 @@ async fn every_token_gets_the_same_answer_by_every_way() {
 }
 
 #[tokio::test]
-async fn a_token_that_expires_does_so_by_every_way() {
+async fn token_expires_on_every_path() {
     static BRIEF: Shared = Shared::with(&[("ACCESS_TTL", "2s")]);
     let node = BRIEF.node().await;
     let ann = node.register("ann").await;
@@ -106,7 +106,7 @@ async fn a_token_that_expires_does_so_by_every_way() {
 }
 
 #[tokio::test]
-async fn every_question_about_permissions_gets_the_same_answer_by_every_way() {
+async fn every_permission_query_is_answered_alike_on_every_path() {
     let node = Node::shared().await;
     let root = node.root().await;
     let [ann, bob, service, gone] = [
@@ -117,14 +117,13 @@ async fn every_question_about_permissions_gets_the_same_answer_by_every_way() {
     ];
     root.gives(&service, "permissions_check").await.is(200);
     root.delete(&gone.path("")).send().await.is_done();
-    let (has, lacks) = (root.makes_permission("has").await, root.makes_permission("lacks").await);
+    let has = root.makes_permission("has").await;
+    let lacks = root.makes_permission("lacks").await;
     root.gives(&ann, &has).await.is(200);
-    let about = |user: &str, query: &str| {
-        Asked::of(&format!("/api/v1/users/{user}/combined_permissions/validation?{query}"))
-    };
     let q = |query: &str| format!("permissions={}", encoded(query));
     let name = |name: &str| q(&format!("{name:?}"));
-    let (yes, no) = (r#"{"valid":true}"#, r#"{"valid":false}"#);
+    let yes = r#"{"valid":true}"#;
+    let no = r#"{"valid":false}"#;
     let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
     for (asked, status, msg) in [
         (about("me", &name(&has)).by(&ann.access), 200, yes),
@@ -157,29 +156,41 @@ async fn every_question_about_permissions_gets_the_same_answer_by_every_way() {
     ] {
         is(&node, &asked, status, msg).await;
     }
+    bad_permission_queries_are_refused_alike(&node, &ann, &has).await;
+}
+
+/// The validation of a permission query about a user.
+fn about(user: &str, query: &str) -> Asked {
+    Asked::of(&format!("/api/v1/users/{user}/combined_permissions/validation?{query}"))
+}
+
+/// Malformed queries: 422 from the validation, 403 from the gateway, which admits an empty query.
+async fn bad_permission_queries_are_refused_alike(node: &Node, ann: &Person, has: &str) {
+    let q = |query: &str| format!("permissions={}", encoded(query));
+    let name = q(&format!("{has:?}"));
     for query in [
         String::new(),
         "permissions".into(),
         "permissions=".into(),
         "permissions=nonsense".into(),
         format!("Permissions=%22{has}%22"),
-        format!("{}&{}", name(&has), name(&has)),
-        format!("{}&%70ermissions=%22x%22", name(&has)),
+        format!("{}&{}", name, name),
+        format!("{}&%70ermissions=%22x%22", name),
         "permissions=%22%ff%fe%22".into(),
         "permissions=%2".into(),
         "permissions=%22a%00%22".into(),
         q(r#"{"any":[],"all":[]}"#),
         q(&format!("{}\"p\"{}", r#"{"any":["#.repeat(17), "]}".repeat(17))),
     ] {
-        let answered = alike(&node, &about("me", &query).by(&ann.access)).await;
+        let answered = alike(node, &about("me", &query).by(&ann.access)).await;
         assert_eq!(answered.status, 422, "{query}: {answered:?}");
-        let admitted = alike(&node, &Asked::of(&format!("{ADMIT}?{query}")).by(&ann.access)).await;
+        let admitted = alike(node, &Asked::of(&format!("{ADMIT}?{query}")).by(&ann.access)).await;
         assert_eq!(admitted.status, if query.is_empty() { 204 } else { 403 }, "{query}: {admitted:?}");
     }
 }
 
 #[tokio::test]
-async fn a_gateway_gets_the_same_answer_by_every_way() {
+async fn gateway_gets_the_same_answer_on_every_path() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -215,7 +226,7 @@ async fn a_gateway_gets_the_same_answer_by_every_way() {
 
 /// RFC 9110, section 8.6.
 #[tokio::test]
-async fn where_there_is_no_body_there_is_no_length_of_it() {
+async fn answer_without_a_body_has_no_content_length() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for way in Way::ALL {
@@ -226,7 +237,7 @@ async fn where_there_is_no_body_there_is_no_length_of_it() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_sane_is_taken_by_every_way_and_another_is_made() {
+async fn valid_request_id_is_kept_and_a_bad_one_replaced() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let mut made = BTreeSet::new();
@@ -261,19 +272,19 @@ async fn an_id_that_is_sane_is_taken_by_every_way_and_another_is_made() {
 }
 
 #[tokio::test]
-async fn a_date_is_in_every_answer_and_true() {
+async fn every_answer_has_a_correct_date() {
     let node = Node::shared().await;
     for way in Way::ALL {
         let date = way.ask(&node, &Asked::of(VALIDATE)).await.header("date").to_owned();
         assert!(date.ends_with(" GMT") && date.len() == 29, "{way:?}: {date}");
         let live = Way::Fresh.ask(&node, &Asked::of("/health/live")).await;
-        // Hours and minutes differ at a turn of the hour only; the day at midnight.
+        // Only the day is compared.
         assert_eq!(date[..16], live.header("date")[..16], "{way:?}");
     }
 }
 
 #[tokio::test]
-async fn where_browsers_may_call_answers_are_alike_too() {
+async fn answers_are_alike_on_every_path_with_cors() {
     static FILMS: Shared = Shared::with(&[("CORS_ORIGINS", "https://films.example.org")]);
     let node = FILMS.node().await;
     let ann = node.register("ann").await;
@@ -291,7 +302,7 @@ async fn where_browsers_may_call_answers_are_alike_too() {
 }
 
 #[tokio::test]
-async fn paths_that_look_like_it_are_not_it() {
+async fn similar_paths_do_not_take_the_fast_path() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for (target, status) in [

@@ -27,7 +27,7 @@ async fn origins_match_however_they_are_written() {
 }
 
 #[tokio::test]
-async fn preflight_allows_what_libraries_of_browsers_add() {
+async fn preflight_allows_headers_that_browser_libraries_add() {
     let node = FILMS.node().await;
     let origin = "https://films.example.org";
     let added = ["traceparent", "tracestate", "baggage", "x-requested-with", "x-csrf-token", "x-request-id"];
@@ -73,7 +73,7 @@ async fn plain_options_are_answered_as_without_cors() {
 }
 
 #[tokio::test]
-async fn an_origin_of_the_settings_is_allowed() {
+async fn configured_origin_is_allowed() {
     let node = FILMS.node().await;
     for origin in ["https://films.example.org", "http://localhost:3000"] {
         let answer = preflight(&node, origin).send().await;
@@ -112,7 +112,7 @@ async fn another_origin_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn without_the_setting_nobody_is_allowed() {
+async fn no_origin_is_allowed_without_the_setting() {
     let node = Node::shared().await;
     for origin in ["https://films.example.org", "null"] {
         let answer = preflight(&node, origin).send().await;

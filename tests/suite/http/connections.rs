@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use testkit::{Node, Raw, raw::Reply};
 
 const IDLE: Duration = Duration::from_secs(2);
-/// Longer than any time-out of the node here, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-const SOON: Duration = Duration::from_secs(15);
+/// Longest time until the node closes a connection, on a busy machine: longer than any of its timeouts.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const STRANGER: [u8; 4] = [127, 0, 0, 66];
 const OTHER: [u8; 4] = [127, 0, 0, 67];
 const LIVE: &str = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -60,7 +60,7 @@ mod h2 {
 /// How long it lasts though it sends this now and then.
 async fn lasts(mut raw: Raw, again: &[u8]) -> Option<Duration> {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < CLOSE_TIMEOUT {
         if raw.is_closed_within(Duration::from_millis(200)).await
             || (!again.is_empty() && raw.send(again).await.is_err())
         {
@@ -72,18 +72,19 @@ async fn lasts(mut raw: Raw, again: &[u8]) -> Option<Duration> {
 
 /// How long it lasts though it reads nothing.
 async fn lasts_deaf(mut raw: Raw, asked: &str) -> Option<Duration> {
-    let (start, many) = (Instant::now(), asked.repeat(200));
-    let sent = tokio::time::timeout(PATIENCE, async { while raw.send(&many).await.is_ok() {} });
+    let start = Instant::now();
+    let many = asked.repeat(200);
+    let sent = tokio::time::timeout(CLOSE_TIMEOUT, async { while raw.send(&many).await.is_ok() {} });
     sent.await.is_ok().then(|| start.elapsed())
 }
 
-async fn impatient() -> Node {
+async fn with_short_timeouts() -> Node {
     Node::builder().setting("IDLE_TIMEOUT", "2s").start().await
 }
 
 #[tokio::test]
 async fn connection_without_requests_ends_after_the_idle_timeout() {
-    let node = impatient().await;
+    let node = with_short_timeouts().await;
     let ping = h2::ping();
     let cases: [(&str, Vec<u8>, &[u8]); 8] = [
         ("silent", Vec::new(), b""),
@@ -105,14 +106,14 @@ async fn connection_without_requests_ends_after_the_idle_timeout() {
         (*name, lasts(raw, again).await)
     }));
     for (name, lasted) in lasted.await {
-        let lasted = lasted.unwrap_or_else(|| panic!("{name}: open after {PATIENCE:?}"));
+        let lasted = lasted.unwrap_or_else(|| panic!("{name}: open after {CLOSE_TIMEOUT:?}"));
         assert!(lasted >= IDLE - Duration::from_millis(500), "{name}: closed after {lasted:?}");
     }
 }
 
 #[tokio::test]
-async fn answer_that_is_not_taken_ends_the_connection() {
-    let node = impatient().await;
+async fn unread_answer_ends_the_connection() {
+    let node = with_short_timeouts().await;
     let ping = h2::ping();
     let closed = h2::start(0);
     let of = |path| [closed.clone(), h2::get(1, path, true)].concat();
@@ -134,13 +135,13 @@ async fn answer_that_is_not_taken_ends_the_connection() {
         join_all([LARGE, VALIDATE].map(async |asked| (asked, lasts_deaf(Raw::to(&node).await, asked).await)));
     let (http2, deaf) = tokio::join!(http2, deaf);
     for (name, lasted) in http2.into_iter().chain(deaf) {
-        assert!(lasted.is_some(), "{name}: open after {PATIENCE:?}");
+        assert!(lasted.is_some(), "{name}: open after {CLOSE_TIMEOUT:?}");
     }
 }
 
 #[tokio::test]
-async fn held_stream_ends_the_connection_though_others_go_on() {
-    let node = impatient().await;
+async fn stalled_stream_ends_the_connection_despite_active_ones() {
+    let node = with_short_timeouts().await;
     let mut raw = Raw::to(&node).await;
     raw.send([h2::start(0), h2::get(1, "/health/live", true)].concat()).await.unwrap();
     // Requests without an answer's body go on beside it.
@@ -149,12 +150,12 @@ async fn held_stream_ends_the_connection_though_others_go_on() {
     while !raw.is_closed_within(Duration::from_millis(200)).await {
         stream += 2;
         let _ = raw.send(h2::get(stream, "/apidocs", true)).await;
-        assert!(start.elapsed() < PATIENCE, "still open");
+        assert!(start.elapsed() < CLOSE_TIMEOUT, "still open");
     }
 }
 
 #[tokio::test]
-async fn answers_that_are_taken_slowly_are_sent_to_their_end() {
+async fn slowly_read_answers_are_sent_to_their_end() {
     let node = Node::builder().setting("IDLE_TIMEOUT", "1s").start().await;
     let whole = node.get("/apidocs/swagger-ui-bundle.js").send().await.is(200).body.len();
     let mut raw = Raw::to(&node).await;
@@ -162,7 +163,7 @@ async fn answers_that_are_taken_slowly_are_sent_to_their_end() {
     raw.send(LARGE.repeat(12)).await.unwrap();
     for answer in 0..12 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let reply = raw.reply(SOON).await;
+        let reply = raw.reply(ANSWER_TIMEOUT).await;
         let Reply::Answer { body, .. } = reply else { panic!("answer {answer} did not come whole") };
         assert_eq!(body.len(), whole);
     }
@@ -175,7 +176,7 @@ async fn live_takes(source: [u8; 4], node: &Node) -> Duration {
         let start = Instant::now();
         let mut raw = Raw::from(source, node).await;
         raw.send(LIVE).await.unwrap();
-        assert_eq!(raw.reply(SOON).await.status(), Some(200), "probe {}", times.len());
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200), "probe {}", times.len());
         times.push(start.elapsed());
     }
     times.sort();
@@ -189,21 +190,21 @@ async fn address_beyond_its_share_leaves_room_for_others() {
     for _ in 0..8 {
         let mut raw = Raw::from(STRANGER, &node).await;
         raw.send(VALIDATE).await.unwrap();
-        assert_eq!(raw.reply(SOON).await.status(), Some(401));
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(401));
         held.push(raw);
     }
     // Beyond it: health and metrics, nothing else, and one request a connection.
     let mut raw = Raw::from(STRANGER, &node).await;
     raw.send(VALIDATE).await.unwrap();
-    let Reply::Answer { status: 503, head, body } = raw.reply(SOON).await else { panic!("no 503") };
+    let Reply::Answer { status: 503, head, body } = raw.reply(ANSWER_TIMEOUT).await else { panic!("no 503") };
     let head = head.to_ascii_lowercase();
     assert!(head.contains("retry-after: ") && head.contains("connection: close"), "{head}");
     assert!(String::from_utf8_lossy(&body).contains("\"too_many_connections\""), "{body:?}");
-    assert!(raw.is_closed_within(SOON).await);
+    assert!(raw.is_closed_within(ANSWER_TIMEOUT).await);
     for probe in [LIVE, READY, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut raw = Raw::from(STRANGER, &node).await;
         raw.send(probe).await.unwrap();
-        let Reply::Answer { status: 200, head, .. } = raw.reply(SOON).await else {
+        let Reply::Answer { status: 200, head, .. } = raw.reply(ANSWER_TIMEOUT).await else {
             panic!("no 200: {probe}")
         };
         assert!(head.to_ascii_lowercase().contains("connection: close"), "{head}");
@@ -211,12 +212,12 @@ async fn address_beyond_its_share_leaves_room_for_others() {
     // Others have places, and the stranger one again when one is free.
     let mut raw = Raw::from(OTHER, &node).await;
     raw.send(VALIDATE).await.unwrap();
-    assert_eq!(raw.reply(SOON).await.status(), Some(401));
+    assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(401));
     held.pop();
-    testkit::eventually(SOON, "a place", async || {
+    testkit::eventually(ANSWER_TIMEOUT, "a place", async || {
         let mut raw = Raw::from(STRANGER, &node).await;
         raw.send(VALIDATE).await.ok()?;
-        (raw.reply(SOON).await.status() == Some(401)).then_some(())
+        (raw.reply(ANSWER_TIMEOUT).await.status() == Some(401)).then_some(())
     })
     .await;
     let metrics = node.get("/metrics").send().await.is(200).text();
@@ -235,7 +236,7 @@ async fn trusted_proxy_has_more_than_a_share() {
     for _ in 0..10 {
         let mut raw = Raw::from(STRANGER, &node).await;
         raw.send(VALIDATE).await.unwrap();
-        assert_eq!(raw.reply(SOON).await.status(), Some(401));
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(401));
         held.push(raw);
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use testkit::{Node, Raw, Shared, raw::Reply};
 
-const SOON: Duration = Duration::from_secs(15);
-/// Longer than the node needs to get so far with what it has.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause between packets: longer than the node needs to process what it has.
 const BETWEEN_PACKETS: Duration = Duration::from_millis(30);
 const NEXT: &str = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -44,11 +44,11 @@ fn closes(reply: &Reply) -> bool {
 /// Asks for something else on the connection, as far as it promised to go on.
 async fn goes_on(raw: &mut Raw, refused: &Reply, asked: &str) {
     if closes(refused) {
-        assert!(raw.is_closed_within(SOON).await, "{asked}: says that it closes, and does not");
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await, "{asked}: says that it closes, and does not");
         return;
     }
     raw.send(NEXT).await.unwrap_or_else(|error| panic!("{asked}: the next request is lost: {error}"));
-    assert_eq!(raw.reply(SOON).await.status(), Some(200), "{asked}: the next request is lost");
+    assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200), "{asked}: the next request is lost");
 }
 
 #[tokio::test]
@@ -62,12 +62,12 @@ async fn refusal_before_the_body_leaves_the_connection_usable() {
             let mut raw = Raw::to(&node).await;
             if !before.is_empty() {
                 raw.send(before).await.unwrap();
-                assert_eq!(raw.reply(SOON).await.status(), Some(200));
+                assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200));
             }
             raw.send(&asked).await.unwrap();
             tokio::time::sleep(BETWEEN_PACKETS).await;
             raw.send(&body).await.unwrap();
-            let refused = raw.reply(SOON).await;
+            let refused = raw.reply(ANSWER_TIMEOUT).await;
             assert_eq!(refused.status(), Some(status), "{asked}: {refused:?}");
             assert!(!closes(&refused), "{asked}: the body came and was small");
             goes_on(&mut raw, &refused, &asked).await;
@@ -88,9 +88,10 @@ async fn refusal_without_the_body_says_that_the_connection_closes() {
             format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{}\r\nzz\r\nhello\r\n", chunked(headers));
         let demand = head(method, path, &format!("{headers}Expect: 100-continue\r\n"), 50_000);
         for (kind, asked) in [("whole", whole), ("part", part), ("broken", broken), ("demand", demand)] {
-            let (mut raw, start) = (Raw::to(&node).await, Instant::now());
+            let mut raw = Raw::to(&node).await;
+            let start = Instant::now();
             raw.send(&asked).await.unwrap();
-            let reply = raw.reply(SOON).await;
+            let reply = raw.reply(ANSWER_TIMEOUT).await;
             assert_eq!(reply.status(), Some(*status), "{kind}: {asked}: {reply:?}");
             assert!(start.elapsed() < Duration::from_secs(5), "{kind}: {asked}: {:?}", start.elapsed());
             assert!(closes(&reply), "{kind}: {asked}: {reply:?}");
@@ -101,7 +102,7 @@ async fn refusal_without_the_body_says_that_the_connection_closes() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_declared_too_large_is_not_asked_for() {
+async fn body_declared_too_large_is_not_requested() {
     let node = Node::shared().await;
     for length in [65_537, 100_000_000] {
         let mut raw = Raw::to(&node).await;
@@ -128,14 +129,14 @@ async fn refusal_is_read_by_a_client_that_sends_a_large_body_first() {
         raw.send(&asked).await.unwrap();
         tokio::time::sleep(BETWEEN_PACKETS).await;
         raw.send(&body).await.unwrap_or_else(|error| panic!("{asked}: {error}"));
-        let refused = raw.reply(SOON).await;
+        let refused = raw.reply(ANSWER_TIMEOUT).await;
         assert_eq!(refused.status(), Some(status), "{asked}: {refused:?}");
         goes_on(&mut raw, &refused, &asked).await;
     }
 }
 
 #[tokio::test]
-async fn refusal_for_a_while_leaves_the_connection_usable() {
+async fn temporary_refusal_leaves_the_connection_usable() {
     static LIMITED: Shared = Shared::with(&[("REGISTRATION_RATE", "1/1m")]);
     let node = LIMITED.node().await;
     let mut raw = Raw::to(&node).await;
@@ -146,7 +147,7 @@ async fn refusal_for_a_while_leaves_the_connection_usable() {
         raw.send(&asked).await.unwrap();
         tokio::time::sleep(BETWEEN_PACKETS).await;
         raw.send(&body).await.unwrap();
-        let reply = raw.reply(SOON).await;
+        let reply = raw.reply(ANSWER_TIMEOUT).await;
         statuses.extend(reply.status());
         assert!(!closes(&reply), "{reply:?}");
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 use testkit::{Node, fresh};
 
 #[tokio::test]
-async fn what_is_not_there_is_404_in_the_form_of_errors() {
+async fn unknown_path_is_404_in_the_error_format() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for path in [
@@ -25,7 +25,7 @@ async fn what_is_not_there_is_404_in_the_form_of_errors() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_405_and_says_which_are_right() {
+async fn wrong_method_is_405_and_lists_allowed_methods() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for (method, path, allowed) in [
@@ -84,7 +84,7 @@ async fn a_body_of_another_type_is_415() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_400() {
+async fn body_that_is_not_json_is_400() {
     let node = Node::shared().await;
     for body in [
         &b""[..],
@@ -135,7 +135,7 @@ async fn a_body_beyond_64_kibibytes_is_413() {
 }
 
 #[tokio::test]
-async fn a_request_id_that_is_sane_is_taken_and_another_is_made() {
+async fn valid_request_id_is_kept_and_a_bad_one_replaced() {
     let node = Node::shared().await;
     for sane in ["x", "req-1", "01890a5d-ac96-774b-bcce-b302099a8057", "a/b=c:d;e,~!", &"i".repeat(128)] {
         for path in ["/health/live", "users/me", "nothing"] {
@@ -158,7 +158,8 @@ async fn a_request_id_that_is_sane_is_taken_and_another_is_made() {
 #[tokio::test]
 async fn a_request_id_is_in_the_log() {
     let node = Node::shared().await;
-    let (done, refused) = (fresh("look-for-me"), fresh("look-for-me-too"));
+    let done = fresh("look-for-me");
+    let refused = fresh("look-for-me-too");
     let body = json!({"email": format!("{}@example.org", fresh("ann")), "password": fresh("a secret")});
     node.post("users").header("x-request-id", &done).json(&body).send().await.is(201);
     node.post("users").header("x-request-id", &refused).json(&json!({})).send().await.is_refused(400);

@@ -12,7 +12,8 @@ fn challenge(answer: &Answer) -> &str {
 #[tokio::test]
 async fn challenge_says_what_is_wrong_with_a_token() {
     let node = Node::shared().await;
-    let (ann, out) = (node.register("ann").await, node.register("out").await);
+    let ann = node.register("ann").await;
+    let out = node.register("out").await;
     out.delete("auth_token").send().await.is_done();
     for path in ["users/me", "auth_token/validation", "/auth_request"] {
         let bare = node.get(path).send().await;
@@ -44,7 +45,7 @@ async fn challenge_says_what_is_wrong_with_a_token() {
 }
 
 #[tokio::test]
-async fn every_answer_carries_the_headers_of_security() {
+async fn every_answer_carries_the_security_headers() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let get = async |path: &str| ann.get(path).send().await;
@@ -70,7 +71,7 @@ async fn every_answer_carries_the_headers_of_security() {
 }
 
 #[tokio::test]
-async fn pages_of_the_document_run_no_inline_script_or_style() {
+async fn api_pages_run_no_inline_script_or_style() {
     let node = Node::shared().await;
     for path in ["/apidocs/", "/apidocs/swagger-ui.css", "/apidocs/swagger-initializer.js"] {
         let answer = node.get(path).send().await;
@@ -91,7 +92,7 @@ async fn pages_of_the_document_run_no_inline_script_or_style() {
 }
 
 #[tokio::test]
-async fn pages_of_the_document_work_under_a_path_prefix() {
+async fn api_pages_work_under_a_path_prefix() {
     let node = Node::shared().await;
     let bare = node.get("/apidocs").send().await;
     // Relative to /iam/apidocs it is /iam/apidocs/, whatever the prefix is.

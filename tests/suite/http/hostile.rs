@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use testkit::{Node, Raw, Shared, raw::Reply};
 
-/// Longer than any time-out of the node for a client that says nothing.
-const PATIENCE: Duration = Duration::from_secs(20);
-const SOON: Duration = Duration::from_secs(15);
+/// Longest time until the node closes a silent connection: longer than any of its timeouts.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// For tests that leave connections hanging.
 static BESIEGED: Shared = Shared::with(&[("IDLE_TIMEOUT", "3s")]);
@@ -20,13 +20,13 @@ async fn is_well(node: &Node) {
 
 async fn is_refused(node: &Node, request: impl AsRef<[u8]>) {
     let shown: String = String::from_utf8_lossy(request.as_ref()).chars().take(200).collect();
-    let reply = Raw::to(node).await.exchange(request, SOON).await;
+    let reply = Raw::to(node).await.exchange(request, ANSWER_TIMEOUT).await;
     assert!(reply.is_clear_refusal(), "{shown:?}: {reply:?}");
     is_well(node).await;
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_request() {
+async fn malformed_requests_are_refused() {
     let node = Node::shared().await;
     for bytes in [
         &b"\r\n\r\n\r\n\r\nnonsense\r\n\r\n"[..],
@@ -48,7 +48,7 @@ async fn bytes_that_are_no_request() {
 }
 
 #[tokio::test]
-async fn headers_that_are_too_long_or_too_many() {
+async fn oversized_headers_are_refused() {
     let node = Node::shared().await;
     let with = |headers: &str| format!("GET /api/v1/users/me HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
     is_refused(&node, with(&format!("X-Long: {}\r\n", "x".repeat(64 * 1024)))).await;
@@ -61,7 +61,7 @@ async fn headers_that_are_too_long_or_too_many() {
 }
 
 #[tokio::test]
-async fn lengths_that_lie_or_contradict_each_other() {
+async fn wrong_or_contradictory_lengths_are_refused() {
     let node = Node::shared().await;
     let post = |headers: &str, body: &str| {
         format!(
@@ -84,7 +84,7 @@ async fn lengths_that_lie_or_contradict_each_other() {
         ("Transfer-Encoding: gzip", "{}"),
         ("Transfer-Encoding: identity", "{}"),
         ("Transfer-Encoding: chunked, gzip", "2\r\n{}\r\n0\r\n\r\n"),
-        // A body of JSON that lacks its fields, in good chunks: 400 as ever.
+        // A body of JSON that lacks its fields, in well-formed chunks: 400 as usual.
         ("Transfer-Encoding: chunked", "1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"),
         ("Transfer-Encoding: chunked", "2;extension=\"x\"\r\n{}\r\n0\r\nX-Trailer: x\r\n\r\n"),
     ] {
@@ -96,8 +96,9 @@ async fn lengths_that_lie_or_contradict_each_other() {
     is_refused(&node, post("Transfer-Encoding: chunked", &extension)).await;
 }
 
-/// Two ends of one message: whoever reads it otherwise than the proxy in front sees a second
-/// request in it. The node must refuse, or see one request and close, but never answer a second.
+/// One message with two possible ends: a server that reads it differently from the proxy in front
+/// sees a second request in it. The node must refuse it, or answer one request and close, but never
+/// answer a second.
 #[tokio::test]
 async fn a_request_hidden_in_another_is_never_answered() {
     let node = Node::shared().await;
@@ -143,29 +144,29 @@ async fn a_request_hidden_in_another_is_never_answered() {
 }
 
 #[tokio::test]
-async fn requests_one_after_the_other_on_one_connection_are_all_answered() {
+async fn sequential_requests_on_one_connection_are_all_answered() {
     let node = Node::shared().await;
     let one = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut raw = Raw::to(&node).await;
     raw.send(one.repeat(20)).await.unwrap();
     for _ in 0..20 {
-        assert_eq!(raw.reply(SOON).await.status(), Some(200));
+        assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200));
     }
     // A refusal in the middle does not take the connection with it.
     raw.send("GET /api/v1/users/me HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    assert_eq!(raw.reply(SOON).await.status(), Some(401));
+    assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(401));
     raw.send(one).await.unwrap();
-    assert_eq!(raw.reply(SOON).await.status(), Some(200));
+    assert_eq!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200));
 }
 
 #[tokio::test]
-async fn a_client_that_sends_a_byte_a_second_is_let_go() {
+async fn client_that_sends_a_byte_a_second_is_disconnected() {
     let node = BESIEGED.node().await;
     let slow = (0..50).map(|_| async {
         let mut raw = Raw::to(&node).await;
         raw.send("GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
         let start = std::time::Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < CLOSE_TIMEOUT {
             tokio::time::sleep(Duration::from_secs(1)).await;
             if raw.send("x").await.is_err() || raw.is_closed_within(Duration::from_millis(1)).await {
                 return true;
@@ -174,30 +175,30 @@ async fn a_client_that_sends_a_byte_a_second_is_let_go() {
         false
     });
     let others = async {
-        // Meanwhile nobody else notices.
+        // Other clients are unaffected in the meantime.
         for _ in 0..10 {
             is_well(&node).await;
         }
     };
     let (closed, ()) = tokio::join!(futures_util::future::join_all(slow), others);
     let held = closed.iter().filter(|closed| !**closed).count();
-    assert_eq!(held, 0, "connections that were still held after {PATIENCE:?}");
+    assert_eq!(held, 0, "connections that were still held after {CLOSE_TIMEOUT:?}");
     is_well(&node).await;
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_is_not_awaited_for_ever() {
+async fn missing_body_times_out() {
     let node = BESIEGED.node().await;
     let mut raw = Raw::to(&node).await;
     let head = "POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
     raw.send(head).await.unwrap();
-    let reply = raw.reply(PATIENCE).await;
+    let reply = raw.reply(CLOSE_TIMEOUT).await;
     assert!(reply.is_clear_refusal(), "{reply:?}");
     is_well(&node).await;
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_do_not_keep_others_out() {
+async fn silent_connections_do_not_keep_others_out() {
     let node = BESIEGED.node().await;
     let mut silent = Vec::new();
     for _ in 0..300 {
@@ -209,7 +210,7 @@ async fn connections_that_say_nothing_do_not_keep_others_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_changes_nothing() {
+async fn client_that_leaves_mid_request_changes_nothing() {
     let node = Node::shared().await;
     let email = format!("{}@example.org", testkit::fresh("half"));
     let body = format!(r#"{{"email":"{email}","password":"a secret of half a request"}}"#);

@@ -21,7 +21,7 @@ const COMMANDS: [&str; 14] = [
 ];
 
 #[tokio::test]
-async fn names_of_people_come_back_unchanged_or_are_refused() {
+async fn user_names_come_back_unchanged_or_are_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for text in COMMANDS {
@@ -56,7 +56,7 @@ async fn descriptions_come_back_unchanged_or_are_refused() {
 }
 
 #[tokio::test]
-async fn names_and_emails_with_commands_are_refused_or_taken_as_they_are() {
+async fn names_and_emails_with_commands_are_refused_or_literal() {
     let node = Node::shared().await;
     let root = node.root().await;
     for text in COMMANDS {
@@ -80,7 +80,8 @@ async fn names_and_emails_with_commands_are_refused_or_taken_as_they_are() {
 async fn an_apostrophe_in_an_email_is_just_a_letter() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (email, password) = (format!("o'neill.{}@example.org", fresh("x")), fresh("a secret"));
+    let email = format!("o'neill.{}@example.org", fresh("x"));
+    let password = fresh("a secret");
     let user = node.post("users").json(&json!({"email": email, "password": password})).send().await;
     user.is(201);
     node.log_in(&email, &password).await.is(200);

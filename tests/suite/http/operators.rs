@@ -5,14 +5,14 @@ use std::time::Duration;
 use testkit::{Node, eventually, forge};
 
 #[tokio::test]
-async fn a_node_that_runs_is_live_and_ready() {
+async fn running_node_is_live_and_ready() {
     let node = Node::shared().await;
     node.get("/health/live").send().await.is(200);
     node.get("/health/ready").send().await.is(200);
 }
 
 #[tokio::test]
-async fn metrics_are_in_the_form_of_prometheus() {
+async fn metrics_are_in_prometheus_format() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     ann.is_in().await;
@@ -65,7 +65,7 @@ fn is_in_the_form_of_prometheus(text: &str, open_metrics: bool) {
 }
 
 #[tokio::test]
-async fn metrics_say_what_the_process_takes() {
+async fn metrics_report_process_resources() {
     let node = Node::start().await;
     let text = node.get("/metrics").send().await.is(200).text();
     let value = |name: &str| {
@@ -84,7 +84,7 @@ async fn metrics_say_what_the_process_takes() {
 }
 
 #[tokio::test]
-async fn metrics_are_bounded_whatever_clients_ask_for() {
+async fn metric_labels_are_bounded_whatever_clients_send() {
     let node = Node::start().await;
     let lines = async || node.get("/metrics").send().await.is(200).text().lines().count();
     // The routes that exist are counted from their first request on.
@@ -103,7 +103,7 @@ async fn metrics_are_bounded_whatever_clients_ask_for() {
 }
 
 #[tokio::test]
-async fn the_document_is_openapi_and_says_what_errors_look_like() {
+async fn document_is_openapi_and_describes_errors() {
     let node = Node::shared().await;
     let document = node.get("/openapi.json").send().await.is(200).json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3."));
@@ -119,7 +119,7 @@ async fn the_document_is_openapi_and_says_what_errors_look_like() {
 }
 
 #[tokio::test]
-async fn the_pages_of_the_document_come_from_the_binary() {
+async fn api_pages_are_served_from_the_binary() {
     let node = Node::shared().await;
     let page = node.get("/apidocs/").send().await;
     assert_eq!(page.status, 200);
@@ -151,7 +151,7 @@ async fn the_pages_of_the_document_come_from_the_binary() {
 }
 
 #[tokio::test]
-async fn a_path_out_of_the_pages_leads_nowhere() {
+async fn path_out_of_the_pages_is_not_found() {
     let node = Node::shared().await;
     for path in [
         "/apidocs/../etc/passwd",
@@ -165,7 +165,7 @@ async fn a_path_out_of_the_pages_leads_nowhere() {
 }
 
 #[tokio::test]
-async fn operators_can_have_a_listener_of_their_own() {
+async fn operators_can_have_a_separate_listener() {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -185,7 +185,8 @@ async fn operators_can_have_a_listener_of_their_own() {
     let client = |address: std::net::SocketAddr| {
         testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(address.port())))
     };
-    let (operator, public) = (client(address), client(public));
+    let operator = client(address);
+    let public = client(public);
     eventually(Duration::from_secs(60), "readiness", async || {
         operator.get("/health/ready").try_send().await.is_ok_and(|answer| answer.status == 200).then_some(())
     })

@@ -1,18 +1,18 @@
 //! Every route of the node's own document without credentials and with wrong, expired, revoked
-//! and unprivileged ones. A route that is not in the table fails the test: whoever adds one says
-//! here who may call it.
+//! and unprivileged ones. A route that is not in the table fails the test: a change that
+//! adds a route states here which callers may use it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use testkit::{Answer, Client, Node, Person, eventually, forge};
 
-/// Who may call a route.
+/// The callers that a route is open to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
-    /// Everybody.
+    /// Every caller, without credentials.
     Everybody,
-    /// Who shows a refresh token.
+    /// A caller with a refresh token.
     RefreshToken,
     /// Every user.
     Users,
@@ -138,7 +138,7 @@ impl Route {
     }
 }
 
-/// Everybody whose credentials are not good enough.
+/// Callers whose credentials are insufficient, one of each kind.
 struct Cast {
     node: Node,
     expired: String,
@@ -160,7 +160,8 @@ impl Cast {
         let node = node.successor().setting("ACCESS_TTL", "15m").start().await;
         let revoked = node.register("revoked").await;
         revoked.delete("auth_token").send().await.is_done();
-        let (ann, stranger) = (node.register("ann").await, node.register("stranger").await);
+        let ann = node.register("ann").await;
+        let stranger = node.register("stranger").await;
         Self { expired: late.access.clone(), revoked, ann, stranger, node }
     }
 }
@@ -182,7 +183,7 @@ async fn every_documented_route_is_in_the_table() {
 }
 
 #[tokio::test]
-async fn document_says_of_every_route_who_may_call_it() {
+async fn document_states_for_every_route_its_permission() {
     let document = Node::shared().await.get("/openapi.json").send().await.is(200).json();
     let table = table();
     for route in documented(&Node::shared().await).await {
@@ -235,7 +236,7 @@ async fn every_promised_route_is_documented() {
 }
 
 #[tokio::test]
-async fn every_route_refuses_credentials_that_are_not_good_enough() {
+async fn every_route_refuses_insufficient_credentials() {
     let cast = Cast::gather().await;
     let table = table();
     let forged = forge::parts(&cast.ann.access).with_claim("uv", json!(9));

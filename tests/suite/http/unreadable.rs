@@ -10,11 +10,11 @@ use serde_json::Value;
 use testkit::{Node, Raw, Shared, raw::Reply};
 use tokio::net::TcpStream;
 
-const SOON: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const VALIDATE: &str = "GET /api/v1/auth_token/validation HTTP/1.1\r\nHost: x\r\n\r\n";
 const LIVE: &str = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
 
-static IMPATIENT: Shared = Shared::with(&[("IDLE_TIMEOUT", "2s")]);
+static SHORT_TIMEOUTS: Shared = Shared::with(&[("IDLE_TIMEOUT", "2s")]);
 
 /// An error in the form that all errors have, on a connection that closes after it.
 fn is_in_form(reply: &Reply, status: u16, asked: &str) {
@@ -73,12 +73,19 @@ fn unreadable() -> Vec<(u16, String)> {
         (400, "\x16\x03\x01\x02 hello\r\n\r\n".into()),
         (400, post("Content-Length: two")),
         (400, post("Content-Length: 2\r\nContent-Length: 3")),
+        (400, post("Content-Length: 18446744073709551616")),
+        (400, post("Content-Length: 99999999999999999999999999")),
         (400, post("Transfer-Encoding: gzip")),
+        (501, post("Transfer-Encoding: gzip, chunked")),
+        (501, post("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked")),
+        (501, with("Transfer-Encoding: deflate, chunked\r\n")),
+        (400, with("Transfer-Encoding: chunked, chunked\r\n")),
+        (400, with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")),
     ]
 }
 
 #[tokio::test]
-async fn request_that_cannot_be_read_is_refused_in_form() {
+async fn malformed_request_is_refused_in_the_error_format() {
     let node = Node::shared().await;
     // At the beginning; after requests of the hot lane; after requests of hyper's; all at once with them.
     for before in ["", VALIDATE, LIVE] {
@@ -92,21 +99,21 @@ async fn request_that_cannot_be_read_is_refused_in_form() {
                     raw.send(before).await.unwrap();
                 }
                 if !before.is_empty() {
-                    assert!(matches!(raw.reply(SOON).await.status(), Some(200 | 401)), "{shown}");
+                    assert!(matches!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200 | 401)), "{shown}");
                 }
                 if !together {
                     let _ = raw.send(&asked).await;
                 }
-                is_in_form(&raw.reply(SOON).await, status, &shown);
-                assert!(raw.is_closed_within(SOON).await, "{shown}: stays open");
+                is_in_form(&raw.reply(ANSWER_TIMEOUT).await, status, &shown);
+                assert!(raw.is_closed_within(ANSWER_TIMEOUT).await, "{shown}: stays open");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn head_that_does_not_arrive_is_refused_in_form() {
-    let node = IMPATIENT.node().await;
+async fn missing_head_is_refused_in_the_error_format() {
+    let node = SHORT_TIMEOUTS.node().await;
     let cases = [
         ("", "G"),
         ("", "GET /api/v1/auth_token/validation HTTP/1.1\r\nHost: x\r\n"),
@@ -118,17 +125,17 @@ async fn head_that_does_not_arrive_is_refused_in_form() {
         let mut raw = Raw::to(&node).await;
         if !before.is_empty() {
             raw.send(before).await.unwrap();
-            assert!(matches!(raw.reply(SOON).await.status(), Some(200 | 401)), "{begun}");
+            assert!(matches!(raw.reply(ANSWER_TIMEOUT).await.status(), Some(200 | 401)), "{begun}");
         }
         raw.send(begun).await.unwrap();
-        is_in_form(&raw.reply(SOON).await, 408, begun);
-        assert!(raw.is_closed_within(SOON).await, "{begun}: stays open");
+        is_in_form(&raw.reply(ANSWER_TIMEOUT).await, 408, begun);
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await, "{begun}: stays open");
     });
     futures_util::future::join_all(refused).await;
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused_in_form() {
+async fn malformed_chunks_are_refused_in_the_error_format() {
     let node = Node::shared().await;
     for body in
         ["zz\r\n{}\r\n0\r\n\r\n", "-2\r\n{}\r\n0\r\n\r\n", "2\r\n{}xx0\r\n\r\n", "fffffffffffffffff\r\n{}"]
@@ -136,19 +143,19 @@ async fn chunks_that_are_none_are_refused_in_form() {
         let mut raw = Raw::to(&node).await;
         let head = "POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
         raw.send(format!("{head}{body}")).await.unwrap();
-        let Reply::Answer { status: 400, head, body: error } = raw.reply(SOON).await else {
+        let Reply::Answer { status: 400, head, body: error } = raw.reply(ANSWER_TIMEOUT).await else {
             panic!("{body}")
         };
         let head = head.to_ascii_lowercase();
         assert!(head.contains("connection: close"), "{body}: {head}");
         let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("a request id");
         is_error(&error, id, body);
-        assert!(raw.is_closed_within(SOON).await, "{body}: stays open");
+        assert!(raw.is_closed_within(ANSWER_TIMEOUT).await, "{body}: stays open");
     }
 }
 
 #[tokio::test]
-async fn large_head_by_http2_is_refused_in_form() {
+async fn large_http2_head_is_refused_in_the_error_format() {
     let node = Node::shared().await;
     let stream = TcpStream::connect(node.address()).await.unwrap();
     let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

@@ -12,7 +12,7 @@ use super::small;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A port that nobody has.
+/// A port that no process has.
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
@@ -89,7 +89,7 @@ async fn a_node_that_does_not_start_is_named_with_its_log() {
 }
 
 #[tokio::test]
-async fn ctrl_c_while_a_node_is_paused_resumes_it_and_ends_what_was_started() {
+async fn ctrl_c_resumes_paused_node_and_ends_started_processes() {
     let call = scheduled(&[(0.1, "pause", "n1"), (500.0, "kill", "other")]);
     let running = call.args(&["--rate", "100", "--duration", "10m", "--timeout", "1s"]).start();
     eventually(SOON, "the node is paused", async || {

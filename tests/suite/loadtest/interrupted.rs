@@ -38,7 +38,7 @@ async fn reaches(count: &AtomicU64, least: u64) {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_keeps_what_it_measured_and_deletes_its_users() {
+async fn interrupted_run_keeps_its_results_and_deletes_its_users() {
     let (front, validations) = counting(Exchange::is_validation).await;
     let running = small("validate", front.address()).args(&["--rate", "200", "--duration", ENDLESS]).start();
     reaches(&validations, 250).await;
@@ -54,7 +54,7 @@ async fn an_interrupted_run_keeps_what_it_measured_and_deletes_its_users() {
 }
 
 #[tokio::test]
-async fn who_is_interrupted_while_it_makes_users_deletes_those_that_it_made() {
+async fn run_interrupted_while_making_users_deletes_them() {
     let (front, made) = counting(|asked| asked.is("POST", "/api/v1/users") && asked.status == 201).await;
     let running = LoadTest::of("validate", front.address()).args(&["--users", "1000"]).start();
     reaches(&made, 3).await;

@@ -33,7 +33,7 @@ async fn compared(a: &str, b: &str) -> Load {
 }
 
 #[tokio::test]
-async fn a_result_is_not_worse_than_itself_and_worse_when_it_is_slower() {
+async fn result_is_worse_when_slower_and_not_worse_than_itself() {
     let node = node().await;
     let load = small("validate", node.address()).args(&["--rate", "100", "--duration", "1s"]).run().await;
     let result = load.ended(0, &[]).result();

@@ -89,7 +89,7 @@ async fn a_server_that_cannot_answer_fails_and_is_not_wrong() {
 }
 
 #[tokio::test]
-async fn a_server_that_serves_nobody_is_status_1_though_nothing_was_demanded() {
+async fn server_that_serves_no_request_is_status_1_without_objectives() {
     let front = Front::before(&node().await, |asked| {
         if asked.is_validation() { Reply::Instead(503, "Not now".into()) } else { Reply::AsItIs }
     })

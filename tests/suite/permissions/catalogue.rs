@@ -11,7 +11,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_permission_is_made_listed_described_and_deleted() {
+async fn permission_is_created_listed_described_and_deleted() {
     let root = Node::shared().await.root().await;
     let name = fresh("films.read");
     let made = root.post("permissions").json(&json!({"name": name, "description": "May watch"})).send().await;
@@ -33,7 +33,7 @@ async fn a_permission_is_made_listed_described_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_role_is_made_shown_described_and_deleted() {
+async fn role_is_created_shown_described_and_deleted() {
     let root = Node::shared().await.root().await;
     let permission = root.makes_permission("films.read").await;
     let name = fresh("viewer");
@@ -66,7 +66,7 @@ fn names_or_texts(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_description_can_be_left_out_and_taken_away() {
+async fn description_is_optional_and_removable() {
     let root = Node::shared().await.root().await;
     for noun in ["permissions", "roles"] {
         let name = fresh("plain");
@@ -80,7 +80,7 @@ async fn a_description_can_be_left_out_and_taken_away() {
 }
 
 #[tokio::test]
-async fn a_name_is_made_once_but_case_matters() {
+async fn name_is_created_once_and_case_matters() {
     let root = Node::shared().await.root().await;
     for noun in ["permissions", "roles"] {
         let name = fresh("Films");
@@ -94,7 +94,7 @@ async fn a_name_is_made_once_but_case_matters() {
 }
 
 #[tokio::test]
-async fn parallel_makers_of_one_name_get_one_201() {
+async fn parallel_creations_of_one_name_get_one_201() {
     let root = Node::shared().await.root().await;
     for noun in ["permissions", "roles"] {
         let body = json!({"name": fresh("once")});
@@ -147,7 +147,7 @@ async fn names_follow_the_grammar() {
 }
 
 #[tokio::test]
-async fn a_description_has_a_bound() {
+async fn description_length_is_limited() {
     let root = Node::shared().await.root().await;
     for noun in ["permissions", "roles"] {
         let body = json!({"name": fresh("long"), "description": "d".repeat(10_000)});
@@ -158,7 +158,7 @@ async fn a_description_has_a_bound() {
 }
 
 #[tokio::test]
-async fn what_is_built_in_is_there_and_is_never_deleted() {
+async fn built_in_names_exist_and_cannot_be_deleted() {
     let root = Node::shared().await.root().await;
     let listed = root.get("permissions").send().await.is(200).json();
     for name in BUILT_IN {
@@ -174,7 +174,7 @@ async fn what_is_built_in_is_there_and_is_never_deleted() {
 }
 
 #[tokio::test]
-async fn nothing_is_renamed() {
+async fn names_cannot_be_changed() {
     let root = Node::shared().await.root().await;
     let permission = root.makes_permission("fixed").await;
     let role = root.makes_role("fixed", &[]).await;
@@ -188,9 +188,10 @@ async fn nothing_is_renamed() {
 }
 
 #[tokio::test]
-async fn adding_what_is_there_and_removing_what_is_not_change_nothing() {
+async fn repeated_adding_and_removing_change_nothing() {
     let root = Node::shared().await.root().await;
-    let (permission, other) = (root.makes_permission("p").await, root.makes_permission("q").await);
+    let permission = root.makes_permission("p").await;
+    let other = root.makes_permission("q").await;
     let role = root.makes_role("r", &[&permission]).await;
     let again = root.puts(&permission, &role).await;
     assert_eq!(names_or_texts(&again.is(200).json()), [permission.as_str()]);

@@ -5,7 +5,7 @@ use serde_json::json;
 use testkit::{Node, fresh};
 
 #[tokio::test]
-async fn a_gateway_learns_who_it_is() {
+async fn gateway_learns_the_users_id() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let answer = ann.get("/auth_request").send().await;
@@ -16,7 +16,7 @@ async fn a_gateway_learns_who_it_is() {
 }
 
 #[tokio::test]
-async fn who_is_not_in_is_401_for_whatever_reason() {
+async fn invalid_token_is_401_for_any_reason() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     node.get("/auth_request").send().await.is_refused(401);
@@ -34,7 +34,7 @@ async fn who_is_not_in_is_401_for_whatever_reason() {
 }
 
 #[tokio::test]
-async fn who_may_not_is_403() {
+async fn user_without_the_permission_is_403() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -52,7 +52,7 @@ async fn who_may_not_is_403() {
 }
 
 #[tokio::test]
-async fn a_question_that_cannot_be_read_lets_nobody_through() {
+async fn malformed_query_lets_no_request_through() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for query in ["permissions=", "permissions=nonsense", "permissions=%22a%22&permissions=%22b%22"] {
@@ -63,9 +63,10 @@ async fn a_question_that_cannot_be_read_lets_nobody_through() {
 }
 
 #[tokio::test]
-async fn the_client_cannot_say_who_it_is() {
+async fn client_cannot_supply_its_own_identity() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let answer = ann.get("/auth_request").header("x-auth-user", &bob.uuid).send().await;
     assert_eq!(answer.is(204).header("x-auth-user"), Some(ann.uuid.as_str()));
     let body = json!({"tokens": []});
@@ -73,14 +74,14 @@ async fn the_client_cannot_say_who_it_is() {
 }
 
 /// No refusal names anybody: some gateways pass a refusal's headers on.
-fn names_nobody(answer: &testkit::Answer) {
+fn names_no_user(answer: &testkit::Answer) {
     for name in ["x-auth-user", "x-auth-session", "x-auth-kind"] {
         assert!(answer.header(name).is_none(), "{answer}");
     }
 }
 
 #[tokio::test]
-async fn unknown_or_repeated_parameter_lets_nobody_pass() {
+async fn unknown_or_repeated_parameter_lets_no_request_through() {
     let node = Node::start().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -113,11 +114,11 @@ async fn unknown_or_repeated_parameter_lets_nobody_pass() {
             let answer = request.send().await;
             answer.is_refused(403);
             assert_eq!(answer.field("code"), "unknown_parameter", "{path}");
-            names_nobody(&answer);
+            names_no_user(&answer);
         }
         let head = ann.request("HEAD", &path).send().await;
         assert_eq!(head.status, 403, "{path}");
-        names_nobody(&head);
+        names_no_user(&head);
         node.get(&path).send().await.is_refused(401);
     }
     // The usual one passes still, however its name is written.
@@ -130,7 +131,7 @@ async fn unknown_or_repeated_parameter_lets_nobody_pass() {
 }
 
 #[tokio::test]
-async fn unknown_header_of_ours_lets_nobody_pass() {
+async fn unknown_palisade_header_lets_no_request_through() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for name in ["X-Auth-Permissions", "x-auth-permision", "X-Auth-Query"] {
@@ -138,7 +139,7 @@ async fn unknown_header_of_ours_lets_nobody_pass() {
             let answer = request.header(name, "\"films\"").send().await;
             answer.is_refused(403);
             assert_eq!(answer.field("code"), "unknown_parameter", "{name}");
-            names_nobody(&answer);
+            names_no_user(&answer);
         }
     }
     for name in ["X-Auth-User", "X-Auth-Session", "X-Auth-Kind", "X-Authority"] {
@@ -149,13 +150,13 @@ async fn unknown_header_of_ours_lets_nobody_pass() {
 }
 
 #[tokio::test]
-async fn only_get_asks_for_a_gateway() {
+async fn only_get_is_allowed_for_a_gateway() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
         let answer = ann.request(method, "/auth_request").send().await;
         answer.is_refused(405);
-        names_nobody(&answer);
+        names_no_user(&answer);
         assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{answer}");
     }
     let head = ann.request("HEAD", "/auth_request").send().await;

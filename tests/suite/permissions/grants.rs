@@ -1,10 +1,10 @@
-//! Who has what: given, taken, deleted and made anew. A change is seen by the next check.
+//! Grants: given, removed, deleted and created again. The next check sees each change.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use testkit::{Node, fresh};
 
-const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+const UNKNOWN_USER: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 fn names(list: &Value) -> Vec<&str> {
     let list = list.as_array().expect("an array");
@@ -12,7 +12,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_direct_permission_is_seen_by_the_next_check_and_so_is_its_end() {
+async fn next_check_sees_a_direct_grant_and_its_removal() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -29,7 +29,7 @@ async fn a_direct_permission_is_seen_by_the_next_check_and_so_is_its_end() {
 }
 
 #[tokio::test]
-async fn a_role_is_seen_by_the_next_check_and_so_is_its_end() {
+async fn next_check_sees_a_role_and_its_removal() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -45,7 +45,7 @@ async fn a_role_is_seen_by_the_next_check_and_so_is_its_end() {
 }
 
 #[tokio::test]
-async fn a_change_of_a_role_is_seen_by_the_next_check_of_all_who_have_it() {
+async fn next_check_of_every_holder_sees_a_change_of_a_role() {
     let node = Node::shared().await;
     let root = node.root().await;
     let people = join_all((0..4).map(|_| node.register("fan"))).await;
@@ -66,12 +66,13 @@ async fn a_change_of_a_role_is_seen_by_the_next_check_of_all_who_have_it() {
 }
 
 #[tokio::test]
-async fn what_comes_two_ways_stays_until_both_end() {
+async fn permission_granted_twice_stays_until_both_grants_end() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
     let films = root.makes_permission("films").await;
-    let (one, two) = (root.makes_role("one", &[&films]).await, root.makes_role("two", &[&films]).await);
+    let one = root.makes_role("one", &[&films]).await;
+    let two = root.makes_role("two", &[&films]).await;
     root.gives_role(&ann, &one).await.is(200);
     root.gives_role(&ann, &two).await.is(200);
     root.gives(&ann, &films).await.is(200);
@@ -84,7 +85,7 @@ async fn what_comes_two_ways_stays_until_both_end() {
 }
 
 #[tokio::test]
-async fn combined_permissions_are_sorted_names_each_once() {
+async fn combined_permissions_are_sorted_and_unique() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -109,12 +110,14 @@ async fn combined_permissions_are_sorted_names_each_once() {
 }
 
 #[tokio::test]
-async fn giving_twice_and_taking_what_is_not_there_change_nothing() {
+async fn repeated_grants_and_removals_change_nothing() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
-    let (films, other) = (root.makes_permission("films").await, root.makes_permission("other").await);
-    let (viewer, nobody) = (root.makes_role("viewer", &[]).await, root.makes_role("nobody", &[]).await);
+    let films = root.makes_permission("films").await;
+    let other = root.makes_permission("other").await;
+    let viewer = root.makes_role("viewer", &[]).await;
+    let nobody = root.makes_role("nobody", &[]).await;
     for _ in 0..2 {
         assert_eq!(names(&root.gives(&ann, &films).await.is(200).json()), [films.as_str()]);
         assert_eq!(names(&root.gives_role(&ann, &viewer).await.is(200).json()), [viewer.as_str()]);
@@ -124,11 +127,12 @@ async fn giving_twice_and_taking_what_is_not_there_change_nothing() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_cannot_be_given_or_taken() {
+async fn unknown_names_cannot_be_granted_or_removed() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
-    let (films, viewer) = (root.makes_permission("films").await, root.makes_role("viewer", &[]).await);
+    let films = root.makes_permission("films").await;
+    let viewer = root.makes_role("viewer", &[]).await;
     root.gives(&ann, &fresh("nothing")).await.is_refused(404);
     root.takes(&ann, &fresh("nothing")).await.is_refused(404);
     root.gives_role(&ann, &fresh("nothing")).await.is_refused(404);
@@ -136,7 +140,7 @@ async fn what_does_not_exist_cannot_be_given_or_taken() {
     // A role is no permission, and the reverse.
     root.gives(&ann, &viewer).await.is_refused(404);
     root.gives_role(&ann, &films).await.is_refused(404);
-    for user in [NOBODY, "not-a-uuid"] {
+    for user in [UNKNOWN_USER, "not-a-uuid"] {
         for (noun, name) in [("permissions", &films), ("roles", &viewer)] {
             let path = format!("users/{user}/{noun}");
             root.get(&path).send().await.is_refused(404);
@@ -149,10 +153,11 @@ async fn what_does_not_exist_cannot_be_given_or_taken() {
 }
 
 #[tokio::test]
-async fn a_deleted_permission_is_taken_from_all_and_a_new_one_starts_with_nobody() {
+async fn deleted_permission_leaves_all_users_and_is_not_restored() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let films = root.makes_permission("films").await;
     let viewer = root.makes_role("viewer", &[&films]).await;
     root.gives(&ann, &films).await.is(200);
@@ -173,7 +178,7 @@ async fn a_deleted_permission_is_taken_from_all_and_a_new_one_starts_with_nobody
 }
 
 #[tokio::test]
-async fn a_deleted_role_is_taken_from_all_and_a_new_one_starts_with_nobody() {
+async fn deleted_role_leaves_all_users_and_is_not_restored() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -190,7 +195,7 @@ async fn a_deleted_role_is_taken_from_all_and_a_new_one_starts_with_nobody() {
 }
 
 #[tokio::test]
-async fn checks_beside_changes_never_go_back_to_what_was_before() {
+async fn concurrent_checks_never_return_to_an_earlier_state() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -208,7 +213,7 @@ async fn checks_beside_changes_never_go_back_to_what_was_before() {
 }
 
 #[tokio::test]
-async fn a_check_that_its_asker_gave_up_leaves_nothing_wrong() {
+async fn abandoned_check_leaves_the_cache_correct() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -226,11 +231,12 @@ async fn a_check_that_its_asker_gave_up_leaves_nothing_wrong() {
 }
 
 #[tokio::test]
-async fn grants_outlive_kill_dash_9() {
+async fn grants_survive_kill_dash_9() {
     let node = Node::start().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
-    let (films, books) = (root.makes_permission("films").await, root.makes_permission("books").await);
+    let films = root.makes_permission("films").await;
+    let books = root.makes_permission("books").await;
     let viewer = root.makes_role("viewer", &[&films]).await;
     root.gives_role(&ann, &viewer).await.is(200);
     root.gives(&ann, &books).await.is(200);

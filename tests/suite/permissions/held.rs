@@ -1,5 +1,5 @@
-//! A request that is held back: its head was allowed, its last byte comes after the right to it was
-//! taken away.
+//! A delayed request: its head arrives while the caller has the right to it, its last byte after that
+//! right was revoked.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Held {
 }
 
 #[tokio::test]
-async fn a_grant_that_was_held_back_over_a_logout_gives_nothing() {
+async fn grant_delayed_past_a_logout_is_refused() {
     let node = Node::shared().await;
     let root = node.another_superuser().await;
     let accomplice = node.register("accomplice").await;
@@ -48,10 +48,11 @@ async fn a_grant_that_was_held_back_over_a_logout_gives_nothing() {
 }
 
 #[tokio::test]
-async fn a_password_set_that_was_held_back_over_a_promotion_sets_nothing() {
+async fn password_set_delayed_past_a_promotion_is_refused() {
     let node = Node::shared().await;
     let root = node.another_superuser().await;
-    let (admin, rising) = (node.register("admin").await, node.register("rising").await);
+    let admin = node.register("admin").await;
+    let rising = node.register("rising").await;
     root.gives(&admin, "users_admin").await.is(200);
     let body = json!({"new_password": "the admin's own choice"});
     let held = Held::of(&node, &admin, "POST", &rising.path("password"), &body).await;
@@ -62,10 +63,11 @@ async fn a_password_set_that_was_held_back_over_a_promotion_sets_nothing() {
 }
 
 #[tokio::test]
-async fn a_change_that_was_held_back_over_the_loss_of_the_right_to_it_is_refused() {
+async fn change_delayed_past_the_loss_of_its_right_is_refused() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    let admin = node.register("admin").await;
+    let ann = node.register("ann").await;
     root.gives(&admin, "users_admin").await.is(200);
     let held = Held::of(&node, &admin, "PATCH", &ann.path(""), &json!({"first_name": "Mallory"})).await;
     root.takes(&admin, "users_admin").await.is(200);

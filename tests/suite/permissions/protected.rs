@@ -1,5 +1,5 @@
 //! A user with built-in permissions is changed only by itself, by a holder of all of them, or by
-//! `all_all`: whoever may set a password may log in with it.
+//! `all_all`: a caller that may set a user's password could log in with it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ const CHANGES: [(&str, &str); 6] = [
     ("DELETE", "sessions/{sid}"),
     ("DELETE", "sessions"),
 ];
-/// Grants have a rule of their own: nobody gives or takes power that they lack.
+/// Grants have a rule of their own: a caller cannot give or remove privileges that it lacks.
 const GRANTS: [(&str, &str); 4] = [
     ("POST", "roles"),
     ("DELETE", "roles/{name}"),
@@ -64,7 +64,7 @@ async fn user_with(node: &Node, root: &Person, permissions: &[&str]) -> Person {
 }
 
 #[tokio::test]
-async fn users_admin_changes_nobody_with_power_it_lacks() {
+async fn users_admin_cannot_change_a_user_with_more_privileges() {
     let node = Node::shared().await;
     let root = node.root().await;
     let admin = user_with(&node, &root, &["users_admin"]).await;
@@ -84,13 +84,13 @@ async fn users_admin_changes_nobody_with_power_it_lacks() {
     root.sets_active(&by_role, false).await.is(200);
     root.gives(&admin, "permissions_admin").await.is(200);
     admin.sets_active(&by_role, true).await.is_refused(403);
-    // Reading stays, and who is unknown is still not found.
+    // Reading stays allowed, and an unknown user is still not found.
     admin.get(&by_role.path("")).send().await.is(200);
     admin.delete("users/01890a5d-ac96-774b-bcce-b302099a8057").send().await.is_refused(404);
 }
 
 #[tokio::test]
-async fn holders_of_the_same_power_and_all_all_change_such_a_user() {
+async fn equal_privileges_or_all_all_may_change_such_a_user() {
     let node = Node::shared().await;
     let root = node.root().await;
     let admin = user_with(&node, &root, &["users_admin"]).await;
@@ -104,7 +104,7 @@ async fn holders_of_the_same_power_and_all_all_change_such_a_user() {
     let user = user_with(&node, &root, &["permissions_admin"]).await;
     admin.post(&user.path("password")).json(&body).send().await.is_refused(403);
     holder.post(&user.path("password")).json(&body).send().await.is_done();
-    // Nobody is protected from itself.
+    // Users are not protected from themselves.
     let user = user.with_password("a password of an admin").in_another_session().await;
     user.patch("users/me").json(&json!({"first_name": "x"})).send().await.is(200);
     let superuser = node.another_superuser().await;
@@ -112,7 +112,7 @@ async fn holders_of_the_same_power_and_all_all_change_such_a_user() {
 }
 
 #[tokio::test]
-async fn power_that_a_user_gains_during_a_request_protects_it() {
+async fn privilege_gained_during_a_request_protects_its_user() {
     let node = Node::shared().await;
     let root = node.root().await;
     let admin = user_with(&node, &root, &["users_admin"]).await;

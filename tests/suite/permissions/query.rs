@@ -5,12 +5,13 @@ use testkit::{Node, Person};
 
 const CHECK: &str = "users/me/combined_permissions/validation";
 
-/// Somebody who has the first of two permissions.
+/// A new user that has the first of two permissions, and the names of both.
 async fn ann_with_one_of_two() -> (Person, String, String) {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
-    let (has, lacks) = (root.makes_permission("has").await, root.makes_permission("lacks").await);
+    let has = root.makes_permission("has").await;
+    let lacks = root.makes_permission("lacks").await;
     root.gives(&ann, &has).await.is(200);
     (ann, has, lacks)
 }
@@ -24,7 +25,7 @@ fn wide(nodes: usize) -> String {
 }
 
 #[tokio::test]
-async fn any_all_names_and_nothing() {
+async fn any_all_names_and_empty_queries_are_evaluated() {
     let (ann, has, lacks) = ann_with_one_of_two().await;
     for (query, expected) in [
         (json!(has), true),
@@ -48,7 +49,7 @@ async fn any_all_names_and_nothing() {
 }
 
 #[tokio::test]
-async fn space_and_escapes_of_json_are_allowed() {
+async fn json_whitespace_and_escapes_are_allowed() {
     let (ann, has, _) = ann_with_one_of_two().await;
     let escaped: String = has.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
     for query in [
@@ -62,7 +63,7 @@ async fn space_and_escapes_of_json_are_allowed() {
 }
 
 #[tokio::test]
-async fn the_limits_of_depth_and_nodes() {
+async fn depth_and_node_limits_are_enforced() {
     let (ann, _, _) = ann_with_one_of_two().await;
     ann.asks(&nested(16)).await.is(200);
     ann.asks(&nested(17)).await.is_refused(422);
@@ -72,7 +73,7 @@ async fn the_limits_of_depth_and_nodes() {
 }
 
 #[tokio::test]
-async fn everything_else_is_refused_and_says_where() {
+async fn malformed_query_is_refused_with_its_position() {
     let (ann, _, _) = ann_with_one_of_two().await;
     for bad in [
         "",
@@ -139,7 +140,7 @@ async fn everything_else_is_refused_and_says_where() {
 }
 
 #[tokio::test]
-async fn the_parameter_is_there_exactly_once() {
+async fn query_parameter_is_required_exactly_once() {
     let (ann, has, _) = ann_with_one_of_two().await;
     let good = format!("%22{has}%22");
     for query in [
@@ -160,13 +161,13 @@ async fn the_parameter_is_there_exactly_once() {
         assert_eq!(answer.status, 422, "{query}\n{answer}");
         answer.is_refused(422);
     }
-    // Other parameters are nobody's business.
+    // Other parameters are ignored.
     let answer = ann.get(&format!("{CHECK}?x=1&permissions={good}&y=2")).send().await;
     assert_eq!(answer.is(200).json(), json!({"valid": true}));
 }
 
 #[tokio::test]
-async fn percent_encoding_is_read_once_and_strictly() {
+async fn percent_encoding_is_decoded_once_and_strictly() {
     let (ann, has, _) = ann_with_one_of_two().await;
     let encoded: String = has.bytes().map(|b| format!("%{b:02x}")).collect();
     for query in
@@ -194,7 +195,7 @@ async fn percent_encoding_is_read_once_and_strictly() {
 }
 
 #[tokio::test]
-async fn a_question_of_a_megabyte_is_refused() {
+async fn query_of_a_megabyte_is_refused() {
     use testkit::Raw;
     let (ann, _, _) = ann_with_one_of_two().await;
     let request = format!(
@@ -211,7 +212,7 @@ async fn a_question_of_a_megabyte_is_refused() {
 }
 
 #[tokio::test]
-async fn a_question_needs_a_valid_token() {
+async fn query_needs_a_valid_token() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let path = format!("{CHECK}?permissions=%22p%22");
@@ -219,12 +220,12 @@ async fn a_question_needs_a_valid_token() {
     node.get(&path).bearer(&ann.refresh).send().await.is_error(422, "Only non-refresh tokens are allowed");
     ann.delete("auth_token").send().await.is_done();
     ann.get(&path).send().await.is_error(401, "Token has been revoked");
-    // Who is out is told so, not that the question is bad.
+    // A revoked token is reported before a malformed query.
     ann.asks("nonsense").await.is_error(401, "Token has been revoked");
 }
 
 #[tokio::test]
-async fn many_different_questions_get_their_own_answers() {
+async fn many_different_queries_get_their_own_answers() {
     let (ann, has, lacks) = ann_with_one_of_two().await;
     for n in 0..300 {
         let noise = format!("n{n}");

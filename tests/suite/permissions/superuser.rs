@@ -11,7 +11,7 @@ async fn alone() -> (Node, Person) {
 }
 
 #[tokio::test]
-async fn the_last_superuser_stays_by_every_way() {
+async fn last_superuser_cannot_be_removed_in_any_way() {
     let (node, root) = alone().await;
     root.takes_role(&root, "superuser").await.is_refused(409);
     root.sets_active(&root, false).await.is_refused(409);
@@ -30,7 +30,7 @@ async fn the_last_superuser_stays_by_every_way() {
 }
 
 #[tokio::test]
-async fn the_last_superuser_by_a_direct_grant_stays() {
+async fn last_superuser_by_a_direct_grant_cannot_be_removed() {
     let (node, root) = alone().await;
     let ann = node.register("ann").await;
     root.gives(&ann, "all_all").await.is(200);
@@ -46,7 +46,7 @@ async fn the_last_superuser_by_a_direct_grant_stays() {
 }
 
 #[tokio::test]
-async fn the_last_superuser_by_another_role_stays() {
+async fn last_superuser_by_another_role_cannot_be_removed() {
     let (node, root) = alone().await;
     let ann = node.register("ann").await;
     let owner = root.makes_role("owner", &["all_all"]).await;
@@ -64,7 +64,7 @@ async fn the_last_superuser_by_another_role_stays() {
 }
 
 #[tokio::test]
-async fn of_two_superusers_one_stays_under_parallel_removals() {
+async fn parallel_removals_keep_one_of_two_superusers() {
     for round in 0..4 {
         let (node, root) = alone().await;
         let other = node.another_superuser().await;
@@ -76,7 +76,7 @@ async fn of_two_superusers_one_stays_under_parallel_removals() {
         };
         assert!(first.status < 300 || second.status < 300, "neither went: {first}\n{second}");
         for refused in [&first, &second].into_iter().filter(|answer| answer.status >= 300) {
-            // The one who was faster may have taken the other's power, or tokens.
+            // The faster caller may have revoked the other's privilege or tokens.
             assert!(matches!(refused.status, 401 | 403 | 409), "{refused}");
         }
         let mut left = 0;
@@ -91,10 +91,11 @@ async fn of_two_superusers_one_stays_under_parallel_removals() {
 }
 
 #[tokio::test]
-async fn who_has_all_all_is_changed_only_by_itself_or_by_all_all() {
+async fn holder_of_all_all_is_changed_only_by_itself_or_all_all() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (admin, victim) = (node.register("admin").await, node.another_superuser().await);
+    let admin = node.register("admin").await;
+    let victim = node.another_superuser().await;
     for power in ["users_admin", "permissions_admin", "permissions_check", "cluster_read"] {
         root.gives(&admin, power).await.is(200);
     }
@@ -110,7 +111,7 @@ async fn who_has_all_all_is_changed_only_by_itself_or_by_all_all() {
     admin.post(&victim.path("unlock")).send().await.is_refused(403);
     admin.delete(&victim.path("")).send().await.is_refused(403);
     victim.is_in().await;
-    // Looking is allowed to who manages users.
+    // A users admin may still read.
     admin.get(&victim.path("")).send().await.is(200);
     // By a role it is the same power.
     victim.patch("users/me").json(&json!({"first_name": "Me"})).send().await.is(200);
@@ -120,7 +121,7 @@ async fn who_has_all_all_is_changed_only_by_itself_or_by_all_all() {
 }
 
 #[tokio::test]
-async fn two_ways_to_power_taken_at_the_same_time_leave_one() {
+async fn concurrent_removals_keep_one_path_to_all_all() {
     let node = Node::start().await;
     let root = node.root().await;
     for round in 0..10 {
@@ -128,7 +129,7 @@ async fn two_ways_to_power_taken_at_the_same_time_leave_one() {
         root.gives_role(&root, "superuser").await.is(200);
         let (direct, role) = tokio::join!(root.takes(&root, "all_all"), root.takes_role(&root, "superuser"));
         let statuses = [direct.status, role.status];
-        // Who comes second may have lost the right to it meanwhile, or is told that it is the last.
+        // The second caller may have lost its right in the meantime, or is told that this is the last grant.
         assert!(statuses.contains(&200) && statuses != [200, 200], "round {round}: {statuses:?}");
         assert!(root.may("all_all").await, "round {round}");
     }

@@ -1,13 +1,15 @@
 //! The command line: while a node runs and while none does, for people and for scripts.
 
+mod quickstart;
+mod terminal;
+
 use std::{
     io::{Read as _, Write as _},
-    path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
-use testkit::{Node, Palisade, eventually, fresh, within};
+use testkit::{Node, Palisade, eventually, fresh};
 
 const BUILT_IN: [&str; 5] =
     ["all_all", "permissions_admin", "users_admin", "permissions_check", "cluster_read"];
@@ -39,12 +41,13 @@ async fn running(node: &Node, running: bool) {
 }
 
 #[tokio::test]
-async fn app_init_makes_what_is_built_in_however_often() {
+async fn app_init_creates_built_ins_and_is_idempotent() {
     both_ways(async |node, is_running| {
         for _ in 0..3 {
             node.cli(&["app", "init"]).await.is_done();
         }
-        let (email, password) = (email(), fresh("an operator's secret"));
+        let email = email();
+        let password = fresh("an operator's secret");
         create(node, &email, &password).run().await.is_done();
         node.cli(&["app", "init"]).await.is_done();
         running(node, is_running).await;
@@ -61,9 +64,10 @@ async fn app_init_makes_what_is_built_in_however_often() {
 }
 
 #[tokio::test]
-async fn app_init_with_superuser_makes_one_too() {
+async fn app_init_creates_a_superuser_on_request() {
     both_ways(async |node, is_running| {
-        let (email, password) = (email(), fresh("an operator's secret"));
+        let email = email();
+        let password = fresh("an operator's secret");
         let init = || {
             node.palisade(&["app", "init", "--with-superuser", "--email", &email])
                 .args(["--first-name", "O", "--last-name", "P"])
@@ -98,7 +102,7 @@ async fn superuser_create_before_app_init_says_to_run_it() {
 }
 
 #[tokio::test]
-async fn what_is_not_given_is_named_without_a_terminal() {
+async fn missing_argument_is_named_without_a_terminal() {
     // A failure or wrong usage: it is both.
     let is_told = |run: &testkit::Run, flag: &str| {
         assert!(matches!(run.status, 1 | 2) && run.stderr.contains(flag), "{run:?}");
@@ -118,7 +122,8 @@ async fn what_is_not_given_is_named_without_a_terminal() {
     let run = node.cli(&["app", "init", "--with-superuser"]).await;
     is_told(&run, "--");
     // With a password as a flag, nothing else is asked.
-    let (email, password) = (email(), fresh("an operator's secret"));
+    let email = email();
+    let password = fresh("an operator's secret");
     let arguments = [
         "superuser",
         "create",
@@ -136,7 +141,7 @@ async fn what_is_not_given_is_named_without_a_terminal() {
 }
 
 #[tokio::test]
-async fn a_bad_email_or_password_is_refused_like_at_registration() {
+async fn bad_email_or_password_is_refused_as_at_registration() {
     both_ways(async |node, _| {
         node.cli(&["app", "init"]).await.is_done();
         let run = create(node, "no address", &fresh("an operator's secret")).run().await;
@@ -155,7 +160,8 @@ async fn a_bad_email_or_password_is_refused_like_at_registration() {
 async fn superuser_create_applies_the_rules_of_registration() {
     both_ways(async |node, is_running| {
         node.cli(&["app", "init"]).await.is_done();
-        let (good, password) = (email(), fresh("an operator's secret"));
+        let good = email();
+        let password = fresh("an operator's secret");
         let long = "n".repeat(5_000);
         for (email, first, last, said) in [
             (good.as_str(), "A\u{1b}[31mB\nC", "P", "--first-name has no control characters"),
@@ -177,7 +183,7 @@ async fn superuser_create_applies_the_rules_of_registration() {
 }
 
 #[tokio::test]
-async fn an_email_that_exists_becomes_superuser_only_with_promote() {
+async fn existing_email_becomes_superuser_only_with_promote() {
     both_ways(async |node, is_running| {
         running(node, is_running).await;
         let ann = node.register("ann").await;
@@ -203,10 +209,11 @@ async fn an_email_that_exists_becomes_superuser_only_with_promote() {
 }
 
 #[tokio::test]
-async fn superuser_delete_refuses_who_is_none_and_the_last_one() {
+async fn superuser_delete_refuses_other_users_and_the_last_one() {
     both_ways(async |node, is_running| {
         node.cli(&["app", "init"]).await.is_done();
-        let (first, second) = (email(), email());
+        let first = email();
+        let second = email();
         let password = fresh("an operator's secret");
         create(node, &first, &password).run().await.is_done();
         let delete = |email: &str| node.palisade(&["superuser", "delete", "--email", email]);
@@ -235,7 +242,7 @@ async fn superuser_delete_refuses_who_is_none_and_the_last_one() {
 }
 
 #[tokio::test]
-async fn superuser_delete_takes_power_by_whatever_way_it_was_given() {
+async fn superuser_delete_removes_every_grant_of_all_all() {
     let node = Node::start().await;
     let root = node.root().await;
     let rising = node.register("rising").await;
@@ -249,9 +256,10 @@ async fn superuser_delete_takes_power_by_whatever_way_it_was_given() {
 }
 
 #[tokio::test]
-async fn scripts_get_json() {
+async fn commands_print_json_on_request() {
     let node = Node::start().await;
-    let (email, password) = (email(), fresh("an operator's secret"));
+    let email = email();
+    let password = fresh("an operator's secret");
     assert!(node.cli(&["app", "init", "--json"]).await.is_done().json().is_object());
     let made = create(&node, &email, &password).args(["--json"]).run().await;
     let made = made.is_done().json();
@@ -263,7 +271,7 @@ async fn scripts_get_json() {
 }
 
 #[tokio::test]
-async fn a_person_gets_no_stack_of_errors() {
+async fn command_error_has_no_stack_trace() {
     let node = Node::start().await;
     let run = node.cli(&["superuser", "delete", "--email", "nobody@example.org"]).await;
     run.failed_saying(&[]).in_one_line();
@@ -273,7 +281,7 @@ async fn a_person_gets_no_stack_of_errors() {
 }
 
 #[tokio::test]
-async fn what_a_command_changed_is_seen_by_the_next_request() {
+async fn next_request_sees_a_commands_change() {
     let node = Node::start().await;
     let root = node.root().await;
     let other = node.another_superuser().await;
@@ -285,7 +293,7 @@ async fn what_a_command_changed_is_seen_by_the_next_request() {
 }
 
 #[tokio::test]
-async fn commands_beside_requests_and_each_other_all_come_to_an_end() {
+async fn concurrent_commands_and_requests_all_finish() {
     let node = Node::start().await;
     node.cli(&["app", "init"]).await.is_done();
     let people: Vec<_> = (0..4).map(|_| (email(), fresh("an operator's secret"))).collect();
@@ -301,7 +309,7 @@ async fn commands_beside_requests_and_each_other_all_come_to_an_end() {
 }
 
 #[tokio::test]
-async fn app_init_makes_a_superuser_of_an_email_that_exists_only_with_promote() {
+async fn app_init_promotes_an_existing_email_only_with_promote() {
     both_ways(async |node, is_running| {
         running(node, is_running).await;
         let ann = node.register("ann").await;
@@ -333,7 +341,7 @@ async fn app_init_makes_a_superuser_of_an_email_that_exists_only_with_promote() 
 }
 
 #[tokio::test]
-async fn commands_make_no_store_where_there_is_none() {
+async fn commands_do_not_create_a_missing_store() {
     let scratch = testkit::scratch::directory();
     let kid = uuid_like();
     let commands: [&[&str]; 9] = [
@@ -375,11 +383,12 @@ fn uuid_like() -> String {
 }
 
 #[tokio::test]
-async fn password_comes_from_a_file_that_is_named() {
+async fn password_is_read_from_a_named_file() {
     let node = Node::start().await;
     node.cli(&["app", "init"]).await.is_done();
     let scratch = testkit::scratch::directory();
-    let (email, password) = (email(), fresh("an operator's secret"));
+    let email = email();
+    let password = fresh("an operator's secret");
     let path = scratch.path().join("password");
     std::fs::write(&path, format!("{password}\n")).unwrap();
     let create = node.palisade(&["superuser", "create", "--email", &email]);
@@ -396,12 +405,13 @@ async fn password_comes_from_a_file_that_is_named() {
 async fn lost_output_is_a_failure() {
     let node = Node::start().await;
     node.cli(&["app", "init"]).await.is_done();
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 8] = [
         &["keys", "list"],
         &["keys", "list", "--json"],
         &["app", "init"],
         &["check-config"],
         &["openapi"],
+        &["settings"],
         &["health"],
         &["--help"],
     ];
@@ -425,14 +435,25 @@ async fn lost_output_is_a_failure() {
                 "{command:?}: {stderr}"
             );
         }
-        // Output that nobody wants is not lost.
+        // `>&-` of a shell. A command that does more than print cannot tell this from output that another
+        // program discards.
+        if matches!(command, ["openapi" | "settings" | "--help"]) {
+            let call = call();
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "exec \"$0\" \"$@\" >&-"]).arg(call.get_program()).args(call.get_args());
+            let output = shell.stdin(Stdio::null()).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{command:?}: {stderr}");
+            assert!(stderr.contains("output is lost") && stderr.lines().count() == 1, "{stderr}");
+        }
+        // Output to `/dev/null` is not lost output.
         let done = call().stdout(Stdio::null()).output().unwrap();
         assert!(done.status.success(), "{command:?}: {done:?}");
     }
 }
 
 #[tokio::test]
-async fn health_says_whether_the_node_of_the_settings_is_ready() {
+async fn health_command_reports_readiness_of_the_node() {
     let node = Node::builder().setting("DRAIN_GRACE", "10m").start().await;
     let port = node.address().port();
     let health = async |arguments: &[&str], listen: &str| {
@@ -464,208 +485,4 @@ async fn health_says_whether_the_node_of_the_settings_is_ready() {
     health(&["--live"], "127.0.0.1:PORT").await.is_done();
     node.terminate().await;
     health(&["--live"], "127.0.0.1:PORT").await.failed_saying(&["running"]).in_one_line();
-}
-
-#[tokio::test]
-async fn quickstart_makes_a_superuser_whose_password_is_shown_once() {
-    let scratch = testkit::scratch::directory();
-    let data = scratch.path().join("data");
-    let quickstart = || {
-        let call = Palisade::with(["quickstart", "--json", "--listen", "127.0.0.1:0"]);
-        call.setting("DATA_DIR", &data).setting("DRAIN_GRACE", "0s")
-    };
-    let first = Quickstart::start(quickstart()).await;
-    let text = |name: &str| first.said[name].as_str().unwrap().to_owned();
-    let (email, password) = (text("email"), text("password"));
-    assert_eq!(first.said["created"], true);
-    let log_in = first.log_in(&email, &password).await;
-    assert!(log_in.contains("access_token"), "{log_in}");
-    let mut logs = first.ends();
-    // Again: it changes nothing, whatever it is given.
-    let again =
-        quickstart().args(["--email", "other@example.org"]).setting("SUPERUSER_PASSWORD", "walls and gates");
-    let again = Quickstart::start(again).await;
-    assert_eq!(
-        (&again.said["created"], &again.said["email"]),
-        (&serde_json::json!(false), &serde_json::json!(email))
-    );
-    assert_eq!(again.said.get("password"), None);
-    let log_in = again.log_in(&email, &password).await;
-    assert!(log_in.contains("access_token"), "{log_in}");
-    logs += &again.ends();
-    assert!(!logs.contains(&password), "the password is in the log");
-    for entry in std::fs::read_dir(&data).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap_or_default();
-        assert!(!bytes.windows(password.len()).any(|window| window == password.as_bytes()));
-    }
-}
-
-#[tokio::test]
-async fn quickstart_refuses_what_is_not_for_a_first_node() {
-    let scratch = testkit::scratch::directory();
-    let data = scratch.path().join("data");
-    let quickstart = || Palisade::with(["quickstart"]).setting("DATA_DIR", &data);
-    quickstart().setting("LISTEN", "0.0.0.0:0").run().await.failed_saying(&["PALISADE_LISTEN"]).in_one_line();
-    let shared = quickstart().setting("STORE", "cql://db/palisade");
-    let shared = shared.setting("MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").run().await;
-    shared.failed_saying(&["PALISADE_STORE"]).in_one_line();
-    quickstart()
-        .setting("SUPERUSER_PASSWORD", "short")
-        .run()
-        .await
-        .failed_saying(&["password"])
-        .in_one_line();
-    quickstart().args(["--email", "nobody"]).run().await.failed_saying(&["email"]).in_one_line();
-    quickstart().args(["--ask-password"]).run().await.was_wrong_usage(&["--password"]);
-    assert!(!data.exists(), "something was made");
-    // A password that nobody would see is not set.
-    let mut lost = quickstart().setting("LISTEN", "127.0.0.1:0").into_command();
-    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-    let lost = lost.stdout(full).output().unwrap();
-    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
-    let given = quickstart().args(["--json", "--listen", "127.0.0.1:0"]);
-    let given = Quickstart::start(given.setting("SUPERUSER_PASSWORD", "walls and gates")).await;
-    assert_eq!((&given.said["created"], &given.said["password"]), (&true.into(), &serde_json::Value::Null));
-    assert!(given.log_in("root@example.org", "walls and gates").await.contains("access_token"));
-    given.ends();
-}
-
-/// A node that was started so, and what it said.
-struct Quickstart {
-    child: std::process::Child,
-    said: serde_json::Value,
-}
-
-impl Quickstart {
-    async fn start(call: Palisade) -> Self {
-        let mut command = call.into_command();
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let line = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
-            line
-        });
-        let line = within(Duration::from_secs(60), "a word of quickstart", line).await.unwrap();
-        let said = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-        Self { child, said }
-    }
-
-    async fn log_in(&self, email: &str, password: &str) -> String {
-        let port = self.said["url"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
-        let client = testkit::Client::new(std::sync::Arc::new(std::sync::atomic::AtomicU16::new(port)));
-        let body = serde_json::json!({ "email": email, "password": password });
-        // It listens when it speaks, and answers a moment later.
-        client.post("auth_token").json(&body).send().await.to_string()
-    }
-
-    /// Ends it as Ctrl-C does; gives its log.
-    fn ends(mut self) -> String {
-        signal(&self.child, rustix::process::Signal::INT);
-        let mut logs = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut logs).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{logs}");
-        logs
-    }
-}
-
-fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
-/// Runs a command at a terminal: types each answer when the question before it is there.
-async fn at_a_terminal(call: Palisade, dialogue: &[(&str, &str)]) -> (std::process::ExitStatus, String) {
-    let call = call.into_command();
-    let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
-    let words: Vec<_> = std::iter::once(call.get_program()).chain(call.get_args()).map(quoted).collect();
-    // It gives the command a session with a controlling terminal, at which passwords are asked for.
-    let mut command = Command::new("script");
-    let line = format!("tty && exec {}", words.join(" "));
-    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
-    call.get_envs().for_each(|(name, value)| match value {
-        Some(value) => drop(command.env(name, value)),
-        None => drop(command.env_remove(name)),
-    });
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut keyboard, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let dialogue: Vec<_> =
-        dialogue.iter().map(|(question, answer)| ((*question).to_owned(), (*answer).to_owned())).collect();
-    let spoken = tokio::task::spawn_blocking(move || {
-        let (mut said, mut seen) = (String::new(), 0);
-        let mut questions = dialogue.iter();
-        let mut next = questions.next();
-        let mut buffer = [0; 1024];
-        while let Ok(count @ 1..) = screen.read(&mut buffer) {
-            said += &String::from_utf8_lossy(&buffer[..count]);
-            while let Some((question, answer)) = next
-                && let Some(at) = said[seen..].find(question.as_str())
-            {
-                seen += at + question.len();
-                let terminal = said.lines().next().unwrap();
-                while (question.starts_with("Password") || question.starts_with("The same"))
-                    && shows(terminal)
-                {
-                    std::thread::yield_now();
-                }
-                writeln!(keyboard, "{answer}").unwrap();
-                next = questions.next();
-            }
-        }
-        assert!(next.is_none(), "{next:?} was not asked: {said}");
-        said
-    });
-    let said = within(Duration::from_secs(60), "the end of the dialogue", spoken).await.unwrap();
-    (child.wait().unwrap(), said)
-}
-
-/// Whether a terminal shows what is typed.
-fn shows(terminal: &str) -> bool {
-    let settings = Command::new("stty").args(["-F", terminal, "-a"]).output().unwrap();
-    assert!(settings.status.success(), "{terminal}: {settings:?}");
-    !String::from_utf8_lossy(&settings.stdout).split_whitespace().any(|word| word == "-echo")
-}
-
-#[tokio::test]
-async fn superuser_create_asks_at_a_terminal() {
-    let node = Node::start().await;
-    node.cli(&["app", "init"]).await.is_done();
-    let password = fresh("an operator's secret");
-    for (first, last) in [("Ann", "Archer"), ("", "")] {
-        let email = email();
-        let dialogue = [
-            ("Email: ", email.as_str()),
-            ("First name (Enter skips): ", first),
-            ("Last name (Enter skips): ", last),
-            ("Password: ", &password),
-            ("The same again: ", &password),
-        ];
-        let (status, said) = at_a_terminal(node.palisade(&["superuser", "create"]), &dialogue).await;
-        assert!(status.success(), "{said}");
-        assert!(!said.contains(&password), "the password was shown: {said}");
-        let root = testkit::Person::log_in(&node, &email, &password).await;
-        let me = root.get("users/me").send().await.is(200).json();
-        let name = |name: &str| if name.is_empty() { serde_json::Value::Null } else { name.into() };
-        assert_eq!((&me["first_name"], &me["last_name"]), (&name(first), &name(last)));
-    }
-    // What a flag gives is not asked, and two passwords that differ are a failure.
-    let given = ["superuser", "create", "--email", "z@example.org", "--first-name", "", "--last-name", "Z"];
-    let dialogue = [("Password: ", password.as_str()), ("The same again: ", "another one")];
-    let (status, said) = at_a_terminal(node.palisade(&given), &dialogue).await;
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("differ") && !said.contains("First name"), "{said}");
-    // Before anything is asked it is said that there is nothing to do it on.
-    let nowhere = Palisade::with(["superuser", "create"]).setting("DATA_DIR", Path::new("/nowhere"));
-    let (status, said) = at_a_terminal(nowhere, &[]).await;
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("there is no store in /nowhere") && !said.contains("Email:"), "{said}");
-}
-
-#[tokio::test]
-async fn texts_of_users_cannot_move_the_terminals_cursor() {
-    let node = Node::start().await;
-    node.cli(&["app", "init"]).await.is_done();
-    let run = node.cli(&["superuser", "delete", "--email", "a\u{1b}[2Jb@example.org"]).await;
-    run.failed_saying(&["[2Jb"]).in_one_line();
-    assert!(!run.stderr.contains('\u{1b}'), "{run:?}");
 }

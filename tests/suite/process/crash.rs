@@ -11,9 +11,9 @@ use std::{
 use serde_json::json;
 use testkit::{Node, Person, fresh};
 
-/// How many clients write at the same time.
+/// Number of concurrent writers.
 const WRITERS: usize = 8;
-/// How much they get done before the crash.
+/// How long they write before the crash.
 const STORM: Duration = Duration::from_secs(2);
 
 /// What a node has answered with 2xx, and must hold to.
@@ -91,10 +91,11 @@ async fn write(node: &Node, root: &Person, promises: &Mutex<Promises>, ended: &A
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_before_kill_dash_9_holds_after_it() {
+async fn answered_changes_survive_kill_dash_9() {
     let node = Node::builder().setting("REFRESH_GRACE", "120s").start().await;
     let root = node.root().await;
-    let (promises, ended) = (Mutex::new(Promises::default()), AtomicBool::new(false));
+    let promises = Mutex::new(Promises::default());
+    let ended = AtomicBool::new(false);
     let storm = futures_util::future::join_all((0..WRITERS).map(|_| write(&node, &root, &promises, &ended)));
     let crash = async {
         let start = Instant::now();
@@ -137,7 +138,7 @@ async fn what_was_answered_before_kill_dash_9_holds_after_it() {
 }
 
 #[tokio::test]
-async fn a_node_survives_being_killed_again_and_again() {
+async fn node_survives_repeated_kills() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let mut others = Vec::new();

@@ -1,4 +1,4 @@
-//! The data directory: who may look in, and what happens when it is used twice or damaged.
+//! The data directory: its permissions, and what happens when it is used twice or damaged.
 
 use std::{
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
@@ -21,7 +21,7 @@ fn store(node: &Node) -> PathBuf {
 }
 
 #[tokio::test]
-async fn only_its_owner_may_look_in() {
+async fn data_directory_is_readable_by_its_owner_only() {
     let node = Node::start().await;
     assert_eq!(mode(node.data_dir()), 0o700);
     let mut sockets = 0;
@@ -37,7 +37,7 @@ async fn only_its_owner_may_look_in() {
 }
 
 #[tokio::test]
-async fn a_node_does_not_answer_an_ended_ones_socket() {
+async fn node_does_not_answer_the_socket_of_an_ended_node() {
     let node = Node::start().await;
     node.kill_dash_9();
     // The socket of the dead node is still there: the command uses the store itself.
@@ -47,7 +47,7 @@ async fn a_node_does_not_answer_an_ended_ones_socket() {
 }
 
 #[tokio::test]
-async fn a_second_node_on_the_same_directory_is_refused_and_the_first_goes_on() {
+async fn second_node_on_one_directory_is_refused_and_first_continues() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let second = node.successor().try_start().await.expect_err("two nodes on one directory");
@@ -61,7 +61,7 @@ async fn a_second_node_on_the_same_directory_is_refused_and_the_first_goes_on() 
 }
 
 #[tokio::test]
-async fn a_store_that_is_no_store_is_a_clear_error_and_stays_as_it_is() {
+async fn invalid_store_file_is_a_clear_error_and_stays_unchanged() {
     let node = Node::start().await;
     node.register("ann").await;
     node.terminate().await;
@@ -90,7 +90,7 @@ async fn a_store_that_is_no_store_is_a_clear_error_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_torn_last_write_loses_nothing_that_was_answered() {
+async fn torn_last_write_loses_no_answered_change() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let bob = node.register("bob").await;
@@ -111,7 +111,7 @@ async fn a_torn_last_write_loses_nothing_that_was_answered() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_written_is_a_clear_error() {
+async fn unwritable_directory_is_a_clear_error() {
     let scratch = testkit::scratch::directory();
     // A file where the directory should be: that hinders the superuser of the machine too.
     let file = scratch.path().join("file");
@@ -136,7 +136,7 @@ async fn a_directory_that_cannot_be_written_is_a_clear_error() {
 }
 
 #[tokio::test]
-async fn a_clock_file_that_cannot_be_read_is_a_clear_error() {
+async fn unreadable_clock_file_is_a_clear_error() {
     let node = Node::start().await;
     node.terminate().await;
     // Not as if there were none: what it holds keeps forgotten tokens out.
@@ -162,7 +162,7 @@ async fn another_master_key_cannot_open_the_keys() {
 }
 
 #[tokio::test]
-async fn a_given_master_key_is_enough_to_open_the_keys_again() {
+async fn configured_master_key_opens_the_keys_again() {
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let node = Node::builder().setting("MASTER_KEY", key).start().await;
     let ann = node.register("ann").await;
@@ -176,7 +176,7 @@ async fn a_given_master_key_is_enough_to_open_the_keys_again() {
 }
 
 #[tokio::test]
-async fn nothing_that_lets_one_in_is_readable_in_the_store() {
+async fn no_credential_is_readable_in_the_store() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let next = ann.refreshed().await;
@@ -192,7 +192,7 @@ async fn nothing_that_lets_one_in_is_readable_in_the_store() {
     }
 }
 
-/// A user and a group that nobody has.
+/// A user and a group that do not exist on this machine.
 const USER: u32 = 54_321;
 const GROUP: u32 = 54_322;
 
@@ -259,7 +259,7 @@ fn open_scratch() -> Option<tempfile::TempDir> {
 }
 
 #[tokio::test]
-async fn node_on_a_volume_of_others_uses_a_folder_of_its_own() {
+async fn node_on_a_shared_volume_uses_its_own_folder() {
     let Some(scratch) = open_scratch() else { return };
     // A volume of a group with the file system's own folder in it, an emptyDir, OpenShift's random user in
     // group 0, a directory of another user that the group may write.
@@ -300,7 +300,7 @@ async fn node_on_a_volume_of_others_uses_a_folder_of_its_own() {
 }
 
 #[tokio::test]
-async fn store_in_the_directory_itself_goes_on_being_used() {
+async fn store_in_the_directory_itself_is_still_used() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     node.terminate().await;
@@ -322,7 +322,7 @@ async fn directory_that_this_user_cannot_use_is_a_clear_error() {
     };
     let closed = directory("closed", 0, 0, 0o755);
     let private = directory("private", 0, 0, 0o700);
-    // A folder of the right name that somebody else has put there.
+    // A folder of the right name that another user has put there.
     let planted = directory("planted", 0, 0, 0o777);
     mount(&planted.join("palisade"), USER + 1, GROUP, 0o777);
     let linked = directory("linked", 0, 0, 0o777);

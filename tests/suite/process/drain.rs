@@ -1,6 +1,7 @@
 //! The end of a node: nothing that was begun is lost.
 
 use std::{
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicU16, AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::{Client, Drain, Node, Person, Raw, eventually};
 
-const SOON: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_under_load() {
@@ -33,7 +34,7 @@ async fn a_draining_node_is_not_ready_but_serves() {
     let ann = node.register("ann").await;
     let start = Instant::now();
     node.ask_to_end();
-    let answer = eventually(SOON, "the readiness of a draining node", async || {
+    let answer = eventually(ANSWER_TIMEOUT, "the readiness of a draining node", async || {
         let answer = node.readiness().await.expect("it serves");
         (answer.status != 200).then_some(answer)
     })
@@ -54,11 +55,36 @@ async fn a_draining_node_is_not_ready_but_serves() {
     ann.is_out().await;
 }
 
+/// A process inherits the blocked signals of its parent, such as a supervisor that handles them by `signalfd`.
 #[tokio::test]
-async fn a_second_sigterm_ends_it_at_once() {
+async fn node_ends_on_a_signal_that_its_parent_blocked() {
+    let scratch = testkit::scratch::directory();
+    let call = testkit::Palisade::with(["serve"]).setting("LISTEN", "127.0.0.1:0");
+    let call =
+        call.setting("DATA_DIR", scratch.path().join("data")).setting("DRAIN_GRACE", "0s").into_command();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut blocking = tokio::process::Command::new("env");
+        blocking.args(["--block-signal=TERM,INT,HUP"]).arg(call.get_program()).args(call.get_args());
+        blocking.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut child =
+            blocking.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        let socket = scratch.path().join("data").join("control.sock");
+        eventually(ANSWER_TIMEOUT, "the control socket", async || {
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        })
+        .await;
+        let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let status = testkit::within(ANSWER_TIMEOUT, "the end of the node", child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn second_sigterm_ends_the_node_at_once() {
     let node = Node::builder().setting("DRAIN_GRACE", "10m").start().await;
     node.ask_to_end();
-    eventually(SOON, "it drains", async || {
+    eventually(ANSWER_TIMEOUT, "it drains", async || {
         (node.readiness().await.expect("it serves").status == 503).then_some(())
     })
     .await;
@@ -74,7 +100,7 @@ async fn an_idle_node_ends_soon_after_the_grace() {
     // An idle connection that is kept must not hold it up.
     let mut idle = Raw::to(&node).await;
     idle.send("GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    assert_eq!(idle.reply(SOON).await.status(), Some(200));
+    assert_eq!(idle.reply(ANSWER_TIMEOUT).await.status(), Some(200));
     let start = Instant::now();
     assert_eq!(node.terminate().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -83,7 +109,7 @@ async fn an_idle_node_ends_soon_after_the_grace() {
 }
 
 #[tokio::test]
-async fn a_request_that_runs_is_finished() {
+async fn running_request_is_finished() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     // Log-ins take a while each; those in the queue when the signal comes are finished.
@@ -95,7 +121,7 @@ async fn a_request_that_runs_is_finished() {
     });
     let end = async {
         let first = async || (answered.load(Ordering::SeqCst) > 0).then_some(());
-        eventually(SOON, "the first of the log-ins", first).await;
+        eventually(ANSWER_TIMEOUT, "the first of the log-ins", first).await;
         node.ask_to_end();
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all(log_ins), end);
@@ -106,7 +132,7 @@ async fn a_request_that_runs_is_finished() {
 }
 
 #[tokio::test]
-async fn a_slow_client_does_not_hold_up_the_end() {
+async fn slow_client_does_not_delay_the_drain() {
     let node = Node::start().await;
     let mut slow = Raw::to(&node).await;
     slow.send("POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
@@ -170,12 +196,13 @@ async fn sighup_drains_as_sigterm_does() {
     let mut node = StartedBy::program(&["env", "--default-signal=HUP"]).await;
     let ann = Person::register(&node.client, "ann").await;
     node.signal(Signal::HUP);
-    eventually(SOON, "it drains", async || (node.readiness().await == Some(503)).then_some(())).await;
+    eventually(ANSWER_TIMEOUT, "it drains", async || (node.readiness().await == Some(503)).then_some(()))
+        .await;
     // A terminal that closes may send it twice: that ends nothing at once.
     node.signal(Signal::HUP);
     ann.is_in().await;
     node.signal(Signal::TERM);
-    let status = eventually(SOON, "the end", async || node.child.try_wait().unwrap()).await;
+    let status = eventually(ANSWER_TIMEOUT, "the end", async || node.child.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(0));
 }
 

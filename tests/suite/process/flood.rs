@@ -1,5 +1,5 @@
-//! A flood of log-ins: what cannot be hashed in time is shed with a word, and those who are in
-//! do not notice. (How much validation keeps of its throughput is measured elsewhere.)
+//! A flood of log-ins: the node sheds what it cannot hash in time with a clear answer, and users with
+//! sessions are unaffected. (How much validation keeps of its throughput is measured elsewhere.)
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use serde_json::json;
 use testkit::{Node, fresh};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_ins_beyond_the_queue_are_shed_and_validation_goes_on() {
+async fn logins_beyond_the_queue_are_shed_and_validation_continues() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let unknown = format!("{}@example.org", fresh("nobody"));
@@ -44,12 +44,12 @@ async fn log_ins_beyond_the_queue_are_shed_and_validation_goes_on() {
     assert!(times.len() >= 20, "only {} validations during the flood", times.len());
     let median = times[times.len() / 2];
     assert!(median < Duration::from_millis(250), "the median validation took {median:?}");
-    // Afterwards everybody gets in again.
+    // Afterwards users can log in again.
     ann.in_another_session().await.is_in().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_ins_of_others_pass_beside_a_flood_from_one_address() {
+async fn logins_of_others_pass_beside_a_flood_from_one_address() {
     let node = Node::builder().setting("TRUSTED_PROXIES", "127.0.0.0/8").start().await;
     let ann = node.register("ann").await;
     let log_in = |address: &'static str, email: String| {
@@ -58,7 +58,8 @@ async fn log_ins_of_others_pass_beside_a_flood_from_one_address() {
     };
     let over = AtomicBool::new(false);
     let flood = join_all((0..64).map(async |_| {
-        let (mut shed, mut hashed) = (0, 0);
+        let mut shed = 0;
+        let mut hashed = 0;
         while !over.load(Ordering::SeqCst) {
             let answer = log_in("198.51.100.1", format!("{}@example.org", fresh("nobody"))).await;
             shed += usize::from(answer.status == 503);

@@ -19,7 +19,7 @@ struct OnASmallDisk {
     filler: PathBuf,
 }
 
-/// `None` where the system lets nobody make such a disk.
+/// `None` where the system does not allow such a disk.
 async fn on_a_small_disk() -> Option<OnASmallDisk> {
     let scratch = testkit::scratch::directory();
     let disk = scratch.path().join("disk");
@@ -68,10 +68,11 @@ fn fill(path: &PathBuf) {
 }
 
 #[tokio::test]
-async fn a_full_disk_promises_nothing_and_loses_nothing() {
+async fn full_disk_confirms_nothing_and_loses_nothing() {
     let Some(node) = on_a_small_disk().await else { return };
     let client = &node.client;
-    let (ann, bob) = (Person::register(client, "ann").await, Person::register(client, "bob").await);
+    let ann = Person::register(client, "ann").await;
+    let bob = Person::register(client, "bob").await;
     fill(&node.filler);
     // Until the room inside the files of the node is used up too.
     let mut kept = Vec::new();

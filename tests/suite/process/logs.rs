@@ -1,5 +1,5 @@
 //! A stderr that is closed, full or never read: the node answers, counts the lines that it loses, and
-//! drains as ever. And a control socket whose clients are silent.
+//! drains as usual. And a control socket whose clients are silent.
 
 use std::{
     io::Read as _,
@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::{Client, Node, Palisade, Person, eventually};
 
-const BOUND: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A node with a stderr that the test chose.
 struct NodeWithStderr {
@@ -36,7 +36,7 @@ impl NodeWithStderr {
         let child = call.into_command().stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         let client = Client::new(Arc::new(AtomicU16::new(port)));
         let node = Self { child, client, _data_dir: data_dir };
-        eventually(BOUND, "readiness", async || {
+        eventually(SHUTDOWN_TIMEOUT, "readiness", async || {
             let answer = node.client.get("/health/ready").try_send().await;
             answer.is_ok_and(|answer| answer.status == 200).then_some(())
         })
@@ -64,7 +64,7 @@ impl NodeWithStderr {
     }
 
     async fn loses_lines(&self) {
-        eventually(BOUND, "lines that are lost", async || {
+        eventually(SHUTDOWN_TIMEOUT, "lines that are lost", async || {
             self.client.get("users/me").send().await.is_refused(401);
             (self.lines_lost().await > 0.0).then_some(())
         })
@@ -74,7 +74,7 @@ impl NodeWithStderr {
     async fn drains(mut self) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).unwrap();
-        let status = eventually(BOUND, "the end", async || self.child.try_wait().unwrap()).await;
+        let status = eventually(SHUTDOWN_TIMEOUT, "the end", async || self.child.try_wait().unwrap()).await;
         assert_eq!(status.code(), Some(0));
     }
 }
@@ -109,7 +109,7 @@ async fn node_serves_and_drains_when_reader_of_stderr_ends() {
 }
 
 #[tokio::test]
-async fn node_serves_and_drains_when_nobody_reads_stderr() {
+async fn node_serves_and_drains_when_stderr_is_not_read() {
     let mut node = NodeWithStderr::start(Stdio::piped()).await;
     let stderr = node.take_stderr();
     // A pipe holds 64 KiB and the queue 1 MiB; a request logs some hundred bytes, a failed one at trace more.
@@ -132,7 +132,7 @@ async fn start_that_fails_ends_when_stderr_is_full() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let call = Palisade::with(["serve"]).setting("LISTEN", "127.0.0.1:1").setting("DATA_DIR", "/dev/null/x");
     let mut child = call.into_command().stdout(Stdio::null()).stderr(full).spawn().unwrap();
-    let status = eventually(BOUND, "the end", async || child.try_wait().unwrap()).await;
+    let status = eventually(SHUTDOWN_TIMEOUT, "the end", async || child.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(1));
 }
 
@@ -150,7 +150,7 @@ async fn lines_are_on_stderr_when_node_has_ended() {
     for line in output.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|why| panic!("{why}: {line}"));
     }
-    assert!(output.lines().last().unwrap().contains("everything is answered"), "{output}");
+    assert!(output.lines().last().unwrap().contains("shutdown complete"), "{output}");
 }
 
 #[tokio::test]
@@ -171,6 +171,6 @@ async fn silent_control_clients_do_not_block_commands() {
     node.cli(&["keys", "list"]).await.is_done();
     // The oldest made room for the others.
     let mut oldest = silent.remove(0);
-    oldest.set_read_timeout(Some(BOUND)).unwrap();
+    oldest.set_read_timeout(Some(SHUTDOWN_TIMEOUT)).unwrap();
     assert_eq!(oldest.read(&mut [0; 1]).unwrap_or(0), 0);
 }

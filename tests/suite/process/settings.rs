@@ -92,17 +92,45 @@ async fn a_value_can_come_from_a_file_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_value_and_a_file_for_it_are_one_too_many() {
+async fn value_and_file_for_one_setting_are_refused() {
     let directory = scratch();
     let issuer = file(&directory, "issuer", "x");
     is_wrong(|call| call.setting("ISSUER", "y").setting("ISSUER_FILE", &issuer), &["ISSUER_FILE"]).await;
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_named() {
+async fn missing_file_is_named() {
     is_wrong(|call| call.setting("ISSUER_FILE", "/nowhere/at/all"), &["ISSUER_FILE", "/nowhere/at/all"])
         .await;
     is_wrong(|call| call.args(["--config", "/nowhere/at/all.toml"]), &["/nowhere/at/all.toml"]).await;
+}
+
+/// What is no regular file is refused at once, whether or not it would ever end.
+#[tokio::test]
+async fn pipes_devices_and_directories_are_no_settings() {
+    let directory = scratch();
+    let fifo = directory.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let socket = directory.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let tty = std::path::Path::new("/dev/ptmx");
+    let zero = std::path::Path::new("/dev/zero");
+    for odd in [&fifo, &socket, directory.path(), zero, tty] {
+        for name in ["ISSUER_FILE", "MASTER_KEY_FILE", "SUPERUSER_PASSWORD_FILE", "CONFIG", "CONFIG_FILE"] {
+            both_say(|call| call.setting(name, odd)).await.failed_saying(&[name, "a regular file"]);
+        }
+        both_say(|call| call.arg_config(odd)).await.failed_saying(&["--config", "a regular file"]);
+        let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let store = format!("cql://db/keyspace?tls=on&tls_ca={}", odd.display());
+        let run = both_say(|call| call.setting("MASTER_KEY", key).setting("STORE", &store)).await;
+        run.failed_saying(&["STORE", "no regular file"]);
+    }
+    let long = file(&directory, "long", &"x".repeat(2 << 20));
+    both_say(|call| call.setting("ISSUER_FILE", &long)).await.failed_saying(&["ISSUER_FILE", "bytes"]);
+    // As secrets are mounted by Kubernetes.
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(file(&directory, "issuer", "linked\n"), &link).unwrap();
+    check_config().setting("ISSUER_FILE", &link).run().await.is_done();
 }
 
 #[tokio::test]
@@ -127,10 +155,11 @@ impl WithConfig for Palisade {
 }
 
 #[tokio::test]
-async fn a_wrong_value_ends_the_start_with_the_name_and_what_was_given() {
+async fn wrong_value_ends_the_start_with_its_name_and_value() {
     for (name, value) in [
         ("LISTEN", "nonsense"),
         ("LISTEN", "127.0.0.1:99999"),
+        ("LISTEN_WHEN", "later"),
         ("ACCESS_TTL", "soon"),
         ("ACCESS_TTL", "15"),
         ("ACCESS_TTL", "-1s"),
@@ -196,7 +225,7 @@ async fn an_unknown_flag_or_command_is_wrong_usage() {
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_called_good_and_starts_nothing() {
+async fn check_config_accepts_a_good_config_and_starts_nothing() {
     let directory = scratch();
     let config = file(&directory, "palisade.toml", "access_ttl = \"5m\"\nissuer = \"x\"\n");
     let data = directory.path().join("data");
@@ -206,7 +235,7 @@ async fn a_good_configuration_is_called_good_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn help_and_version_are_for_everybody() {
+async fn help_and_version_need_no_settings() {
     for arguments in [&["--help"][..], &["serve", "--help"], &["superuser", "create", "--help"]] {
         let run = Palisade::with(arguments).run().await;
         assert!(run.is_done().stdout.contains("--"), "{run:?}");
@@ -215,7 +244,7 @@ async fn help_and_version_are_for_everybody() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_ends_the_start_with_a_word() {
+async fn address_in_use_ends_the_start_with_a_message() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let directory = scratch();
@@ -231,7 +260,7 @@ async fn a_node_without_a_command_serves() {
 }
 
 #[tokio::test]
-async fn the_rates_of_the_defaults_hold() {
+async fn default_rates_hold() {
     let node = Node::builder().default_setting("REGISTRATION_RATE").start().await;
     let mut registered = 0;
     for _ in 0..30 {
@@ -246,7 +275,7 @@ async fn the_rates_of_the_defaults_hold() {
 }
 
 #[tokio::test]
-async fn a_node_that_did_not_start_says_why_in_its_last_line() {
+async fn failed_start_gives_its_reason_in_the_last_line() {
     let started = Node::builder().setting("ACCESS_TTL", "soon").try_start().await;
     let NotStarted { status, output } = started.expect_err("it must not start");
     assert_eq!(status, 1);
@@ -298,6 +327,16 @@ async fn check_config_refuses_what_the_start_refuses() {
         ("LISTEN", "127.0.0.1:+80"),
         ("LISTEN", "a_b..c:80"),
         ("LISTEN", "203.0.113.7:8080"),
+        ("LISTEN", "224.0.0.1:8080"),
+        ("LISTEN", "239.255.255.255:8080"),
+        ("LISTEN", "255.255.255.255:8080"),
+        ("LISTEN", "[ff02::1]:8080"),
+        ("LISTEN", "[::ffff:224.0.0.1]:8080"),
+        ("OPERATOR_LISTEN", "224.0.0.1:8081"),
+        ("OPERATOR_LISTEN", "localhost:8080"),
+        ("OPERATOR_LISTEN", "LOCALHOST.:8080"),
+        ("CLUSTER_LISTEN", "224.0.0.1:7080"),
+        ("CLUSTER_LISTEN", "255.255.255.255:7080"),
         ("OPERATOR_LISTEN", "127.0.0.1:8080"),
         ("OPERATOR_LISTEN", "0.0.0.0:8080"),
         ("TRUSTED_PROXIES", ","),
@@ -335,9 +374,9 @@ async fn values_that_are_not_utf8_are_named() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("PALISADE_ISSUER"), "{output:?}");
 }
 
-/// Every setting, as the README's table has it.
+/// Every setting, as docs/SETTINGS.md has it.
 fn names() -> Vec<&'static str> {
-    let rows = include_str!("../../../README.md").lines().filter(|line| line.starts_with('|'));
+    let rows = include_str!("../../../docs/SETTINGS.md").lines().filter(|line| line.starts_with('|'));
     let is_name = |word: &&str| {
         let plain = word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         plain && word.len() > 2 && !word.ends_with('_')

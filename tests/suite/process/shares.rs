@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 use testkit::{Node, Person, Raw, eventually, raw::Reply};
 
-const SOON: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const HELD: &str = "palisade_body_budget_held_bytes";
-/// A fresh node holds the request that asks for this metric, and nothing else.
+/// Bytes held by an idle node: only the request that reads the metric.
 const NOTHING: f64 = 64.0 * 1024.0;
 const MIB: usize = 1024 * 1024;
 
@@ -32,11 +32,11 @@ async fn begin(node: &Node, ann: &Person, from: Ipv4Addr, bytes: usize) -> Raw {
 
 async fn finish(mut raw: Raw) -> Reply {
     let _ = raw.send("\"]}").await;
-    raw.reply(SOON).await
+    raw.reply(ANSWER_TIMEOUT).await
 }
 
 async fn gives_back(node: &Node) {
-    eventually(SOON, "what was held", async || {
+    eventually(ANSWER_TIMEOUT, "what was held", async || {
         let is_answered = node.get("/metrics").send().await.status == 200;
         (is_answered && node.metric(HELD).await? <= NOTHING).then_some(())
     })
@@ -53,10 +53,10 @@ async fn bodies_beyond_the_share_of_an_address_are_refused() {
     for n in 1..=2 {
         held.push(begin(&node, &ann, here, 3 * MIB).await);
         let least = f64::from(n) * 2.9 * 1024.0 * 1024.0;
-        eventually(SOON, "a body", async || (node.metric(HELD).await? > least).then_some(())).await;
+        eventually(ANSWER_TIMEOUT, "a body", async || (node.metric(HELD).await? > least).then_some(())).await;
     }
     let mut beyond = begin(&node, &ann, here, 3 * MIB).await;
-    let reply = beyond.reply(SOON).await;
+    let reply = beyond.reply(ANSWER_TIMEOUT).await;
     let Reply::Answer { status: 503, head, body } = &reply else { panic!("{reply:?}") };
     assert!(head.to_ascii_lowercase().contains("\r\nretry-after: "), "{head}");
     let body: serde_json::Value = serde_json::from_slice(body).unwrap();
@@ -75,19 +75,19 @@ async fn bodies_beyond_the_share_of_an_address_are_refused() {
 }
 
 #[tokio::test]
-async fn clients_that_leave_give_back_what_they_held() {
+async fn disconnected_clients_release_their_share() {
     let node = small().await;
     let ann = node.register("ann").await;
     for _ in 0..4 {
         let held = join_all((2..6).map(|n| begin(&node, &ann, Ipv4Addr::new(127, 0, 0, n), 2 * MIB))).await;
-        eventually(SOON, "bodies", async || (node.metric(HELD).await? > 4e6).then_some(())).await;
+        eventually(ANSWER_TIMEOUT, "bodies", async || (node.metric(HELD).await? > 4e6).then_some(())).await;
         drop(held);
         gives_back(&node).await;
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_only_declared_holds_little() {
+async fn declared_body_reserves_little_before_it_arrives() {
     let node = small().await;
     let ann = node.register("ann").await;
     let mut held = Vec::new();
@@ -99,14 +99,17 @@ async fn a_body_that_is_only_declared_holds_little() {
             held.push(raw);
         }
     }
-    eventually(SOON, "requests", async || (node.metric(HELD).await? > 32.0 * 16_384.0).then_some(())).await;
+    eventually(ANSWER_TIMEOUT, "requests", async || {
+        (node.metric(HELD).await? > 32.0 * 16_384.0).then_some(())
+    })
+    .await;
     let bytes = node.metric(HELD).await.unwrap();
     assert!(bytes < 33.0 * 24.0 * 1024.0, "{bytes} bytes are held for 32 bytes of bodies");
     ann.post("auth_token/validation/batch").json(&json!({"tokens": [ann.access]})).send().await.is(200);
 }
 
 #[tokio::test]
-async fn health_and_validation_are_answered_when_a_share_is_used_up() {
+async fn health_and_validation_are_answered_when_a_share_is_full() {
     let node = small().await;
     let ann = node.register("ann").await;
     // A quarter of 32 MiB has room for some 500 requests that are not all there yet.
@@ -117,7 +120,7 @@ async fn health_and_validation_are_answered_when_a_share_is_used_up() {
         raw.send(format!("{head}Content-Length: 65000\r\n\r\n")).await.unwrap();
         held.push(raw);
     }
-    eventually(SOON, "no room", async || {
+    eventually(ANSWER_TIMEOUT, "no room", async || {
         let answer = node.get("/openapi.json").send().await;
         (answer.status == 503).then(|| answer.is_refused(503).status)
     })

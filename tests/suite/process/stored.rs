@@ -7,15 +7,16 @@ use redb::{Database, TableDefinition};
 use schema::{
     SessionId, Timestamp, UserId,
     email::{Email, FoldedEmail},
-    store::Replaced,
     user::{PasswordHash, User},
 };
 use serde_json::json;
+use store::Replaced;
 use testkit::{Node, Person, forge};
 
 /// The hash of a password with parameters that are long out of use.
 fn old_hash(password: &str) -> String {
-    let (salt, mut output) = ([7; 16], [0; 32]);
+    let salt = [7; 16];
+    let mut output = [0; 32];
     let params = Params::new(64, 1, 1, Some(32)).unwrap();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     argon2.hash_password_into(password.as_bytes(), &salt, &mut output).unwrap();
@@ -23,8 +24,8 @@ fn old_hash(password: &str) -> String {
     format!("$argon2id$v=19$m=64,t=1,p=1${salt}${output}")
 }
 
-/// The hash of somebody's password in the store of a node that has ended; `replace` puts another
-/// in its place.
+/// The hash of a user's password in the store of a node that has ended; `replace` puts another in its
+/// place.
 async fn stored_hash(node: &Node, person: &Person, replace: Option<String>) -> String {
     let opened = store_redb::open(&node.data_dir().join("palisade.redb")).await.unwrap();
     let users = &opened.stores.users;
@@ -46,7 +47,7 @@ fn peak_memory_kib(node: &Node) -> u64 {
 }
 
 #[tokio::test]
-async fn old_parameters_of_a_hash_are_upgraded_at_the_next_log_in() {
+async fn old_hash_parameters_are_upgraded_at_the_next_login() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     node.terminate().await;
@@ -61,14 +62,14 @@ async fn old_parameters_of_a_hash_are_upgraded_at_the_next_log_in() {
     assert_eq!(parameters(&upgraded), parameters(&first), "today's parameters");
     assert_ne!(upgraded, first, "under a salt of its own");
     node.restart().await;
-    // An upgrade is no change of the password: nobody is put out by it.
+    // An upgrade does not change the password: it ends no session.
     ann.is_in().await;
     again.is_in().await;
     ann.in_another_session().await.is_in().await;
 }
 
 #[tokio::test]
-async fn a_damaged_or_absurd_hash_lets_nobody_in_and_eats_no_memory() {
+async fn damaged_or_absurd_hash_admits_no_login_and_costs_no_memory() {
     let tail = "$BwcHBwcHBwcHBwcHBwcHBw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let node = Node::start().await;
     let ann = node.register("ann").await;
@@ -90,7 +91,7 @@ async fn a_damaged_or_absurd_hash_lets_nobody_in_and_eats_no_memory() {
         let peak = peak_memory_kib(&node);
         assert!(peak < 1024 * 1024, "{absurd:?}: {peak} KiB");
         node.register("bob").await.is_in().await;
-        // Who is in stays in, and an admin can give a new password.
+        // Existing sessions stay valid, and an admin can set a new password.
         ann.is_in().await;
     }
     let root = node.root().await;
@@ -143,7 +144,7 @@ fn session_of(person: &Person) -> SessionId {
 }
 
 #[tokio::test]
-async fn rows_that_no_rule_accepts_are_served_and_deleted() {
+async fn rows_that_break_the_rules_are_served_and_deleted() {
     let node = Node::start().await;
     let root = node.root().await;
     let permission = root.makes_permission("films.read").await;
@@ -202,7 +203,7 @@ async fn rows_that_no_rule_accepts_are_served_and_deleted() {
 }
 
 #[tokio::test]
-async fn store_check_mends_claims_of_an_earlier_version() {
+async fn store_check_repairs_claims_of_an_earlier_version() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     node.terminate().await;
@@ -239,7 +240,7 @@ async fn store_check_mends_claims_of_an_earlier_version() {
 }
 
 #[tokio::test]
-async fn store_check_makes_no_store() {
+async fn store_check_does_not_create_a_store() {
     let node = Node::start().await;
     let nowhere = node.data_dir().join("nowhere");
     let check = node.palisade(&["store", "check", "--data-dir", nowhere.to_str().unwrap()]).run().await;

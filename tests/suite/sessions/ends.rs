@@ -5,7 +5,7 @@ use serde_json::json;
 use testkit::{Node, Person, fresh};
 
 #[tokio::test]
-async fn a_logout_ends_this_session_and_no_other() {
+async fn logout_ends_its_own_session_only() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let (next, other, bob) =
@@ -19,9 +19,10 @@ async fn a_logout_ends_this_session_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_logout_of_all_ends_every_session_and_nobody_elses() {
+async fn logout_of_all_ends_every_session_of_its_user_only() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let others = join_all((0..5).map(|_| ann.in_another_session())).await;
     ann.delete("auth_token/all").send().await.is_done().is_visible_everywhere();
     ann.is_out().await;
@@ -29,7 +30,7 @@ async fn a_logout_of_all_ends_every_session_and_nobody_elses() {
         other.is_out().await;
     }
     bob.is_in().await;
-    // Who logs in afterwards is in.
+    // A log-in afterwards gives a valid session.
     let again = ann.in_another_session().await;
     again.is_in().await;
     assert_eq!(again.list("sessions", "users/me/sessions").await.len(), 1);
@@ -51,7 +52,7 @@ async fn a_logout_of_the_others_leaves_this_session() {
 }
 
 #[tokio::test]
-async fn who_is_out_cannot_log_out_again() {
+async fn logged_out_session_cannot_log_out_again() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     ann.delete("auth_token").send().await.is_done();
@@ -63,7 +64,7 @@ async fn who_is_out_cannot_log_out_again() {
 }
 
 #[tokio::test]
-async fn parallel_logouts_of_one_session_all_come_to_an_end() {
+async fn parallel_logouts_of_one_session_all_finish() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let answers = join_all((0..20).map(|_| ann.delete("auth_token").send())).await;
@@ -75,7 +76,7 @@ async fn parallel_logouts_of_one_session_all_come_to_an_end() {
 }
 
 #[tokio::test]
-async fn a_refresh_beside_a_logout_leaves_nobody_in() {
+async fn refresh_beside_a_logout_leaves_no_session() {
     let node = Node::shared().await;
     for _ in 0..10 {
         let ann = node.register("ann").await;
@@ -92,7 +93,7 @@ async fn a_refresh_beside_a_logout_leaves_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_log_in_beside_a_logout_of_all_is_either_in_or_out() {
+async fn login_beside_a_logout_of_all_is_consistently_in_or_out() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let (log_in, logout) =
@@ -123,9 +124,10 @@ async fn a_session_is_ended_by_its_id() {
 }
 
 #[tokio::test]
-async fn a_strangers_session_under_ones_own_id_is_not_found() {
+async fn strangers_session_under_own_id_is_not_found() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let id = bob.session().await;
     for path in [format!("users/me/sessions/{id}"), ann.path(&format!("sessions/{id}"))] {
         ann.delete(&path).send().await.is_refused(404);
@@ -137,9 +139,10 @@ async fn a_strangers_session_under_ones_own_id_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_strangers_sessions_are_forbidden_whether_or_not_there_is_such_a_user() {
+async fn sessions_of_another_user_are_forbidden_even_if_unknown() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let session = bob.session().await;
     let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
     let of_bob = ann.get(&bob.path("sessions")).send().await;
@@ -156,10 +159,11 @@ async fn a_strangers_sessions_are_forbidden_whether_or_not_there_is_such_a_user(
 }
 
 #[tokio::test]
-async fn an_admin_ends_somebodys_session() {
+async fn admin_ends_a_users_session() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (admin, ann) = (node.register("admin").await, node.register("ann").await);
+    let admin = node.register("admin").await;
+    let ann = node.register("ann").await;
     root.gives(&admin, "users_admin").await.is(200);
     let other = ann.in_another_session().await;
     let id = ann.session().await;
@@ -206,10 +210,11 @@ async fn all_sessions_of_a_user_are_ended_together() {
 }
 
 #[tokio::test]
-async fn a_changed_password_ends_all_earlier_tokens_and_goes_on_in_this_session() {
+async fn password_change_ends_all_tokens_and_continues_this_session() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
-    let (other, id) = (ann.in_another_session().await, ann.session().await);
+    let other = ann.in_another_session().await;
+    let id = ann.session().await;
     let new_password = fresh("a new secret");
     let body = json!({"old_password": ann.password, "new_password": new_password});
     let answer = ann.post("users/me/password").json(&body).send().await;
@@ -224,7 +229,7 @@ async fn a_changed_password_ends_all_earlier_tokens_and_goes_on_in_this_session(
 }
 
 #[tokio::test]
-async fn an_admins_change_of_a_password_ends_all_tokens() {
+async fn password_change_by_an_admin_ends_all_tokens() {
     let node = Node::shared().await;
     let root = node.root().await;
     let ann = node.register("ann").await;
@@ -253,7 +258,7 @@ async fn disabling_or_deleting_a_user_ends_everything() {
 }
 
 #[tokio::test]
-async fn what_was_ended_stays_ended_after_a_restart_and_after_kill_dash_9() {
+async fn ended_sessions_stay_ended_after_restart_and_kill_dash_9() {
     let node = Node::start().await;
     let root = node.root().await;
     let [ann, bob, cid, dan, eve] = [

@@ -1,4 +1,4 @@
-//! Refreshing: one successor for all who ask at the same time, and what becomes of a thief.
+//! Refreshing: concurrent calls get one successor, and a reused token revokes its session.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,7 +9,7 @@ use testkit::{Node, Shared, eventually, forge};
 static SHORT_GRACE: Shared = Shared::with(&[("REFRESH_GRACE", "1s")]);
 
 #[tokio::test]
-async fn a_refresh_gives_a_new_pair_and_leaves_the_old_access_token_good() {
+async fn refresh_returns_a_new_pair_and_keeps_old_access_token_valid() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let next = ann.refreshed().await;
@@ -24,7 +24,8 @@ async fn a_refresh_gives_a_new_pair_and_leaves_the_old_access_token_good() {
 async fn a_session_goes_on_for_many_refreshes() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
-    let (mut last, mut seen) = (ann.clone(), BTreeSet::new());
+    let mut last = ann.clone();
+    let mut seen = BTreeSet::new();
     for _ in 0..20 {
         last = last.refreshed().await;
         assert!(seen.insert(last.refresh.clone()), "a refresh token was given twice");
@@ -34,7 +35,7 @@ async fn a_session_goes_on_for_many_refreshes() {
 }
 
 #[tokio::test]
-async fn a_hundred_parallel_refreshes_get_one_successor() {
+async fn parallel_refreshes_get_one_successor() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let answers = join_all((0..100).map(|_| node.refresh(&ann.refresh))).await;
@@ -49,7 +50,7 @@ async fn a_hundred_parallel_refreshes_get_one_successor() {
 }
 
 #[tokio::test]
-async fn a_spent_refresh_token_gets_the_same_successor_within_the_grace() {
+async fn spent_refresh_token_gets_the_same_successor_within_grace() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let next = ann.refreshed().await;
@@ -64,7 +65,7 @@ async fn a_spent_refresh_token_gets_the_same_successor_within_the_grace() {
 }
 
 #[tokio::test]
-async fn a_spent_refresh_token_gets_the_same_successor_after_kill_dash_9() {
+async fn spent_refresh_token_gets_same_successor_after_kill_dash_9() {
     // A grace that a restart on a slow machine fits in.
     let node = Node::builder().setting("REFRESH_GRACE", "120s").start().await;
     let ann = node.register("ann").await;
@@ -106,7 +107,7 @@ async fn a_spent_refresh_token_revokes_its_session() {
 }
 
 #[tokio::test]
-async fn a_spent_refresh_token_is_refused_within_the_grace_after_a_logout() {
+async fn spent_refresh_token_is_refused_within_grace_after_logout() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let next = ann.refreshed().await;
@@ -126,7 +127,7 @@ async fn an_access_token_cannot_refresh() {
 }
 
 #[tokio::test]
-async fn a_made_up_refresh_token_is_taken_for_a_revoked_one() {
+async fn invented_refresh_token_is_treated_as_revoked() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let mut changed = ann.refresh.clone().into_bytes();
@@ -154,7 +155,7 @@ async fn a_made_up_refresh_token_is_taken_for_a_revoked_one() {
 }
 
 #[tokio::test]
-async fn anything_else_gets_the_answers_of_the_table() {
+async fn other_credentials_at_refresh_get_their_refusals() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let refresh = || node.post("auth_token/token_refresh");
@@ -236,20 +237,21 @@ async fn no_refresh_after_the_password_changed() {
 async fn no_refresh_for_a_disabled_or_deleted_user() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     root.sets_active(&ann, false).await.is(200);
     bob.delete("users/me").send().await.is_done();
     for person in [&ann, &bob] {
         node.refresh(&person.refresh).await.is_error(401, "Token has been revoked");
     }
-    // Nor after the user is active again: what was taken away stays away.
+    // Nor after the user is active again: revoked tokens stay revoked.
     root.sets_active(&ann, true).await.is(200);
     ann.is_out().await;
     ann.in_another_session().await.is_in().await;
 }
 
 #[tokio::test]
-async fn a_refresh_is_not_stored_by_anybody_on_the_way() {
+async fn refresh_answer_is_uncacheable() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     node.refresh(&ann.refresh).await.is(200).is_not_stored();

@@ -12,7 +12,8 @@ async fn ask(person: &Person, tokens: &Value) -> Answer {
 #[tokio::test]
 async fn each_token_gets_its_own_verdict_in_order() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let forged = forge::parts(&ann.access).with_claim("uv", json!(9));
     bob.delete("auth_token").send().await.is_done();
     let tokens = json!([ann.access, bob.access, forged, "x", ann.refresh, "", ann.access, "a b"]);
@@ -37,13 +38,13 @@ async fn each_token_gets_its_own_verdict_in_order() {
 }
 
 #[tokio::test]
-async fn no_tokens_get_no_verdicts() {
+async fn empty_batch_gets_no_verdicts() {
     let ann = Node::shared().await.register("ann").await;
     assert_eq!(ask(&ann, &json!([])).await.is(200).json(), json!([]));
 }
 
 #[tokio::test]
-async fn a_thousand_are_taken_and_one_more_is_too_large() {
+async fn batch_of_a_thousand_is_accepted_and_one_more_is_too_large() {
     let ann = Node::shared().await.register("ann").await;
     let verdicts = ask(&ann, &json!(vec![ann.access.as_str(); 1_000])).await.is(200).json();
     assert_eq!(verdicts.as_array().unwrap().len(), 1_000);
@@ -69,7 +70,7 @@ async fn a_body_beyond_four_mebibytes_is_too_large() {
 }
 
 #[tokio::test]
-async fn something_else_than_a_list_of_texts_is_refused() {
+async fn batch_that_is_not_a_list_of_strings_is_refused() {
     let ann = Node::shared().await.register("ann").await;
     for tokens in [Value::Null, json!("x"), json!([1]), json!([null]), json!([["x"]]), json!({"0": "x"})] {
         ask(&ann, &tokens).await.is_refused(400);
@@ -79,9 +80,10 @@ async fn something_else_than_a_list_of_texts_is_refused() {
 }
 
 #[tokio::test]
-async fn the_asker_needs_a_valid_token() {
+async fn batch_needs_a_valid_token() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     let body = json!({"tokens": [ann.access]});
     let ask = || node.post("auth_token/validation/batch").json(&body);
     ask().send().await.is_error(401, "Missing Authorization Header");

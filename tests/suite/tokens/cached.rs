@@ -13,7 +13,7 @@ async fn is_well_remembered(person: &Person) {
 }
 
 #[tokio::test]
-async fn a_remembered_token_is_refused_when_it_expires() {
+async fn cached_token_is_refused_when_it_expires() {
     static BRIEF: Shared = Shared::with(&[("ACCESS_TTL", "2s")]);
     let node = BRIEF.node().await;
     let ann = node.register("ann").await;
@@ -26,7 +26,7 @@ async fn a_remembered_token_is_refused_when_it_expires() {
 }
 
 #[tokio::test]
-async fn a_remembered_token_is_refused_after_logout() {
+async fn cached_token_is_refused_after_logout() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     is_well_remembered(&ann).await;
@@ -35,7 +35,7 @@ async fn a_remembered_token_is_refused_after_logout() {
 }
 
 #[tokio::test]
-async fn a_remembered_token_is_refused_when_the_users_version_rises() {
+async fn cached_token_is_refused_when_the_user_version_rises() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let other = ann.in_another_session().await;
@@ -47,7 +47,7 @@ async fn a_remembered_token_is_refused_when_the_users_version_rises() {
 }
 
 #[tokio::test]
-async fn a_remembered_token_is_refused_when_its_key_retires() {
+async fn cached_token_is_refused_when_its_key_retires() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     is_well_remembered(&ann).await;
@@ -66,10 +66,11 @@ async fn a_remembered_token_is_refused_when_its_key_retires() {
 }
 
 #[tokio::test]
-async fn a_remembered_token_is_refused_when_its_user_is_disabled_or_deleted() {
+async fn cached_token_is_refused_when_its_user_is_disabled_or_deleted() {
     let node = Node::shared().await;
     let root = node.root().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     is_well_remembered(&ann).await;
     is_well_remembered(&bob).await;
     root.sets_active(&ann, false).await.is(200);

@@ -1,4 +1,4 @@
-//! Tokens that nobody issued. All of them get the same answer, which teaches nothing.
+//! Forged tokens. All of them get the same answer, which tells an attacker nothing.
 
 use serde_json::{Value, json};
 use testkit::{Node, Person, Shared, forge};
@@ -26,7 +26,7 @@ async fn jwk_of(node: &Node, kid: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn every_algorithm_issues_tokens_of_its_own_that_are_valid() {
+async fn every_algorithm_issues_valid_tokens() {
     for (name, node) in of_each_algorithm().await {
         let ann = node.register("ann").await;
         ann.is_in().await;
@@ -46,7 +46,8 @@ async fn alg_none_is_refused_in_any_spelling() {
         for alg in ["none", "None", "NONE", "nOnE", "none ", " none", "", "null", "non\u{65}"] {
             let mut header = parts.header.clone();
             header["alg"] = json!(alg);
-            let (header, claims) = (header.to_string(), parts.claims.to_string());
+            let header = header.to_string();
+            let claims = parts.claims.to_string();
             is_refused(&ann, &forge::token(&header, &claims, b"")).await;
             is_refused(&ann, &forge::token(&header, &claims, &parts.signature)).await;
         }
@@ -89,7 +90,8 @@ async fn an_algorithm_other_than_the_keys_own_is_refused() {
 #[tokio::test]
 async fn a_changed_claim_breaks_the_signature() {
     for (_, node) in of_each_algorithm().await {
-        let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+        let ann = node.register("ann").await;
+        let bob = node.register("bob").await;
         let parts = forge::parts(&ann.access);
         let later = parts.claims["exp"].as_u64().unwrap() + 1;
         for (claim, value) in [
@@ -112,8 +114,10 @@ async fn a_changed_claim_breaks_the_signature() {
 #[tokio::test]
 async fn a_signature_of_another_token_is_refused() {
     for (_, node) in of_each_algorithm().await {
-        let (ann, bob) = (node.register("ann").await, node.register("bob").await);
-        let (mine, other) = (forge::parts(&ann.access), forge::parts(&bob.access));
+        let ann = node.register("ann").await;
+        let bob = node.register("bob").await;
+        let mine = forge::parts(&ann.access);
+        let other = forge::parts(&bob.access);
         is_refused(&ann, &mine.with_signature(&other.signature)).await;
         is_refused(&ann, &other.with_signature(&mine.signature)).await;
     }
@@ -212,7 +216,7 @@ async fn a_key_in_the_header_is_never_followed() {
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access);
     let jwk = jwk_of(&node, &parts.header["kid"]).await;
-    // Where nobody may come: a request to it would be seen.
+    // A listener that the node must not call: the test would see a connection.
     let trap = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}/keys.json", trap.local_addr().unwrap());
     for (field, value) in [
@@ -281,7 +285,8 @@ async fn a_flood_of_unknown_kids_leaves_good_tokens_good() {
 
 #[tokio::test]
 async fn a_token_of_another_node_with_the_same_issuer_is_refused() {
-    let (node, other) = (Node::shared().await, ES256.node().await);
+    let other = ES256.node().await;
+    let node = Node::shared().await;
     let third = Node::start().await;
     let ann = node.register("ann").await;
     for stranger in [other.register("bob").await, third.register("cid").await] {
@@ -299,11 +304,12 @@ async fn a_token_of_another_node_with_the_same_issuer_is_refused() {
 }
 
 #[tokio::test]
-async fn segments_that_are_no_json_are_refused() {
+async fn segments_that_are_not_json_are_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access);
-    let (header, claims) = (parts.header.to_string(), parts.claims.to_string());
+    let header = parts.header.to_string();
+    let claims = parts.claims.to_string();
     let twice = header.replacen('{', "{\"alg\":\"none\",", 1);
     let claims_twice = claims.replacen('{', "{\"uv\":99,", 1);
     for (header, claims) in [
@@ -331,7 +337,7 @@ async fn segments_that_are_no_json_are_refused() {
 }
 
 #[tokio::test]
-async fn a_good_token_spelt_differently_is_refused() {
+async fn valid_token_in_another_encoding_is_refused() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let [header, claims, signature] = ann.access.split('.').collect::<Vec<_>>().try_into().unwrap();

@@ -18,7 +18,7 @@ async fn refuses(node: &Node, value: &[u8], status: u16, msg: &str) {
 }
 
 #[tokio::test]
-async fn a_good_token_is_valid_in_any_case_and_spacing_of_the_scheme() {
+async fn scheme_is_accepted_in_any_case_and_spacing() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     ann.is_in().await;
@@ -31,7 +31,7 @@ async fn a_good_token_is_valid_in_any_case_and_spacing_of_the_scheme() {
 }
 
 #[tokio::test]
-async fn no_header_or_an_empty_one_is_missing() {
+async fn absent_or_empty_header_is_missing() {
     let node = Node::shared().await;
     for route in ROUTES {
         node.get(route).send().await.is_error(401, "Missing Authorization Header");
@@ -40,7 +40,7 @@ async fn no_header_or_an_empty_one_is_missing() {
 }
 
 #[tokio::test]
-async fn another_scheme_is_told_which_is_due() {
+async fn other_scheme_is_told_to_use_bearer() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let token = &ann.access;
@@ -57,7 +57,7 @@ async fn another_scheme_is_told_which_is_due() {
 }
 
 #[tokio::test]
-async fn bearer_with_nothing_or_with_two_parts_is_bad() {
+async fn bearer_with_no_token_or_two_parts_is_malformed() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let token = &ann.access;
@@ -74,7 +74,7 @@ async fn bearer_with_nothing_or_with_two_parts_is_bad() {
 }
 
 #[tokio::test]
-async fn other_than_three_segments_are_not_enough() {
+async fn token_without_exactly_three_segments_is_malformed() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let token = &ann.access;
@@ -107,7 +107,7 @@ async fn bytes_that_are_not_text_are_refused() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_no_access_token() {
+async fn refresh_token_is_refused_as_access_token() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     refuses(&node, format!("Bearer {}", ann.refresh).as_bytes(), 422, "Only non-refresh tokens are allowed")
@@ -118,7 +118,8 @@ async fn a_refresh_token_is_no_access_token() {
 #[tokio::test]
 async fn two_authorization_headers_are_malformed() {
     let node = Node::shared().await;
-    let (ann, bob) = (node.register("ann").await, node.register("bob").await);
+    let ann = node.register("ann").await;
+    let bob = node.register("bob").await;
     for route in ROUTES {
         let twice = node.get(route).bearer(&ann.access).bearer(&ann.access).send().await;
         twice.is_refused(400);
@@ -129,7 +130,7 @@ async fn two_authorization_headers_are_malformed() {
 }
 
 #[tokio::test]
-async fn an_expired_token_says_so_and_nothing_else() {
+async fn expired_token_is_reported_as_expired_only() {
     static BRIEF: Shared = Shared::with(&[("ACCESS_TTL", "2s")]);
     let node = BRIEF.node().await;
     let ann = node.register("ann").await;
@@ -148,7 +149,7 @@ async fn an_expired_token_says_so_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_says_so() {
+async fn revoked_token_is_reported_as_revoked() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     ann.delete("auth_token").send().await.is_done();

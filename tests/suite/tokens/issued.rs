@@ -11,7 +11,7 @@ fn now() -> u64 {
 }
 
 #[tokio::test]
-async fn an_access_token_says_who_where_and_until_when() {
+async fn access_token_names_user_session_and_expiry() {
     let node = Node::shared().await;
     let ann = node.register("ann").await;
     let parts = forge::parts(&ann.access);
@@ -24,7 +24,8 @@ async fn an_access_token_says_who_where_and_until_when() {
     assert_eq!(claims["type"], "access");
     assert!(claims["uv"].is_u64());
     assert_eq!(claims["jti"].as_str().unwrap().len(), 36);
-    let (iat, exp) = (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap());
+    let iat = claims["iat"].as_u64().unwrap();
+    let exp = claims["exp"].as_u64().unwrap();
     assert_eq!(exp - iat, 15 * 60);
     assert!(now().abs_diff(iat) < 60, "iat is {iat}, now is {}", now());
 }
@@ -53,7 +54,7 @@ async fn a_refresh_token_is_opaque_and_long() {
 }
 
 #[tokio::test]
-async fn issuer_and_audience_are_what_the_settings_say() {
+async fn issuer_and_audience_match_the_settings() {
     let node = Node::builder()
         .setting("ISSUER", "https://id.example.org")
         .setting("AUDIENCE", "films")
@@ -68,7 +69,7 @@ async fn issuer_and_audience_are_what_the_settings_say() {
 }
 
 #[tokio::test]
-async fn the_published_keys_have_the_form_of_a_jwk_set_and_no_private_part() {
+async fn published_keys_are_a_jwk_set_without_private_parts() {
     let node = Node::shared().await;
     let answer = node.get("/.well-known/jwks.json").send().await;
     let kind = answer.is(200).header("content-type").unwrap_or_default().to_owned();

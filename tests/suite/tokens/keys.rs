@@ -53,7 +53,7 @@ async fn a_retired_key_stays_refused_after_kill_dash_9() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_there_cannot_be_retired() {
+async fn unknown_key_cannot_be_retired() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let run = node.cli(&["keys", "retire", "01890a5d-ac96-774b-bcce-b302099a8057"]).await;
@@ -64,7 +64,7 @@ async fn a_key_that_is_not_there_cannot_be_retired() {
 }
 
 #[tokio::test]
-async fn keys_and_tokens_outlive_a_restart() {
+async fn keys_and_tokens_survive_a_restart() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     let before = node.published_kids().await;
@@ -75,7 +75,7 @@ async fn keys_and_tokens_outlive_a_restart() {
 }
 
 #[tokio::test]
-async fn keys_rotate_while_no_node_runs_too() {
+async fn keys_rotate_even_when_no_node_runs() {
     let node = Node::start().await;
     let ann = node.register("ann").await;
     node.terminate().await;

@@ -25,7 +25,8 @@ fn is(answer: &Answer, expected: (u16, &str), what: &str) {
 
 /// Tokens that are expired by now: of a live session, and of one that has ended.
 async fn expired(node: &Node) -> (String, String) {
-    let (late, ended) = (node.register("late").await, node.register("ended").await);
+    let late = node.register("late").await;
+    let ended = node.register("ended").await;
     ended.delete("auth_token").send().await.is_done();
     for person in [&late, &ended] {
         eventually(Duration::from_secs(20), "the token expires", async || {
@@ -43,13 +44,14 @@ async fn ended(node: &Node, path: &str) -> Person {
 }
 
 #[tokio::test]
-async fn the_first_thing_that_is_wrong_is_answered() {
+async fn first_defect_of_a_token_is_reported() {
     let node = Node::builder().setting("ACCESS_TTL", "3s").start().await;
     let (expired, expired_and_ended) = expired(&node).await;
     node.terminate().await;
     let node = node.successor().setting("ACCESS_TTL", "15m").start().await;
     let ann = node.register("ann").await;
-    let (out, everywhere) = (ended(&node, "auth_token").await, ended(&node, "auth_token/all").await);
+    let out = ended(&node, "auth_token").await;
+    let everywhere = ended(&node, "auth_token/all").await;
     let forged = |token: &str| forge::parts(token).with_claim("uv", json!(9));
     let rows: [Row<'_>; 12] = [
         ("a good one", ann.access.clone(), VALID, NOT_REFRESH),

@@ -5,10 +5,10 @@ use std::{
 
 use schema::horizon::manual::horizon_at;
 
-use super::super::log::{BLOCK, Log};
+use super::super::log::{BLOCK_ENTRIES, Log};
 use super::*;
 
-const SKEW: Duration = Duration::from_millis(10);
+const SKEW_MAX: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -22,16 +22,16 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (1..1_200_u64, 1..400_u64, 0..100_u64)
             .prop_map(|(first, count, until)| Act::Insert { first, count, until }),
-        // Beginnings, so that something gets complete.
+        // Low numbers, so that entries become complete.
         4 => (0..3_u64, 200..300_u64, 0..100_u64)
-            .prop_map(|(block, count, until)| Act::Insert { first: block * BLOCK + 1, count, until }),
+            .prop_map(|(block, count, until)| Act::Insert { first: block * BLOCK_ENTRIES + 1, count, until }),
         1 => (0..1_000_u64).prop_map(Act::Skip),
         2 => (0..150_u64).prop_map(Act::Forget),
         1 => Just(Act::Shed),
     ]
 }
 
-/// What a log is, without regard for memory or time.
+/// What a log must do, written without regard for memory or speed.
 #[derive(Debug, Default)]
 struct Naive {
     held: BTreeMap<u64, Fact>,
@@ -44,7 +44,7 @@ struct Naive {
 }
 
 const fn block(seq: u64) -> u64 {
-    (seq - 1) / BLOCK
+    (seq - 1) / BLOCK_ENTRIES
 }
 
 impl Naive {
@@ -81,7 +81,7 @@ impl Naive {
     }
 
     fn is_done(&self, of: u64) -> bool {
-        (of + 1) * BLOCK <= self.complete
+        (of + 1) * BLOCK_ENTRIES <= self.complete
     }
 
     fn drop_block(&mut self, of: u64) -> usize {
@@ -91,7 +91,7 @@ impl Naive {
     }
 
     fn forget_first(&mut self, of: u64) -> usize {
-        self.forgotten = self.forgotten.max((of + 1) * BLOCK);
+        self.forgotten = self.forgotten.max((of + 1) * BLOCK_ENTRIES);
         self.forgotten_until = self.forgotten_until.max(self.until(of));
         self.drop_block(of)
     }
@@ -118,8 +118,8 @@ impl Naive {
             return self.forget_first(first);
         }
         let last = block(*self.held.last_key_value().unwrap().0);
-        if last * BLOCK < self.complete {
-            // The only one.
+        if last * BLOCK_ENTRIES < self.complete {
+            // The only block.
             self.forgotten = self.forgotten.max(self.complete);
             self.forgotten_until = self.forgotten_until.max(self.until(last));
         }
@@ -138,11 +138,13 @@ impl Naive {
 
 proptest! {
     #[test]
-    fn a_log_is_its_model(
+    fn log_behaves_as_its_model(
         acts in prop::collection::vec(act(), 1..25),
         asked in prop::collection::vec((1..1_700_u64, 0..600_u64, 1..600_usize), 8),
     ) {
-        let (mut log, mut model, mut n) = (Log::default(), Naive::default(), 0);
+        let mut log = Log::default();
+        let mut model = Naive::default();
+        let mut n = 0;
         for act in acts {
             match act {
                 Act::Insert { first, count, until } => for seq in first..first + count {
@@ -155,7 +157,7 @@ proptest! {
                     model.skip(seq);
                 }
                 Act::Forget(now) => {
-                    prop_assert_eq!(log.forget(horizon_at(Timestamp::from_millis(now)), SKEW), model.forget(now));
+                    prop_assert_eq!(log.forget(horizon_at(Timestamp::from_millis(now)), SKEW_MAX), model.forget(now));
                 }
                 Act::Shed => prop_assert_eq!(log.shed(), model.shed()),
             }
@@ -183,23 +185,24 @@ proptest! {
             let missing = (first..).find(|seq| !model.held.contains_key(seq)).unwrap();
             prop_assert_eq!(log.next_missing(first), missing);
         }
-        let blocks = model.first_block().map(|of| (of, block(*model.held.last_key_value().unwrap().0)));
+        let blocks = model.first_block().map(|first| first..=block(*model.held.last_key_value().unwrap().0));
         prop_assert_eq!(log.blocks(), blocks);
     }
 
     #[test]
-    fn any_order_gives_the_same_log_and_the_same_sums(
-        order in Just((1..=3 * BLOCK).collect::<Vec<_>>()).prop_shuffle(),
+    fn insertion_order_does_not_change_log_and_checksums(
+        order in Just((1..=3 * BLOCK_ENTRIES).collect::<Vec<_>>()).prop_shuffle(),
         lives in 0..1_000_u64,
     ) {
-        let (mut log, mut other) = (Log::default(), Log::default());
+        let mut log = Log::default();
+        let mut other = Log::default();
         for seq in &order {
             prop_assert!(log.insert(*seq, fact(*seq, Timestamp::from_millis(lives))));
             prop_assert!(!log.insert(*seq, fact(*seq, Timestamp::from_millis(lives))));
             prop_assert!(log.applied().covers(*seq, *seq) || *seq < log.highest());
         }
-        // How long a fact matters is not part of the sum.
-        (1..=3 * BLOCK).for_each(|seq| assert!(other.insert(seq, fact(seq, Timestamp::MAX))));
+        // The expiry of a fact is not part of the checksum.
+        (1..=3 * BLOCK_ENTRIES).for_each(|seq| assert!(other.insert(seq, fact(seq, Timestamp::MAX))));
         prop_assert_eq!(log.applied(), other.applied());
         prop_assert_eq!(log.sums(0, 4), other.sums(0, 4));
         prop_assert!(log.sums(0, 3).iter().all(|sum| *sum != 0));
@@ -208,7 +211,7 @@ proptest! {
 }
 
 #[test]
-fn the_newest_run_is_known_above_a_gap() {
+fn newest_run_is_known_above_a_gap() {
     let mut log = Log::default();
     for seq in [1, 2, 10, 11, 12] {
         log.insert(seq, fact(seq, Timestamp::MAX));
@@ -221,9 +224,10 @@ fn the_newest_run_is_known_above_a_gap() {
 }
 
 #[test]
-fn another_entry_has_another_sum() {
-    let (mut log, mut other) = (Log::default(), Log::default());
-    for seq in 1..=BLOCK {
+fn different_entry_has_a_different_checksum() {
+    let mut log = Log::default();
+    let mut other = Log::default();
+    for seq in 1..=BLOCK_ENTRIES {
         log.insert(seq, fact(seq, Timestamp::MAX));
         other.insert(seq, fact(if seq == 77 { 1_000 } else { seq }, Timestamp::MAX));
     }
@@ -231,21 +235,21 @@ fn another_entry_has_another_sum() {
 }
 
 #[test]
-fn a_block_with_a_hole_is_not_forgotten_and_has_no_sum() {
+fn block_with_a_gap_is_not_forgotten_nor_summed() {
     let mut log = Log::default();
     let ended = Timestamp::from_millis(1);
-    for seq in (1..=BLOCK).filter(|seq| *seq != 100) {
+    for seq in (1..=BLOCK_ENTRIES).filter(|seq| *seq != 100) {
         log.insert(seq, fact(seq, ended));
     }
     assert_eq!(log.sums(0, 1), [0]);
-    assert_eq!(log.forget(horizon_at(Timestamp::MAX), SKEW), 0);
+    assert_eq!(log.forget(horizon_at(Timestamp::MAX), SKEW_MAX), 0);
     log.insert(100, fact(100, Timestamp::from_millis(500)));
     assert_eq!(
-        log.forget(horizon_at(Timestamp::from_millis(510)), SKEW),
+        log.forget(horizon_at(Timestamp::from_millis(510)), SKEW_MAX),
         0,
         "the last of them matters still"
     );
-    assert_eq!(log.forget(horizon_at(Timestamp::from_millis(511)), SKEW), 256);
-    assert_eq!(log.forgotten().seq, BLOCK);
+    assert_eq!(log.forget(horizon_at(Timestamp::from_millis(511)), SKEW_MAX), 256);
+    assert_eq!(log.forgotten().seq, BLOCK_ENTRIES);
     assert_eq!(log.forgotten().until.as_millis(), 500);
 }

@@ -1,21 +1,23 @@
-use super::super::message::{Applied, Forgotten, LogHead, MAX_BYTES, MAX_SEQ, MAX_TIME, Message, OPTIONAL};
+use super::super::message::{
+    Applied, Forgotten, LogHead, MESSAGE_BYTES_MAX, Message, OPTIONAL_KIND_MIN, SEQ_MAX, TIME_MAX_MS,
+};
 use super::*;
 
 fn seq() -> impl Strategy<Value = u64> {
-    prop_oneof![0..1_000_u64, 0..=MAX_SEQ, Just(MAX_SEQ)]
+    prop_oneof![0..1_000_u64, 0..=SEQ_MAX, Just(SEQ_MAX)]
 }
 
 fn any_origin() -> impl Strategy<Value = Origin> {
-    (any_id(), 0..=MAX_TIME)
+    (any_id(), 0..=TIME_MAX_MS)
         .prop_map(|(node, incarnation)| Origin { node: NodeId::from_bytes(node), incarnation })
 }
 
 fn any_forgotten() -> impl Strategy<Value = Forgotten> {
-    (seq(), 0..=MAX_TIME).prop_map(|(seq, ms)| Forgotten { seq, until: Timestamp::from_millis(ms) })
+    (seq(), 0..=TIME_MAX_MS).prop_map(|(seq, ms)| Forgotten { seq, until: Timestamp::from_millis(ms) })
 }
 
 fn any_head() -> impl Strategy<Value = LogHead> {
-    (any_origin(), seq(), seq(), 0..=MAX_TIME, any_forgotten()).prop_map(
+    (any_origin(), seq(), seq(), 0..=TIME_MAX_MS, any_forgotten()).prop_map(
         |(origin, complete, highest, ms, forgotten)| LogHead {
             origin,
             complete,
@@ -29,7 +31,7 @@ fn any_head() -> impl Strategy<Value = LogHead> {
 pub(super) fn any_message() -> impl Strategy<Value = Message> {
     prop_oneof![
         prop::collection::vec(any_head(), 0..20).prop_map(Message::Heads),
-        (any_origin(), 1..=MAX_SEQ - 20, prop::collection::vec(any_fact(), 0..20))
+        (any_origin(), 1..=SEQ_MAX - 20, prop::collection::vec(any_fact(), 0..20))
             .prop_map(|(origin, first, facts)| Message::Facts { origin, first, facts }),
         (seq(), seq(), seq())
             .prop_map(|(complete, from, to)| Message::Ack(Applied { complete, newest: (from, to) })),
@@ -56,7 +58,7 @@ fn bytes(message: &Message) -> Vec<u8> {
     bytes
 }
 
-/// What a decoded message takes beside its own size.
+/// The memory that a decoded message takes beside its own size.
 fn memory(message: &Message) -> usize {
     match message {
         Message::Heads(heads) => heads.capacity() * size_of::<LogHead>(),
@@ -68,12 +70,12 @@ fn memory(message: &Message) -> usize {
 
 proptest! {
     #[test]
-    fn every_message_is_read_as_it_was_written(message in any_message()) {
+    fn every_message_is_decoded_as_it_was_encoded(message in any_message()) {
         prop_assert_eq!(Message::decode(&bytes(&message)), Ok(Some(message)));
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused_in_bounded_memory(
+    fn any_bytes_are_decoded_or_refused_in_bounded_memory(
         kind in 0..=16_u8,
         rest in prop::collection::vec(any::<u8>(), 0..2_000),
     ) {
@@ -86,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_cut_off_or_has_more_is_no_longer_the_same(
+    fn cut_or_extended_message_is_never_the_same(
         message in any_message(), cut in any::<prop::sample::Index>(), more in 1..9_usize,
     ) {
         let bytes = bytes(&message);
@@ -97,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mixed_up_message_is_harmless(
+    fn altered_message_is_harmless(
         message in any_message(), at in any::<prop::sample::Index>(), to in any::<u8>(),
     ) {
         let mut bytes = bytes(&message);
@@ -110,7 +112,7 @@ proptest! {
 }
 
 #[test]
-fn a_message_of_fixed_length_has_exactly_that() {
+fn message_of_fixed_length_has_exactly_that_length() {
     let forgotten = Forgotten::default();
     for message in [
         Message::Ack(Applied { complete: 3, newest: (5, 9) }),
@@ -131,7 +133,7 @@ fn a_message_of_fixed_length_has_exactly_that() {
 }
 
 #[test]
-fn lists_end_between_two_elements_only() {
+fn list_ends_only_between_two_elements() {
     let head = LogHead {
         origin: origin(1),
         complete: 1,
@@ -155,10 +157,10 @@ fn lists_end_between_two_elements_only() {
 }
 
 #[test]
-fn numbers_that_no_log_reaches_are_refused() {
+fn impossible_numbers_are_refused() {
     let until = Timestamp::from_millis(7);
     let origin = origin(1);
-    let beyond = MAX_SEQ + 1;
+    let beyond = SEQ_MAX + 1;
     for message in [
         Message::Ack(Applied { complete: beyond, newest: (0, 0) }),
         Message::Ack(Applied { complete: 0, newest: (beyond, 0) }),
@@ -172,7 +174,7 @@ fn numbers_that_no_log_reaches_are_refused() {
         Message::Digests { origin, first: beyond, sums: Vec::new() },
         Message::Facts { origin, first: 0, facts: Vec::new() },
         Message::Facts { origin, first: 0, facts: vec![fact(1, until)] },
-        Message::Facts { origin, first: MAX_SEQ, facts: vec![fact(1, until); 2] },
+        Message::Facts { origin, first: SEQ_MAX, facts: vec![fact(1, until); 2] },
         Message::Facts { origin, first: u64::MAX, facts: vec![fact(1, until)] },
     ] {
         assert!(Message::decode(&bytes(&message)).is_err(), "{message:?}");
@@ -180,13 +182,13 @@ fn numbers_that_no_log_reaches_are_refused() {
 }
 
 #[test]
-fn what_may_be_skipped_is_and_what_may_not_breaks_the_link() {
-    // The first three of them are known.
-    for kind in OPTIONAL + 3..=u8::MAX {
+fn unknown_kind_is_skipped_only_if_optional() {
+    // The first three optional kinds are known.
+    for kind in OPTIONAL_KIND_MIN + 3..=u8::MAX {
         assert_eq!(Message::decode(&[kind]), Ok(None));
         assert_eq!(Message::decode(&[kind, 1, 2, 3]), Ok(None));
     }
-    for kind in (0..OPTIONAL).filter(|kind| !(1..=9).contains(kind)) {
+    for kind in (0..OPTIONAL_KIND_MIN).filter(|kind| !(1..=9).contains(kind)) {
         assert!(Message::decode(&[kind, 1, 2, 3]).is_err(), "{kind}");
     }
     let until = Timestamp::from_millis(7);
@@ -196,25 +198,25 @@ fn what_may_be_skipped_is_and_what_may_not_breaks_the_link() {
 }
 
 #[test]
-fn the_largest_messages_fit() {
+fn largest_messages_fit_into_a_frame() {
     let until = Timestamp::MAX;
     let head = LogHead { origin: origin(1), complete: 1, highest: 2, until, forgotten: Forgotten::default() };
     let kind = FactKind::SessionRevoked {
         user: UserId::from_bytes([1; 16]),
         session: SessionId::from_bytes([1; 16]),
     };
-    let batch = super::super::Tuning::default().batch;
+    let batch = super::super::Tuning::default().batch_max;
     for message in [
         Message::Heads(vec![head; 512]),
         Message::Facts { origin: origin(1), first: 1, facts: vec![Fact { kind, until }; batch] },
         Message::Digests { origin: origin(1), first: 1, sums: vec![1; 1_024] },
     ] {
-        assert!(bytes(&message).len() <= MAX_BYTES);
+        assert!(bytes(&message).len() <= MESSAGE_BYTES_MAX);
     }
 }
 
 #[test]
-fn only_what_was_applied_is_covered() {
+fn applied_covers_only_applied_entries() {
     let applied = Applied { complete: 10, newest: (20, 30) };
     for (first, last, is) in [
         (1, 10, true),
@@ -238,7 +240,7 @@ fn absurd_values_are_refused() {
     let version = |at_least| one(FactKind::UserVersion { user, at_least }, until);
     let of = |origin| Message::Pull { origin, first: 1, last: 1 };
     let lives = |incarnation| Origin { incarnation, ..origin(1) };
-    let late = Timestamp::from_millis(MAX_TIME + 1);
+    let late = Timestamp::from_millis(TIME_MAX_MS + 1);
     let session = |session| FactKind::SessionRevoked { user, session: SessionId::from_bytes(session) };
     let owner = |user| FactKind::SessionRevoked {
         user: UserId::from_bytes(user),
@@ -249,7 +251,7 @@ fn absurd_values_are_refused() {
         Message::Heads(vec![LogHead { origin: origin(1), complete: 1, highest: 1, until, forgotten }])
     };
     let nobody = [[0; 16], [0xff; 16]];
-    for message in [version(MAX_VERSION), of(lives(MAX_TIME)), of(lives(0)), head(until, until)] {
+    for message in [version(MAX_VERSION), of(lives(TIME_MAX_MS)), of(lives(0)), head(until, until)] {
         assert!(Message::decode(&bytes(&message)).is_ok(), "{message:?}");
     }
     let mut absurd = vec![
@@ -257,7 +259,7 @@ fn absurd_values_are_refused() {
         version(u64::MAX),
         one(FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) }, late),
         one(FactKind::TokenRevoked { token: TokenId::from_bytes([1; 16]) }, Timestamp::MAX),
-        of(lives(MAX_TIME + 1)),
+        of(lives(TIME_MAX_MS + 1)),
         of(lives(u64::MAX)),
         head(late, until),
         head(until, Timestamp::MAX),

@@ -1,89 +1,74 @@
-//! How many connections an address may have of all that there are.
+//! The share of a listener's connections that one address may have.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ipnet::IpNet;
+use schema::Network;
 
-/// Where a connection comes from, as it is counted: an IPv4 address, or the /64 of an IPv6 address, of which
-/// one customer has them all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Source(IpAddr);
-
-impl Source {
-    /// Of this address.
-    #[must_use]
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        })
-    }
-}
-
-/// The connections of a listener.
+/// Counts the open connections of a listener, in total and by source.
 #[derive(Debug)]
 pub struct Admission {
-    all: usize,
-    share: usize,
-    /// Whose connections are those of many clients.
+    total_max: usize,
+    share_max: usize,
+    /// Networks of trusted proxies, which have no share: their connections carry many clients.
     proxies: Vec<IpNet>,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    by_source: HashMap<Source, usize>,
+struct OpenConnections {
+    total: usize,
+    by_source: HashMap<Network, usize>,
 }
 
 impl Admission {
-    /// For so many connections, of which an address that is no proxy may have a share.
+    /// Admits `total_max` connections, and `share_max` of them to a source that is no proxy.
     #[must_use]
-    pub fn new(all: usize, share: usize, proxies: Vec<IpNet>) -> Arc<Self> {
-        Arc::new(Self { all, share, proxies, open: Mutex::default() })
+    pub fn new(total_max: usize, share_max: usize, proxies: Vec<IpNet>) -> Arc<Self> {
+        Arc::new(Self { total_max, share_max, proxies, open: Mutex::default() })
     }
 
-    /// A place for one more connection of this address; `None` when there is none.
+    /// Admits one more connection of this address; `None` if the share or the total is used up.
     #[must_use]
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let mut open = self.open();
-        if open.all >= self.all {
+        if open.total >= self.total_max {
             return None;
         }
         let address = address.to_canonical();
         let source =
-            (!self.proxies.iter().any(|network| network.contains(&address))).then(|| Source::of(address));
+            (!self.proxies.iter().any(|network| network.contains(&address))).then(|| Network::from(address));
         if let Some(source) = source {
             let taken = open.by_source.entry(source).or_default();
-            if *taken >= self.share {
+            if *taken >= self.share_max {
                 return None;
             }
             *taken += 1;
         }
-        open.all += 1;
-        Some(Place { admission: self.clone(), source })
+        open.total += 1;
+        Some(ConnectionPermit { admission: self.clone(), source })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The place of a connection, until it is dropped.
+/// The right to one connection, released on drop.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     admission: Arc<Admission>,
-    source: Option<Source>,
+    source: Option<Network>,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.admission.open();
-        open.all -= 1;
+        open.total -= 1;
         if let Some(source) = self.source
             && let Some(taken) = open.by_source.get_mut(&source)
         {
@@ -104,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn address_gets_its_share_and_leaves_the_rest_to_others() {
+    fn address_gets_its_share_and_no_more() {
         let admission = Admission::new(5, 2, Vec::new());
         let counted = || {
             let open = admission.open();
-            (open.all, open.by_source.len())
+            (open.total, open.by_source.len())
         };
         let one: Vec<_> = (0..10).filter_map(|_| admission.admit(address("192.0.2.1"))).collect();
         assert_eq!(one.len(), 2);
@@ -120,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_network_share_where_one_client_has_it() {
+    fn ipv6_addresses_of_one_64_share_their_limit() {
         let admission = Admission::new(10, 1, Vec::new());
         let _first = admission.admit(address("2001:db8::1")).unwrap();
         assert!(admission.admit(address("2001:db8::ffff:2")).is_none(), "the same /64");
@@ -130,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_have_no_share_and_yet_a_bound() {
+    fn proxies_are_limited_by_the_total_only() {
         let admission = Admission::new(3, 1, vec!["10.0.0.0/8".parse().unwrap()]);
         let many: Vec<_> = (0..10).filter_map(|_| admission.admit(address("::ffff:10.1.2.3"))).collect();
         assert_eq!(many.len(), 3);

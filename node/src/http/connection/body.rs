@@ -1,8 +1,8 @@
-//! Bodies on a connection: answers that say how they get on, and requests that are read to their end.
+//! Bodies on a connection: answers report their progress, and requests are read to their end.
 //!
-//! A client may be refused before its body has arrived, and a connection on which half a body is left cannot
-//! be used again. So what a handler leaves of a body is read and thrown away, within bounds; beyond them the
-//! answer says `Connection: close`.
+//! A client may be refused before its body has arrived, and a connection with an unread body cannot be used
+//! again. So the node reads and discards what a handler leaves of a body, within bounds; beyond them the answer
+//! says `Connection: close`.
 
 use std::{
     pin::Pin,
@@ -17,38 +17,39 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-use super::line::Work;
+use super::socket::OpenRequest;
 
-/// How much of a body, in bytes, and for how long is read that nobody wants.
-const MAX_DISCARDED: u64 = 1024 * 1024;
-const DISCARD: Duration = Duration::from_millis(500);
+/// The most bytes of an unread body that are read and discarded.
+const DISCARD_BYTES_MAX: u64 = 1024 * 1024;
+/// The limit of the time in which an unread body is discarded.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// An answer's body that says how much of it is sent.
+/// An answer's body that reports how much of it has been sent.
 #[derive(Debug)]
-pub struct Answer<B> {
+pub struct TrackedBody<B> {
     body: B,
-    work: Arc<Work>,
+    request: Arc<OpenRequest>,
 }
 
-impl<B> Answer<B> {
-    /// To this request.
+impl<B> TrackedBody<B> {
+    /// The body of the answer to this request, which counts as handled from now on.
     #[must_use]
-    pub fn new(body: B, work: Arc<Work>) -> Self {
-        work.sent().is_answered();
-        Self { body, work }
+    pub fn new(body: B, request: Arc<OpenRequest>) -> Self {
+        request.sent().mark_answered();
+        Self { body, request }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
-    type Data = Piece;
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
+    type Data = TrackedBytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<TrackedBytes>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let piece = |bytes| Piece { bytes, work: self.work.clone() };
+        let piece = |bytes| TrackedBytes { bytes, request: self.request.clone() };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
@@ -61,14 +62,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B> {
     }
 }
 
-/// A piece of an answer.
+/// Bytes of an answer, which report when they are sent.
 #[derive(Debug)]
-pub struct Piece {
+pub struct TrackedBytes {
     bytes: Bytes,
-    work: Arc<Work>,
+    request: Arc<OpenRequest>,
 }
 
-impl Buf for Piece {
+impl Buf for TrackedBytes {
     fn remaining(&self) -> usize {
         self.bytes.len()
     }
@@ -79,56 +80,56 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
-        self.work.sent().took(count);
+        self.request.sent().add(count);
     }
 }
 
-/// A request's body, whose rest comes back when its reader is through with it.
+/// A request's body, lent to a handler. On drop, the unread rest goes back to its [`UnreadBody`].
 #[derive(Debug)]
-pub struct Lent {
-    lent: Option<Rest>,
-    owner: Arc<Mutex<Option<Rest>>>,
+pub struct LentBody {
+    lent: Option<BodyRest>,
+    owner: Arc<Mutex<Option<BodyRest>>>,
 }
 
 #[derive(Debug)]
-struct Rest {
+struct BodyRest {
     body: Incoming,
-    /// Whether any of it was asked for.
-    asked: bool,
-    /// Whether it cannot be read to its end.
-    broken: bool,
+    /// Whether the handler has polled the body.
+    was_polled: bool,
+    /// Whether an error ended the body.
+    is_broken: bool,
 }
 
-/// What is left of a body that was lent.
+/// The claim to the unread rest of a body that was lent.
 #[derive(Debug)]
-pub struct Unread {
-    owner: Arc<Mutex<Option<Rest>>>,
-    /// Whether the client sends it only when it is asked for (RFC 9110, section 10.1.1).
+pub struct UnreadBody {
+    owner: Arc<Mutex<Option<BodyRest>>>,
+    /// Whether the client sends the body only after `100 Continue` (RFC 9110, section 10.1.1).
     on_demand: bool,
 }
 
-/// Lends a body to a handler.
+/// Lends a body to a handler; `on_demand` if the request has `Expect`.
 #[must_use]
-pub fn lend(body: Incoming, on_demand: bool) -> (Lent, Unread) {
+pub fn lend(body: Incoming, on_demand: bool) -> (LentBody, UnreadBody) {
     let owner = Arc::default();
-    let lent = Some(Rest { body, asked: false, broken: false });
-    (Lent { lent, owner: Arc::clone(&owner) }, Unread { owner, on_demand })
+    let lent = Some(BodyRest { body, was_polled: false, is_broken: false });
+    (LentBody { lent, owner: Arc::clone(&owner) }, UnreadBody { owner, on_demand })
 }
 
-impl Unread {
-    /// Reads what is left, within bounds; false when something is left after that.
+impl UnreadBody {
+    /// Reads and discards the rest, within bounds. False if the body has not been read to its end.
     pub async fn discard(self) -> bool {
         let rest = lock(&self.owner).take();
-        // `None`: the answer's body reads it.
-        let Some(Rest { mut body, asked, broken }) = rest else { return false };
-        if broken || body.is_end_stream() {
-            return !broken;
+        // `None`: the body of the answer still owns it.
+        let Some(BodyRest { mut body, was_polled, is_broken }) = rest else { return false };
+        if is_broken || body.is_end_stream() {
+            return !is_broken;
         }
-        if (self.on_demand && !asked) || body.size_hint().lower() > MAX_DISCARDED {
+        if (self.on_demand && !was_polled) || body.size_hint().lower() > DISCARD_BYTES_MAX {
             return false;
         }
         let read = async {
-            let mut left = MAX_DISCARDED;
+            let mut left = DISCARD_BYTES_MAX;
             while let Some(frame) = body.frame().await {
                 let Ok(frame) = frame else { return false };
                 let length = frame.data_ref().map_or(0, Bytes::len);
@@ -139,11 +140,11 @@ impl Unread {
             }
             true
         };
-        timeout(DISCARD, read).await.unwrap_or(false)
+        timeout(DISCARD_TIMEOUT, read).await.unwrap_or(false)
     }
 }
 
-impl Body for Lent {
+impl Body for LentBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -152,9 +153,9 @@ impl Body for Lent {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(rest) = &mut self.lent else { return Poll::Ready(None) };
-        rest.asked = true;
+        rest.was_polled = true;
         let frame = ready!(Pin::new(&mut rest.body).poll_frame(cx));
-        rest.broken |= matches!(frame, Some(Err(_)));
+        rest.is_broken |= matches!(frame, Some(Err(_)));
         Poll::Ready(frame)
     }
 
@@ -167,7 +168,7 @@ impl Body for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentBody {
     fn drop(&mut self) {
         *lock(&self.owner) = self.lent.take();
     }

@@ -1,5 +1,6 @@
-//! Answers that hyper has no part in: to a request that cannot be read or does not arrive, and to connections
-//! for which there is no room. They have the contract's form, say `Connection: close`, and are the last.
+//! Answers that are sent without hyper: to requests that cannot be read or do not arrive, and to connections
+//! beyond the limit. They have the form of all errors, say `Connection: close`, and are the last on their
+//! connection.
 
 use std::{
     io,
@@ -12,27 +13,30 @@ use axum::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-use super::line::linger;
+use super::socket::linger;
 use crate::{
     app::App,
     http::{
-        problem::Problem,
-        request::{self, REQUEST_ID, RequestId},
-        security,
+        RoutePolicy,
+        middleware::{
+            request::{self, REQUEST_ID, RequestId},
+            security,
+        },
+        respond::problem::Problem,
     },
 };
 
-/// How long a client may take to take an answer that fits into one packet.
-const SEND: Duration = Duration::from_secs(2);
+/// The limit for a client to take an answer that fits into one packet.
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers a request that cannot be read with this status, and closes the connection for writing.
+/// Answers a request that cannot be read with this status, closes the connection for writing, and lingers.
 pub async fn refuse(app: &App, stream: &TcpStream, status: StatusCode) {
     if send(app, stream, to_unread(app, problem(status))).await {
         linger(stream).await;
     }
 }
 
-/// What is wrong with a request that cannot be read.
+/// The error for a request that cannot be read, by its status.
 pub fn problem(status: StatusCode) -> Problem {
     match status {
         StatusCode::REQUEST_TIMEOUT => {
@@ -43,19 +47,23 @@ pub fn problem(status: StatusCode) -> Problem {
             "headers_too_large",
             "The request's head is too large or has too many headers",
         ),
+        StatusCode::NOT_IMPLEMENTED => {
+            Problem::new(status, "transfer_coding", "The request has a transfer coding other than chunked")
+        }
         StatusCode::URI_TOO_LONG => Problem::new(status, "uri_too_long", "The request's target is too long"),
         _ => Problem::new(status, "bad_request", "The request cannot be understood"),
     }
 }
 
-/// An answer to a request that was not read.
+/// The answer to a request that was not read, counted and logged.
 pub fn to_unread(app: &App, problem: Problem) -> Response<Bytes> {
     let id = RequestId::of(None, &*app.entropy);
-    let (status, none) = (problem.status().as_u16(), "-");
+    let status = problem.status().as_u16();
+    let none = "-";
     app.metrics.answered(app.metrics.route(none, none), status, 1, Duration::ZERO);
-    // A flood of connections that there is no room for is in the log once a minute.
+    // Connections beyond the limit are logged elsewhere, once a minute: there may be a flood of them.
     if problem.status() != StatusCode::SERVICE_UNAVAILABLE {
-        request::log(id.as_str(), none, none, status, || Duration::ZERO);
+        request::log(id.as_str(), none, none, RoutePolicy::Api, status, || Duration::ZERO);
     }
     let mut answer = problem.into_answer(id.as_str());
     let headers = answer.headers_mut();
@@ -65,10 +73,11 @@ pub fn to_unread(app: &App, problem: Problem) -> Response<Bytes> {
     answer
 }
 
-/// Sends the last answer of a connection; whether the client may still have to be [heard out](linger).
+/// Sends the last answer of a connection, and closes it for writing. True if it was sent: then the caller
+/// should [`linger`], since the client may still be sending.
 pub async fn send(app: &App, stream: &TcpStream, answer: Response<Bytes>) -> bool {
-    let bytes = last(answer, app.clock.now().as_secs());
-    let sent = matches!(timeout(SEND, write(stream, &bytes)).await, Ok(Ok(())));
+    let bytes = encode_last(answer, app.clock.now().as_secs());
+    let sent = matches!(timeout(SEND_TIMEOUT, write(stream, &bytes)).await, Ok(Ok(())));
     if sent {
         let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
     } else {
@@ -89,8 +98,8 @@ async fn write(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// As the last answer of a connection in HTTP/1.1 (RFC 9112).
-fn last(mut answer: Response<Bytes>, now_s: u64) -> Vec<u8> {
+/// Encodes the last answer of a connection as HTTP/1.1 (RFC 9112).
+fn encode_last(mut answer: Response<Bytes>, now_s: u64) -> Vec<u8> {
     let length = answer.body().len();
     let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(now_s));
     let headers = answer.headers_mut();

@@ -13,7 +13,7 @@ use crate::support::{Intruder, Limiter, RATE, TestClock};
 const TWENTY: Rate = Rate { count: 20, window: Duration::from_secs(60) };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_failures_at_two_nodes_lock_at_all() {
+async fn ten_failures_at_two_nodes_lock_at_all_nodes() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     one.fail("ann", 5).await;
@@ -23,14 +23,14 @@ async fn ten_failures_at_two_nodes_lock_at_all() {
     let new = Limiter::start(&redis, &clock).await;
     for node in [&one, &two, &new] {
         assert!(node.is_locked("ann").await);
-        assert!(!node.is_locked("bob").await, "somebody else");
+        assert!(!node.is_locked("bob").await, "another account");
     }
     clock.forward(61);
     assert!(!one.is_locked("ann").await && !new.is_locked("ann").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_lock_is_longer_wherever_the_failures_were() {
+async fn second_lock_is_longer_on_every_node() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     one.fail("ann", 10).await;
@@ -39,7 +39,7 @@ async fn a_second_lock_is_longer_wherever_the_failures_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_is_one_for_all_nodes() {
+async fn bucket_is_shared_by_all_nodes() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     for n in 0..20 {
@@ -56,7 +56,7 @@ async fn a_bucket_is_one_for_all_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_forgiven_at_one_node_is_forgiven_at_all() {
+async fn failures_forgiven_at_one_node_are_forgiven_at_all() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     two.fail("ann", 10).await;
@@ -64,12 +64,12 @@ async fn what_is_forgiven_at_one_node_is_forgiven_at_all() {
     clock.forward(1);
     one.shared.forget("ann").await;
     assert!(!one.is_locked("ann").await && !two.is_locked("ann").await);
-    assert!(!two.fail("ann", 9).await.is_locked(clock.now()), "counted anew");
+    assert!(!two.fail("ann", 9).await.is_locked(clock.now()), "counted from zero");
     assert!(one.fail("ann", 1).await.is_locked(clock.now()), "and together");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_of_failures_that_another_node_forgave_does_not_go_on() {
+async fn failures_that_another_node_forgave_do_not_continue() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     two.fail("ann", 9).await;
@@ -83,7 +83,7 @@ async fn a_row_of_failures_that_another_node_forgave_does_not_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_log_in_without_failures_writes_nothing() {
+async fn successful_log_in_without_failures_writes_nothing() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let node = Limiter::start(&redis, &clock).await;
     node.shared.forget("ann").await;
@@ -91,7 +91,7 @@ async fn a_good_log_in_without_failures_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_key_expires_and_none_has_what_was_typed() {
+async fn every_key_expires_and_none_contains_user_input() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     let typed = "ann@example.org\r\nFLUSHALL";
@@ -113,7 +113,7 @@ async fn every_key_expires_and_none_has_what_was_typed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clusters_of_two_names_or_secrets_share_nothing() {
+async fn clusters_with_other_names_or_secrets_share_nothing() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let node = Limiter::start(&redis, &clock).await;
     node.fail("ann", 10).await;
@@ -125,7 +125,7 @@ async fn clusters_of_two_names_or_secrets_share_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_at_the_same_time_are_never_counted_twice() {
+async fn concurrent_failures_are_never_counted_twice() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let mut nodes = Vec::new();
     for _ in 0..3 {
@@ -172,7 +172,7 @@ async fn bucket_that_is_refilled_at_one_node_is_full_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn labels_are_listed_by_all_nodes_until_they_end_and_are_unreadable_in_redis() {
+async fn labels_are_listed_by_all_nodes_and_encrypted_in_redis() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     let mut intruder = Intruder::into(&redis).await;
@@ -187,7 +187,7 @@ async fn labels_are_listed_by_all_nodes_until_they_end_and_are_unreadable_in_red
     let key = intruder.only_key().await;
     assert!(key.starts_with("palisade:test:limited-1:"), "{key}");
     assert!(intruder.ttl(&key).await > Duration::ZERO);
-    // What others put there is not believed.
+    // Labels that other clients add are rejected.
     intruder.command(&["ZADD", &key, "99999999999999", "eve@example.org"]).await;
     clock.forward(61);
     assert_eq!(one.shared.announced().await, Some(vec!["bob".to_owned()]));

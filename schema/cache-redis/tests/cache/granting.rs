@@ -1,4 +1,4 @@
-//! What users may do, from Redis.
+//! Permissions of users, cached in Redis.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -6,13 +6,13 @@ use schema::{
     PermissionId, RoleId, Subject, Timestamp,
     page::PageOf,
     permission::{Effective, Grant},
-    store::{Added, GrantsStore as _, StoreError},
 };
+use store::{Added, GrantsStore as _, StoreError};
 use testkit::servers::Redis;
 
 use crate::support::{ANN, BOB, Intruder, MAX_AGE, Reader, Store, TestClock, may, soon};
 
-/// A Redis with an entry of ann, who may `read`, and its bytes.
+/// A Redis with the entry of the user ann, with the permission `read`, and its bytes.
 async fn cached(clock: &Arc<TestClock>) -> (Redis, Arc<Store>, Reader, Intruder, String, Vec<u8>) {
     let (redis, store) = (Redis::start().await, Store::new());
     store.set(ANN, &may("read"));
@@ -25,7 +25,7 @@ async fn cached(clock: &Arc<TestClock>) -> (Redis, Arc<Store>, Reader, Intruder,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_node_loaded_no_node_loads_again() {
+async fn entry_loaded_by_one_node_serves_all_nodes() {
     let clock = TestClock::new();
     let (redis, store, one, mut intruder, key, _) = cached(&clock).await;
     let two = Reader::start(&redis, &store, &clock).await;
@@ -41,7 +41,7 @@ async fn what_one_node_loaded_no_node_loads_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_somebody_may_do_nothing_is_remembered_too() {
+async fn empty_permissions_are_cached_too() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let node = Reader::start(&redis, &store, &clock).await;
     assert_eq!(node.effective(ANN).await, Effective::default());
@@ -51,7 +51,7 @@ async fn that_somebody_may_do_nothing_is_remembered_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stores_errors_are_not_remembered() {
+async fn errors_of_the_store_are_not_cached() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let node = Reader::start(&redis, &store, &clock).await;
     store.is_down(true);
@@ -62,7 +62,7 @@ async fn the_stores_errors_are_not_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_else_is_the_stores() {
+async fn other_calls_go_to_the_store() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let grants = Reader::start(&redis, &store, &clock).await.grants;
     let grant = Grant::Role(RoleId::from_bytes([9; 16]));
@@ -74,7 +74,7 @@ async fn everything_else_is_the_stores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_invalidated_is_never_believed_again_whatever_redis_keeps() {
+async fn invalidated_entry_is_rejected_whatever_redis_keeps() {
     for subject in [
         Some(Subject::User(ANN)),
         Some(Subject::Role(RoleId::from_bytes([4; 16]))),
@@ -87,7 +87,7 @@ async fn what_was_invalidated_is_never_believed_again_whatever_redis_keeps() {
         store.set(ANN, &may("less"));
         match subject {
             Some(subject) => node.grants.invalidate(subject),
-            None => node.grants.forget_everything(),
+            None => node.grants.invalidate_all(),
         }
         // 5 s is the age of the old entry at the invalidation.
         for seconds in [0, 59, 1, 1, 500, 33, 1, 100_000] {
@@ -104,7 +104,7 @@ async fn what_was_invalidated_is_never_believed_again_whatever_redis_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidation_concerns_nobody_else() {
+async fn invalidation_of_a_user_affects_no_other_user() {
     let clock = TestClock::new();
     let (_redis, store, node, ..) = cached(&clock).await;
     node.grants.invalidate(Subject::User(BOB));
@@ -113,7 +113,7 @@ async fn an_invalidation_concerns_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minute_after_an_invalidation_the_cache_serves_again() {
+async fn cache_serves_again_a_minute_after_an_invalidation() {
     let clock = TestClock::new();
     let (_redis, store, node, mut intruder, key, old) = cached(&clock).await;
     store.set(ANN, &may("less"));
@@ -129,7 +129,7 @@ async fn a_minute_after_an_invalidation_the_cache_serves_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_that_an_invalidation_overtook_is_not_written() {
+async fn load_overtaken_by_an_invalidation_is_not_written() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let (node, mut intruder) = (Reader::start(&redis, &store, &clock).await, Intruder::into(&redis).await);
     store.set(ANN, &may("read"));
@@ -143,7 +143,7 @@ async fn a_load_that_an_invalidation_overtook_is_not_written() {
     node.grants.invalidate(Subject::User(ANN));
     store.go_on.add_permits(100);
     assert_eq!(loading.await.unwrap(), may("read"), "it was true when it was asked for");
-    // Somebody else's entry is written, hers is not.
+    // The entry of another user is written, that of ann is not.
     node.effective(BOB).await;
     intruder.only_key().await;
     assert_eq!(node.effective(ANN).await, may("less"));
@@ -151,7 +151,7 @@ async fn a_load_that_an_invalidation_overtook_is_not_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_of_a_node_that_had_not_heard_is_not_believed_by_one_that_has() {
+async fn load_from_before_an_invalidation_is_rejected() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let mut intruder = Intruder::into(&redis).await;
     let (deaf, hears) =
@@ -164,7 +164,7 @@ async fn a_load_of_a_node_that_had_not_heard_is_not_believed_by_one_that_has() {
     store.set(ANN, &may("less"));
     clock.forward(1);
     hears.grants.invalidate(Subject::User(ANN));
-    // Long after the bypass, what the other loaded before arrives in Redis.
+    // Long after the bypass, the earlier load of the other node arrives in Redis.
     clock.forward(100);
     store.go_on.add_permits(100);
     loading.await.unwrap();
@@ -173,12 +173,12 @@ async fn a_load_of_a_node_that_had_not_heard_is_not_believed_by_one_that_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_is_believed_until_its_greatest_age_and_not_longer() {
+async fn entry_is_accepted_up_to_its_maximum_age() {
     let clock = TestClock::new();
     let (_redis, store, node, mut intruder, key, old) = cached(&clock).await;
     store.set(ANN, &may("less"));
     clock.forward(MAX_AGE.as_secs() - 1);
-    assert_eq!(node.effective(ANN).await, may("read"), "nobody said that it changed");
+    assert_eq!(node.effective(ANN).await, may("read"), "the change was not announced");
     clock.forward(1);
     intruder.set(&key, &old).await;
     assert_eq!(node.effective(ANN).await, may("less"));
@@ -186,7 +186,7 @@ async fn an_entry_is_believed_until_its_greatest_age_and_not_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clocks_may_differ_by_a_minute() {
+async fn entry_is_accepted_if_clocks_differ_by_a_minute() {
     let clock = TestClock::new();
     let (redis, store, ..) = cached(&clock).await;
     // Its clock is behind that of the node that loaded; then ahead.
@@ -198,7 +198,7 @@ async fn clocks_may_differ_by_a_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_of_the_future_is_not_believed() {
+async fn entry_from_the_future_is_rejected() {
     let clock = TestClock::new();
     let (redis, store, ..) = cached(&clock).await;
     store.set(ANN, &may("less"));
@@ -207,7 +207,7 @@ async fn an_entry_of_the_future_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_of_a_node_whose_clock_is_ahead_is_not_believed_over_what_was_heard_since() {
+async fn entry_of_a_clock_ahead_is_rejected_after_an_invalidation() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let mut intruder = Intruder::into(&redis).await;
     store.set(ANN, &may("read"));
@@ -228,7 +228,7 @@ async fn an_entry_of_a_node_whose_clock_is_ahead_is_not_believed_over_what_was_h
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_big_is_not_cached() {
+async fn oversized_entry_is_not_cached() {
     let (redis, store, clock) = (Redis::start().await, Store::new(), TestClock::new());
     let (node, mut intruder) = (Reader::start(&redis, &store, &clock).await, Intruder::into(&redis).await);
     let with = |count| {
@@ -250,7 +250,7 @@ async fn what_is_too_big_is_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_redis_costs_a_load() {
+async fn wiped_redis_costs_one_load() {
     let clock = TestClock::new();
     let (redis, store, node, mut intruder, ..) = cached(&clock).await;
     redis.flush().await;

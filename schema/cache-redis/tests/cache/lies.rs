@@ -1,4 +1,4 @@
-//! Entries that nobody should believe: a Redis that lies makes limits softer and reads slower.
+//! Values that no node may trust: a lying Redis makes only limits softer and reads slower.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use testkit::servers::Redis;
 
 use crate::support::{ANN, BOB, Intruder, Limiter, RATE, Reader, Store, TestClock, may};
 
-/// What is no value of ours, of several lengths.
+/// Values that no node wrote, of several lengths.
 fn false_values() -> Vec<Vec<u8>> {
     let noise = |length: usize| (0..length).map(|n| u8::try_from(n * 151 % 256).unwrap()).collect();
     let lock =
@@ -22,7 +22,7 @@ fn false_values() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn false_counts_lock_nobody_and_are_written_over() {
+async fn forged_counters_lock_no_account_and_are_overwritten() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let mut intruder = Intruder::into(&redis).await;
     Limiter::start(&redis, &clock).await.fail("ann", 1).await;
@@ -45,7 +45,7 @@ async fn false_counts_lock_nobody_and_are_written_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_is_moved_to_somebody_else_locks_nobody() {
+async fn lock_moved_to_another_key_locks_no_account() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     node.fail("eve", 10).await;
@@ -61,7 +61,7 @@ async fn a_lock_that_is_moved_to_somebody_else_locks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_with_another_end_locks_nobody() {
+async fn lock_with_an_altered_end_locks_no_account() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     let until = node.fail("ann", 10).await.locked_until.as_millis();
@@ -76,7 +76,7 @@ async fn a_lock_with_another_end_locks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_lock_that_is_brought_back_ends_when_it_says() {
+async fn restored_old_lock_ends_at_its_own_time() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     let until = node.fail("ann", 10).await.locked_until;
@@ -91,7 +91,7 @@ async fn an_old_lock_that_is_brought_back_ends_when_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_count_that_is_brought_back_softens_but_not_this_nodes_own() {
+async fn restored_old_count_does_not_soften_the_local_one() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     node.fail("ann", 1).await;
@@ -104,7 +104,7 @@ async fn an_old_count_that_is_brought_back_softens_but_not_this_nodes_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn genuine_counts_of_an_absurd_future_count_as_none() {
+async fn verified_counters_from_the_future_count_as_none() {
     let redis = Redis::start().await;
     let (clock, mad) = (TestClock::new(), TestClock::at(Timestamp::from_secs(4_000_000_000)));
     let from_the_future = Limiter::start(&redis, &mad).await;
@@ -115,19 +115,19 @@ async fn genuine_counts_of_an_absurd_future_count_as_none() {
     assert!(!node.is_locked("ann").await);
     assert!(node.refused() > 0);
     assert_eq!(node.take("address", hourly).await, Ok(()));
-    assert!(node.take("address", hourly).await.is_err(), "and then it counts as ever");
+    assert!(node.take("address", hourly).await.is_err(), "and then it counts as usual");
     assert!(node.fail("ann", 10).await.is_locked(clock.now()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_a_minute_ahead_is_believed() {
+async fn counters_of_a_clock_a_minute_ahead_are_accepted() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     Limiter::start(&redis, &clock.ahead(59)).await.fail("ann", 10).await;
     assert!(Limiter::start(&redis, &clock).await.is_locked("ann").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_false_bucket_refuses_nobody() {
+async fn forged_bucket_limits_no_client() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (node, mut intruder) = (Limiter::start(&redis, &clock).await, Intruder::into(&redis).await);
     node.take("address", RATE).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_false_bucket_refuses_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn false_entries_give_nobody_a_permission() {
+async fn forged_entries_grant_no_permission() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     let mut intruder = Intruder::into(&redis).await;
     store.set(ANN, &may("read"));
@@ -160,7 +160,7 @@ async fn false_entries_give_nobody_a_permission() {
         assert_eq!(reader.effective(ANN).await, may("read"), "{} bytes", value.len());
         assert_eq!(store.loads(), loads + 1, "{} bytes", value.len());
         assert_eq!(reader.cache.stats().refused.load(std::sync::atomic::Ordering::SeqCst), 1);
-        // It is written over; awaited, so that no late write falls into the next round.
+        // Waits until it is overwritten, so that no late write falls into the next round.
         crate::support::soon("it is overwritten", async || {
             let now = intruder.get(&anns).await;
             now != value

@@ -3,12 +3,13 @@
 //! | to find | look in |
 //! |---|---|
 //! | limits that nodes count together | `counting` |
-//! | what users may do, from Redis | `granting` |
-//! | entries that nobody should believe | `lies` |
+//! | permissions of users, cached in Redis | `granting` |
+//! | values that no node may trust | `lies` |
 //! | a Redis that does not answer | `trouble` |
 //! | a Redis that breaks the protocol | `protocol` |
 //! | clocks, stores and nodes of tests | `support` |
 
+#![allow(clippy::disallowed_methods, reason = "a test measures how long the thing under test takes")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -17,10 +17,10 @@ use tokio::{
 
 use crate::support::{ANN, Intruder, Limiter, Reader, Store, TestClock, may, opened, soon, until_up};
 
-/// What a false Redis says to a command: the bytes, and whether it goes on with zeros for ever.
+/// The answer of a false Redis to a command: the bytes, and whether endless zeros follow.
 type Answers = dyn Fn(&[String]) -> (Vec<u8>, bool) + Send + Sync;
 
-/// A server that says what the test wants; counts the bytes that somebody took.
+/// A server that answers as the test wants, and counts the bytes that clients read.
 struct False {
     url: String,
     taken: Arc<AtomicU64>,
@@ -40,7 +40,7 @@ impl False {
         Self { url, taken }
     }
 
-    /// Answers a PING as it should, and all else with this.
+    /// Answers PING correctly, and every other command with these bytes.
     async fn saying(answer: &[u8], for_ever: bool) -> Self {
         let answer = answer.to_vec();
         Self::start(Arc::new(move |words| {
@@ -65,7 +65,7 @@ async fn talk(stream: TcpStream, answers: Arc<Answers>, taken: Arc<AtomicU64>) -
     }
 }
 
-/// The words of one command; what is not text in them is replaced.
+/// The words of one command; bytes that are not text are replaced.
 async fn command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
     let mut words = Vec::new();
     for _ in 0..number(stream).await? {
@@ -84,7 +84,7 @@ async fn number(stream: &mut BufReader<TcpStream>) -> Option<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_answer_is_not_read_to_its_end() {
+async fn endless_answer_is_not_read_to_its_end() {
     let clock = TestClock::new();
     for beginning in [&b"$536870912\r\n"[..], b"$9223372036854775807\r\n", b"+", b"-ERR ", b":", b"("] {
         let server = False::saying(beginning, true).await;
@@ -94,14 +94,14 @@ async fn an_endless_answer_is_not_read_to_its_end() {
         assert!(limiter.fail("ann", 10).await.is_locked(clock.now()), "by its own count");
         assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
         assert!(!limiter.cache.stats().up.load(Ordering::SeqCst));
-        // Most of this was never read: it lies in the buffers of the two sockets.
+        // Most of this was never read: it stays in the buffers of the two sockets.
         let taken = server.taken.load(Ordering::SeqCst);
         assert!(taken < 32 * 1024 * 1024, "{taken} bytes after {beginning:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_another_kind_is_none() {
+async fn answer_of_another_kind_counts_as_none() {
     let (clock, store) = (TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     let deep = "*1\r\n".repeat(200);
@@ -134,7 +134,7 @@ async fn an_answer_of_another_kind_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_redis_is_never_used() {
+async fn server_that_is_no_redis_is_never_used() {
     let (clock, asked) = (TestClock::new(), Arc::new(AtomicU64::new(0)));
     let counter = asked.clone();
     let server = False::start(Arc::new(move |_| {
@@ -149,14 +149,14 @@ async fn what_is_no_redis_is_never_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invalidation_while_redis_is_asked_is_seen() {
+async fn invalidation_during_a_read_is_respected() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     Reader::start(&redis, &store, &clock).await.effective(ANN).await;
     let mut intruder = Intruder::into(&redis).await;
     let key = intruder.only_key().await;
     let entry = intruder.get(&key).await;
-    // A Redis that answers with the old entry, but only after the node has heard.
+    // A Redis that answers with the old entry, but only after the invalidation.
     let node: Arc<std::sync::OnceLock<Reader>> = Arc::default();
     let heard = node.clone();
     let invalidates = Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -1,4 +1,4 @@
-//! Clocks, stores and nodes of tests.
+//! The clocks, stores and nodes of the tests.
 
 use std::{
     collections::HashMap,
@@ -17,8 +17,8 @@ use schema::{
     limit::{Bucket, Counters, Failures, Rate},
     page::{Page, PageOf},
     permission::{Effective, Grant, Grants, Permission, Role},
-    store::{Added, GrantsStore, Result, StoreError},
 };
+use store::{Added, GrantsStore, Result, StoreError};
 use testkit::{eventually, servers::Redis};
 use tokio::sync::Semaphore;
 
@@ -27,8 +27,8 @@ pub const RATE: Rate = Rate { count: 10, window: Duration::from_secs(900) };
 pub const MAX_AGE: Duration = Duration::from_secs(600);
 pub const ANN: UserId = UserId::from_bytes([1; 16]);
 pub const BOB: UserId = UserId::from_bytes([2; 16]);
-/// What must be true soon.
-const SOON: Duration = Duration::from_secs(20);
+/// Limit of the wait for a condition.
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A clock that stands still until it is moved.
 pub struct TestClock(AtomicU64);
@@ -46,7 +46,7 @@ impl TestClock {
         self.0.fetch_add(seconds * 1_000, Ordering::SeqCst);
     }
 
-    /// Another clock that is ahead of this one.
+    /// Another clock, ahead of this one.
     pub fn ahead(&self, seconds: u64) -> Arc<Self> {
         Self::at(self.now().plus(Duration::from_secs(seconds)))
     }
@@ -58,21 +58,23 @@ impl Clock for TestClock {
     }
 }
 
-/// A cache that is patient, so that a busy machine is not a slow Redis; awaits its connection.
+/// Opens a cache with a long deadline, so that a busy machine does not count as a slow Redis. Waits for its
+/// connection.
 pub async fn open(redis: &Redis, clock: &Arc<TestClock>) -> Cache {
-    let cache = Cache::open_with_deadline(&redis.url(), "test", SECRET, clock.clone(), SOON).unwrap();
+    let cache =
+        Cache::open_with_deadline(&redis.url(), "test", SECRET, clock.clone(), CONDITION_TIMEOUT).unwrap();
     until_up(&cache).await;
     cache
 }
 
-/// A cache as a node has it; awaits its connection.
+/// Opens a cache as a node does. Waits for its connection.
 pub async fn open_hasty(redis: &Redis, clock: &Arc<TestClock>) -> Cache {
     let cache = opened(&redis.url(), clock);
     until_up(&cache).await;
     cache
 }
 
-/// A cache as a node has it.
+/// Opens a cache as a node does.
 pub fn opened(url: &str, clock: &Arc<TestClock>) -> Cache {
     Cache::open(url, "test", SECRET, clock.clone()).unwrap()
 }
@@ -81,12 +83,12 @@ pub async fn until_up(cache: &Cache) {
     soon("the cache is up", async || cache.stats().up.load(Ordering::SeqCst)).await;
 }
 
-/// Awaits a condition.
+/// Waits until a condition holds.
 pub async fn soon(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    eventually(SOON, what, async || condition().await.then_some(())).await;
+    eventually(CONDITION_TIMEOUT, what, async || condition().await.then_some(())).await;
 }
 
-/// A node's limits.
+/// The limits of a node.
 pub struct Limiter {
     pub shared: RedisCounters,
     pub local: Arc<Local>,
@@ -127,7 +129,7 @@ impl Limiter {
     }
 }
 
-/// What a node counts by itself.
+/// The local counters of a node.
 #[derive(Default)]
 pub struct Local {
     failures: Mutex<HashMap<String, Failures>>,
@@ -162,12 +164,12 @@ impl Counters for Local {
     }
 }
 
-/// A store that counts how often it is asked.
+/// A store that counts its reads.
 pub struct Store {
     truth: Mutex<HashMap<UserId, Effective>>,
     loads: AtomicU64,
     is_down: AtomicBool,
-    /// Loads that read the truth already and wait for a permit, while it is slow.
+    /// While the store is slow, loads that have read the current state wait for a permit.
     slow: AtomicBool,
     pub loading: AtomicU64,
     pub go_on: Semaphore,
@@ -230,7 +232,7 @@ impl GrantsStore for Store {
     }
 }
 
-/// A node that may read what users may do from Redis.
+/// A node that reads permissions through Redis.
 pub struct Reader {
     pub grants: Arc<CachedGrants>,
     pub cache: Cache,
@@ -251,7 +253,7 @@ impl Reader {
     }
 }
 
-/// What somebody may do who has this permission directly and by a role.
+/// The permissions of a user with this permission, directly and by a role.
 pub fn may(name: &str) -> Effective {
     let permission = Permission {
         id: PermissionId::from_bytes([3; 16]),
@@ -267,7 +269,7 @@ pub fn may(name: &str) -> Effective {
     Effective { roles: vec![role], direct: vec![permission.clone()], combined: vec![permission] }
 }
 
-/// Redis as somebody sees it who can read and write all of it.
+/// A client that can read and write everything in Redis.
 pub struct Intruder(MultiplexedConnection);
 
 impl Intruder {
@@ -284,7 +286,7 @@ impl Intruder {
         self.0.keys("*").await.unwrap()
     }
 
-    /// The only key there is, as soon as there is one.
+    /// The only key, as soon as there is one.
     pub async fn only_key(&mut self) -> String {
         soon("there is a key", async || !self.keys().await.is_empty()).await;
         let keys = self.keys().await;
@@ -292,7 +294,7 @@ impl Intruder {
         keys.into_iter().next().unwrap()
     }
 
-    /// The key that came since.
+    /// The key that was added since.
     pub async fn new_key(&mut self, known: &[&String]) -> String {
         soon("there is a new key", async || self.keys().await.len() > known.len()).await;
         self.keys().await.into_iter().find(|key| !known.contains(&key)).unwrap()
@@ -315,7 +317,7 @@ impl Intruder {
         redis::cmd(first).arg(rest).exec_async(&mut self.0).await.unwrap();
     }
 
-    /// Whether a command was refused since it was asked last.
+    /// Whether a command was rejected since the last call.
     pub async fn has_refused(&mut self) -> bool {
         let info: String = redis::cmd("INFO").arg("errorstats").query_async(&mut self.0).await.unwrap();
         let refused = info.contains("errorstat_");

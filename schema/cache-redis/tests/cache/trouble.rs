@@ -13,13 +13,13 @@ use crate::support::{
     ANN, Intruder, Limiter, RATE, Reader, SECRET, Store, TestClock, may, open_hasty, opened, soon, until_up,
 };
 
-/// The longest that a call may take: two commands, and as much again for a busy machine.
-const CALL: Duration = Duration::from_millis(200);
-/// For hundreds of calls that send nothing; they take milliseconds on an idle machine.
-const SKIPPED: Duration = Duration::from_secs(1);
+/// Limit of the duration of a call: two commands, and as much again for a busy machine.
+const CALL_TIMEOUT: Duration = Duration::from_millis(200);
+/// Limit of the duration of hundreds of skipped calls; they take milliseconds on an idle machine.
+const SKIPPED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A hundred calls of each kind: local limits stand, and nothing is waited for.
-async fn nobody_notices(limiter: &Limiter, reader: &Reader) {
+/// Makes a hundred calls of each kind: local limits apply, and no call waits.
+async fn assert_limits_and_permissions_still_work(limiter: &Limiter, reader: &Reader) {
     let start = Instant::now();
     for n in 0..100 {
         limiter.fail(&format!("{n}"), 1).await;
@@ -27,13 +27,13 @@ async fn nobody_notices(limiter: &Limiter, reader: &Reader) {
         limiter.take(&format!("{n}"), RATE).await.unwrap();
         assert_eq!(reader.effective(ANN).await, may("read"));
     }
-    assert!(start.elapsed() < SKIPPED, "{:?}", start.elapsed());
+    assert!(start.elapsed() < SKIPPED_CALLS_TIMEOUT, "{:?}", start.elapsed());
 }
 
 async fn timed<T>(what: &str, call: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let answer = call.await;
-    assert!(start.elapsed() < CALL, "{what} took {:?}", start.elapsed());
+    assert!(start.elapsed() < CALL_TIMEOUT, "{what} took {:?}", start.elapsed());
     answer
 }
 
@@ -42,7 +42,7 @@ async fn until_down(cache: &Cache) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_starts_without_redis_and_uses_it_when_it_comes() {
+async fn node_starts_without_redis_and_uses_it_later() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     redis.kill();
@@ -50,7 +50,7 @@ async fn a_node_starts_without_redis_and_uses_it_when_it_comes() {
     let reader = Reader::with(opened(&redis.url(), &clock), &store);
     assert!(limiter.fail("ann", 10).await.is_locked(clock.now()), "by its own count");
     assert!(limiter.is_locked("ann").await);
-    nobody_notices(&limiter, &reader).await;
+    assert_limits_and_permissions_still_work(&limiter, &reader).await;
     assert_eq!(reader.cache.stats().hits.load(Ordering::SeqCst), 0);
     redis.restart().await;
     until_up(&limiter.cache).await;
@@ -64,7 +64,7 @@ async fn a_node_starts_without_redis_and_uses_it_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_killed_leaves_the_limits_of_each_node() {
+async fn killed_redis_leaves_the_limits_of_each_node() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     let limiter = Limiter::with(open_hasty(&redis, &clock).await, &clock);
@@ -77,7 +77,7 @@ async fn a_redis_that_is_killed_leaves_the_limits_of_each_node() {
     for cache in [&limiter.cache, &reader.cache, &other.cache] {
         until_down(cache).await;
     }
-    nobody_notices(&limiter, &reader).await;
+    assert_limits_and_permissions_still_work(&limiter, &reader).await;
     assert!(limiter.is_locked("ann").await);
     assert!(!other.is_locked("ann").await, "it counted none");
     redis.restart().await;
@@ -88,7 +88,7 @@ async fn a_redis_that_is_killed_leaves_the_limits_of_each_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_hangs_costs_one_short_wait() {
+async fn hanging_redis_costs_one_short_wait() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     for call in ["failures", "fail", "forget", "take", "effective"] {
@@ -102,7 +102,7 @@ async fn a_redis_that_hangs_costs_one_short_wait() {
             "take" => timed(call, limiter.take("ann", RATE)).await.unwrap(),
             _ => assert_eq!(timed(call, reader.effective(ANN)).await, may("read")),
         }
-        nobody_notices(&limiter, &reader).await;
+        assert_limits_and_permissions_still_work(&limiter, &reader).await;
         assert_eq!(limiter.cache.stats().errors.load(Ordering::SeqCst), 1, "one waited for all");
         redis.resume();
         until_up(&limiter.cache).await;
@@ -110,7 +110,7 @@ async fn a_redis_that_hangs_costs_one_short_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_callers_of_a_redis_that_hangs_wait_once_together() {
+async fn concurrent_callers_of_a_hanging_redis_wait_once() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     let reader = Reader::with(open_hasty(&redis, &clock).await, &store);
@@ -119,19 +119,19 @@ async fn many_callers_of_a_redis_that_hangs_wait_once_together() {
     let calls: Vec<_> = (0..2_000)
         .map(|_| {
             let grants = reader.grants.clone();
-            tokio::spawn(async move { schema::store::GrantsStore::effective(&*grants, ANN).await.unwrap() })
+            tokio::spawn(async move { store::GrantsStore::effective(&*grants, ANN).await.unwrap() })
         })
         .collect();
     for call in calls {
         assert_eq!(call.await.unwrap(), may("read"));
     }
-    // One after the other, as many at a time as may be under way, would be 1.5 s.
-    assert!(start.elapsed() < SKIPPED, "{:?}", start.elapsed());
+    // In sequence, with the limit of commands under way, they would take 1.5 s.
+    assert!(start.elapsed() < SKIPPED_CALLS_TIMEOUT, "{:?}", start.elapsed());
     redis.resume();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_redis_leaves_the_limits_of_each_node() {
+async fn wiped_redis_leaves_the_limits_of_each_node() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     let (one, two) = (Limiter::start(&redis, &clock).await, Limiter::start(&redis, &clock).await);
     one.fail("ann", 10).await;
@@ -143,7 +143,7 @@ async fn a_wiped_redis_leaves_the_limits_of_each_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_no_trouble() {
+async fn full_redis_affects_only_speed() {
     let (redis, clock, store) = (Redis::start().await, TestClock::new(), Store::new());
     store.set(ANN, &may("read"));
     let (limiter, reader) =
@@ -166,7 +166,7 @@ async fn a_full_redis_is_no_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_password_and_the_database_of_the_url_are_used() {
+async fn password_and_database_of_the_url_are_used() {
     let (redis, clock) = (Redis::start().await, TestClock::new());
     Intruder::into(&redis).await.command(&["CONFIG", "SET", "requirepass", "s3cret@"]).await;
     let with = |login: &str| redis.url().replace("redis://", &format!("redis://{login}@"));
@@ -179,7 +179,7 @@ async fn the_password_and_the_database_of_the_url_are_used() {
     })
     .await;
     assert!(Intruder::at(&with(":s3cret%40")).await.keys().await.is_empty());
-    // The wrong password, or none, or a database that there is not, is a Redis that is down.
+    // With a wrong password, none, or a nonexistent database, Redis counts as down.
     for url in [with(":wrong"), redis.url(), format!("{}/99", with(":s3cret%40"))] {
         let limiter = Limiter::with(opened(&url, &clock), &clock);
         soon("it was tried", async || third.has_refused().await).await;
@@ -189,7 +189,7 @@ async fn the_password_and_the_database_of_the_url_are_used() {
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_said_at_once() {
+async fn invalid_arguments_are_rejected_at_once() {
     let clock = TestClock::new();
     let open =
         |url: &str, namespace: &str, secret: &[u8]| Cache::open(url, namespace, secret, clock.clone()).err();
@@ -205,7 +205,7 @@ async fn what_can_never_work_is_said_at_once() {
 }
 
 #[test]
-fn a_cache_without_a_runtime_is_an_error() {
+fn opening_without_a_runtime_is_an_error() {
     let opened = Cache::open("redis://127.0.0.1:1", "main", SECRET, TestClock::new());
     assert_eq!(opened.err(), Some(OpenError::NoRuntime));
 }

@@ -1,4 +1,4 @@
-//! The writer over a disk that can be made to fail, with jobs that misbehave.
+//! The writer over a disk that a test can make fail, with jobs that fail.
 
 use std::{
     io,
@@ -12,17 +12,18 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redb::{Builder, Database, StorageBackend, backends::InMemoryBackend};
-use schema::{StoreError, Timestamp, UserId, horizon::manual::horizon_at, store::Result};
+use schema::{Timestamp, UserId, horizon::manual::horizon_at};
+use store::{Result, StoreError};
 
 use crate::{
     database::File,
+    error::OpenError,
     migration::{STEPS, migrate},
-    open::OpenError,
     rows::{Change, Rows, Span},
     stats::Stats,
     store::Store,
     table::SESSION_COUNTS,
-    writer::QUEUE,
+    writer::QUEUE_MAX,
 };
 
 /// Bytes that outlive the database, and a switch that makes every write fail.
@@ -84,7 +85,7 @@ fn fixture() -> Fixture {
     Fixture { disk, stats, store }
 }
 
-/// Some row for each number.
+/// Writes one row per number.
 fn key(n: u8) -> UserId {
     UserId::from_bytes([n; 16])
 }
@@ -126,7 +127,7 @@ impl Fixture {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_that_wait_together_share_a_commit() {
+async fn waiting_changes_share_a_commit() {
     let fixture = fixture();
     let (release, holding) = fixture.hold().await;
     let waiting = async { futures_util::future::join_all((1..=100).map(|n| fixture.put(n))).await };
@@ -138,7 +139,7 @@ async fn changes_that_wait_together_share_a_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_changes_nothing_commits_nothing() {
+async fn change_without_a_write_commits_nothing() {
     let fixture = fixture();
     let found = fixture.store.change(|change| change.get(&SESSION_COUNTS, &key(1))).await.unwrap();
     assert_eq!(found, None);
@@ -147,7 +148,7 @@ async fn a_change_that_changes_nothing_commits_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_panics_or_fails_takes_only_itself_away() {
+async fn job_that_panics_or_fails_does_not_affect_others() {
     let fixture = fixture();
     let (release, holding) = fixture.hold().await;
     let panics = fixture.store.change(|change| {
@@ -189,7 +190,7 @@ async fn a_job_that_panics_or_fails_takes_only_itself_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_panics_is_an_error() {
+async fn read_that_panics_returns_an_error() {
     let fixture = fixture();
     let read: Result<()> = fixture.store.read(|_| panic!("on purpose")).await;
     assert!(matches!(read, Err(StoreError::Inconsistent(_))), "{read:?}");
@@ -197,7 +198,7 @@ async fn a_read_that_panics_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_loses_nothing_and_the_store_comes_back_by_itself() {
+async fn store_recovers_from_a_full_disk_without_loss() {
     let fixture = fixture();
     fixture.put(1).await.unwrap();
     fixture.disk.is_full.store(true, SeqCst);
@@ -219,7 +220,7 @@ async fn a_full_disk_loses_nothing_and_the_store_comes_back_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_do_not_wait_for_the_writer() {
+async fn reads_do_not_wait_for_the_writer() {
     let fixture = fixture();
     fixture.put(1).await.unwrap();
     let (release, holding) = fixture.hold().await;
@@ -229,10 +230,10 @@ async fn readers_do_not_wait_for_the_writer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_changes_than_may_wait_are_told_to_come_back() {
+async fn change_is_unavailable_while_the_queue_is_full() {
     let fixture = fixture();
     let (release, holding) = fixture.hold().await;
-    let mut changes: FuturesUnordered<_> = (0..QUEUE + 10).map(|_| fixture.put(1)).collect();
+    let mut changes: FuturesUnordered<_> = (0..QUEUE_MAX + 10).map(|_| fixture.put(1)).collect();
     for _ in 0..10 {
         let answer = changes.next().await.unwrap();
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
@@ -240,14 +241,14 @@ async fn more_changes_than_may_wait_are_told_to_come_back() {
     drop(release);
     holding.await.unwrap().unwrap();
     let rest: Vec<_> = changes.collect().await;
-    assert!(rest.len() == QUEUE && rest.iter().all(Result::is_ok));
+    assert!(rest.len() == QUEUE_MAX && rest.iter().all(Result::is_ok));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_accepted_is_committed_when_the_last_handle_goes() {
+async fn accepted_changes_are_committed_on_drop() {
     let Fixture { disk, stats, store } = fixture();
     for n in 1..=20 {
-        // The caller goes away at once; the change was accepted.
+        // The caller drops the future at once; the change was accepted.
         let change = store.change(move |change| put(change, n));
         let gone = tokio::time::timeout(Duration::ZERO, change).await;
         assert!(gone.is_err() || gone.is_ok_and(|answer| answer.is_ok()));
@@ -260,7 +261,7 @@ async fn what_was_accepted_is_committed_when_the_last_handle_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_of_nothing_commits_nothing() {
+async fn sweep_without_expired_rows_commits_nothing() {
     let fixture = fixture();
     let upkeep = Arc::clone(&fixture.store).stores().upkeep;
     assert_eq!(upkeep.sweep(horizon_at(Timestamp::MAX).into(), 100).await.unwrap(), 0);

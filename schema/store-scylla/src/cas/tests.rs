@@ -15,32 +15,32 @@ impl Entropy for Fixed {
     }
 }
 
-/// What the next write comes to.
+/// The result of the next write.
 #[derive(Clone, Copy)]
 enum Write {
     Applied,
-    NotApplied,
+    Rejected,
     Unanswered,
-    NeverSent,
-    /// Not answered, ever.
+    NotSent,
+    /// Never returns.
     Hangs,
 }
 
-/// What the next look shows.
+/// The result of the next read of the current row.
 #[derive(Clone, Copy)]
-enum Look {
-    Shows(Verdict),
+enum Read {
+    Shows(Reconciled),
     Fails,
-    Strange,
+    Malformed,
 }
 
-/// A script of writes and looks; the last of each goes on for ever.
+/// A script of results of writes and reads; the last of each repeats for ever.
 struct Script {
     store: Store,
     writes: Mutex<VecDeque<Write>>,
-    looks: Mutex<VecDeque<Look>>,
-    written: AtomicUsize,
-    looked: AtomicUsize,
+    reads: Mutex<VecDeque<Read>>,
+    writes_done: AtomicUsize,
+    reads_done: AtomicUsize,
 }
 
 fn next<T: Copy>(queue: &Mutex<VecDeque<T>>) -> T {
@@ -49,123 +49,143 @@ fn next<T: Copy>(queue: &Mutex<VecDeque<T>>) -> T {
 }
 
 impl Script {
-    fn of(writes: &[Write], looks: &[Look]) -> Self {
+    fn of(writes: &[Write], reads: &[Read]) -> Self {
         let status = Arc::new(Status::new());
         Self {
             store: Store::new(status, ManualClocks::at(Timestamp::from_secs(1)).clocks(), Arc::new(Fixed)),
             writes: Mutex::new(writes.iter().copied().collect()),
-            looks: Mutex::new(looks.iter().copied().collect()),
-            written: AtomicUsize::new(0),
-            looked: AtomicUsize::new(0),
+            reads: Mutex::new(reads.iter().copied().collect()),
+            writes_done: AtomicUsize::new(0),
+            reads_done: AtomicUsize::new(0),
         }
     }
 
-    async fn write(&self) -> std::result::Result<bool, Unanswered> {
-        self.written.fetch_add(1, Relaxed);
+    async fn write(&self) -> std::result::Result<bool, CasFailure> {
+        self.writes_done.fetch_add(1, Relaxed);
         match next(&self.writes) {
             Write::Applied => Ok(true),
-            Write::NotApplied => Ok(false),
+            Write::Rejected => Ok(false),
             Write::Unanswered => {
-                Err(Unanswered::Perhaps(Box::new(ExecutionError::RequestTimeout(Duration::from_secs(2)))))
+                Err(CasFailure::Ambiguous(Box::new(ExecutionError::RequestTimeout(Duration::from_secs(2)))))
             }
-            Write::NeverSent => Err(Unanswered::Never(StoreError::unavailable_because("not sent"))),
+            Write::NotSent => Err(CasFailure::NotSent(StoreError::unavailable_because("not sent"))),
             Write::Hangs => std::future::pending().await,
         }
     }
 
-    async fn look(&self) -> Result<Verdict> {
-        self.looked.fetch_add(1, Relaxed);
-        match next(&self.looks) {
-            Look::Shows(verdict) => Ok(verdict),
-            Look::Fails => Err(StoreError::unavailable_because("no answer")),
-            Look::Strange => Err(StoreError::Inconsistent("a row".to_owned())),
+    async fn read(&self) -> Result<Reconciled> {
+        self.reads_done.fetch_add(1, Relaxed);
+        match next(&self.reads) {
+            Read::Shows(shown) => Ok(shown),
+            Read::Fails => Err(StoreError::unavailable_because("no answer")),
+            Read::Malformed => Err(StoreError::Inconsistent("a row".to_owned())),
         }
     }
 
-    async fn run(&self) -> Result<Settled<Verdict>> {
-        self.store.settle(|| self.write(), || self.look(), |verdict| *verdict).await
+    async fn run(&self) -> Result<CasOutcome<Reconciled>> {
+        self.store.apply_or_reconcile(|| self.write(), || self.read(), |shown| *shown).await
     }
 
-    /// Writes, looks, and outcomes that are not known.
-    fn counts(&self) -> (usize, usize, u64) {
-        let unknown = self.store.0.status.counters().unknown;
-        (self.written.load(Relaxed), self.looked.load(Relaxed), unknown)
+    fn counts(&self) -> Counts {
+        Counts {
+            writes: self.writes_done.load(Relaxed),
+            reads: self.reads_done.load(Relaxed),
+            unknown: self.store.0.status.counters().unknown,
+        }
     }
 }
 
-use Look::{Fails, Shows, Strange};
-use Verdict::{Before, Done, Otherwise, Unsure};
-use Write::{Applied, Hangs, NeverSent, NotApplied, Unanswered as Lost};
+use Read::{Fails, Malformed, Shows};
+use Reconciled::{NotApplied, Superseded, Unknown};
 
-#[tokio::test(start_paused = true)]
-async fn what_was_answered_is_believed() {
-    let yes = Script::of(&[Applied], &[Shows(Otherwise)]);
-    assert_eq!(yes.run().await.unwrap(), Settled::Done);
-    assert_eq!(yes.counts(), (1, 0, 0));
-    for there in [Done, Otherwise, Before, Unsure] {
-        let no = Script::of(&[NotApplied], &[Shows(there)]);
-        assert_eq!(no.run().await.unwrap(), Settled::Not(there), "it was never ours");
-        assert_eq!(no.counts(), (1, 1, 0));
-    }
-    let never = Script::of(&[NeverSent], &[Shows(Done)]);
-    assert!(matches!(never.run().await, Err(StoreError::Unavailable(_))));
-    assert_eq!(never.counts(), (1, 0, 0));
-    let refused = Script::of(&[NotApplied], &[Fails]);
-    assert!(matches!(refused.run().await, Err(StoreError::Unavailable(_))));
-    assert_eq!(refused.counts(), (1, 2, 0), "it did not happen, so its outcome is known");
+const DONE: Read = Shows(Reconciled::Applied);
+
+/// What a call did: writes, reads of the current row, outcomes that stayed unknown.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    writes: usize,
+    reads: usize,
+    unknown: u64,
+}
+
+const fn counts(writes: usize, reads: usize, unknown: u64) -> Counts {
+    Counts { writes, reads, unknown }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_answered_is_asked() {
-    for (looks, settled, counts) in [
-        (&[Shows(Done)][..], Settled::Done, (1, 1, 0)),
-        (&[Shows(Otherwise)], Settled::Not(Otherwise), (1, 1, 0)),
-        (&[Fails, Fails, Shows(Done)], Settled::Done, (1, 3, 0)),
-        (&[Shows(Before), Shows(Done)], Settled::Done, (2, 2, 0)),
-        (&[Shows(Before), Shows(Before), Shows(Otherwise)], Settled::Not(Otherwise), (3, 3, 0)),
+async fn answered_write_is_final() {
+    let applied = Script::of(&[Write::Applied], &[Shows(Superseded)]);
+    assert_eq!(applied.run().await.unwrap(), CasOutcome::Applied);
+    assert_eq!(applied.counts(), counts(1, 0, 0));
+    for current in [Reconciled::Applied, Superseded, NotApplied, Unknown] {
+        let rejected = Script::of(&[Write::Rejected], &[Shows(current)]);
+        assert_eq!(rejected.run().await.unwrap(), CasOutcome::Rejected(current), "it was never ours");
+        assert_eq!(rejected.counts(), counts(1, 1, 0));
+    }
+    let not_sent = Script::of(&[Write::NotSent], &[DONE]);
+    assert!(matches!(not_sent.run().await, Err(StoreError::Unavailable(_))));
+    assert_eq!(not_sent.counts(), counts(1, 0, 0));
+    let rejected = Script::of(&[Write::Rejected], &[Fails]);
+    assert!(matches!(rejected.run().await, Err(StoreError::Unavailable(_))));
+    assert_eq!(rejected.counts(), counts(1, 2, 0), "it was not applied, so its outcome is known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unanswered_write_is_reconciled_with_the_current_row() {
+    for (reads, outcome, expected) in [
+        (&[DONE][..], CasOutcome::Applied, counts(1, 1, 0)),
+        (&[Shows(Superseded)], CasOutcome::Rejected(Superseded), counts(1, 1, 0)),
+        (&[Fails, Fails, DONE], CasOutcome::Applied, counts(1, 3, 0)),
+        (&[Shows(NotApplied), DONE], CasOutcome::Applied, counts(2, 2, 0)),
+        (
+            &[Shows(NotApplied), Shows(NotApplied), Shows(Superseded)],
+            CasOutcome::Rejected(Superseded),
+            counts(3, 3, 0),
+        ),
     ] {
-        let lost = Script::of(&[Lost], looks);
-        assert_eq!(lost.run().await.unwrap(), settled);
-        assert_eq!(lost.counts(), counts);
+        let script = Script::of(&[Write::Unanswered], reads);
+        assert_eq!(script.run().await.unwrap(), outcome);
+        assert_eq!(script.counts(), expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_did_not_happen_yet_is_tried_again() {
-    let again = Script::of(&[Lost, Applied], &[Shows(Before)]);
-    assert_eq!(again.run().await.unwrap(), Settled::Done);
-    assert_eq!(again.counts(), (2, 1, 0));
-    // The first write lands after we looked: the second is refused by it, and it is as we wanted.
-    let late = Script::of(&[Lost, NotApplied], &[Shows(Before), Shows(Done)]);
-    assert_eq!(late.run().await.unwrap(), Settled::Done);
-    assert_eq!(late.counts(), (2, 2, 0));
-    let other = Script::of(&[Lost, NotApplied], &[Shows(Before), Shows(Otherwise)]);
-    assert_eq!(other.run().await.unwrap(), Settled::Not(Otherwise));
+async fn write_that_was_not_applied_is_repeated() {
+    let again = Script::of(&[Write::Unanswered, Write::Applied], &[Shows(NotApplied)]);
+    assert_eq!(again.run().await.unwrap(), CasOutcome::Applied);
+    assert_eq!(again.counts(), counts(2, 1, 0));
+    // The first write lands after the read: it makes the second one fail, and the row is as wanted.
+    let late = Script::of(&[Write::Unanswered, Write::Rejected], &[Shows(NotApplied), DONE]);
+    assert_eq!(late.run().await.unwrap(), CasOutcome::Applied);
+    assert_eq!(late.counts(), counts(2, 2, 0));
+    let other = Script::of(&[Write::Unanswered, Write::Rejected], &[Shows(NotApplied), Shows(Superseded)]);
+    assert_eq!(other.run().await.unwrap(), CasOutcome::Rejected(Superseded));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_learned_is_unavailable_and_counted() {
-    for (writes, looks, (written, unknown)) in [
-        (&[Lost][..], &[Shows(Before)][..], (3, 1)),
-        (&[Lost], &[Shows(Unsure)], (1, 1)),
-        (&[Lost], &[Fails], (1, 1)),
-        (&[Lost], &[Strange], (1, 1)),
-        (&[Lost, NeverSent], &[Shows(Before)], (2, 1)),
-        (&[Lost, NotApplied], &[Shows(Before), Fails], (2, 1)),
+async fn unknown_outcome_is_unavailable_and_counted() {
+    let unanswered = Write::Unanswered;
+    for (writes, reads, written, unknown) in [
+        (&[unanswered][..], &[Shows(NotApplied)][..], 3, 1),
+        (&[unanswered], &[Shows(Unknown)], 1, 1),
+        (&[unanswered], &[Fails], 1, 1),
+        (&[unanswered], &[Malformed], 1, 1),
+        (&[unanswered, Write::NotSent], &[Shows(NotApplied)], 2, 1),
+        (&[unanswered, Write::Rejected], &[Shows(NotApplied), Fails], 2, 1),
     ] {
-        let lost = Script::of(writes, looks);
-        assert!(matches!(lost.run().await, Err(StoreError::Unavailable(_))));
-        let (w, _, u) = lost.counts();
-        assert_eq!((w, u), (written, unknown));
+        let script = Script::of(writes, reads);
+        assert!(matches!(script.run().await, Err(StoreError::Unavailable(_))));
+        assert_eq!(script.counts().writes, written);
+        assert_eq!(script.counts().unknown, unknown);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_given_up_is_counted() {
-    let hangs = Script::of(&[Hangs], &[Fails]);
+async fn call_that_is_dropped_counts_as_unknown() {
+    let hangs = Script::of(&[Write::Hangs], &[Fails]);
     assert!(matches!(hangs.store.within(hangs.run()).await, Err(StoreError::Unavailable(_))));
-    assert_eq!(hangs.counts(), (1, 0, 1));
-    let asks = Script::of(&[Lost, Hangs], &[Shows(Before)]);
-    assert!(matches!(asks.store.within(asks.run()).await, Err(StoreError::Unavailable(_))));
-    assert_eq!(asks.counts(), (2, 1, 1));
+    assert_eq!(hangs.counts(), counts(1, 0, 1));
+    let reads = Script::of(&[Write::Unanswered, Write::Hangs], &[Shows(NotApplied)]);
+    assert!(matches!(reads.store.within(reads.run()).await, Err(StoreError::Unavailable(_))));
+    assert_eq!(reads.counts(), counts(2, 1, 1));
 }

@@ -1,4 +1,4 @@
-//! The keyspace and the two tables that are there before the first migration.
+//! The keyspace, and the two tables that exist before the first migration.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     store::jittered,
 };
 
-/// The tables of `schema/cql/README.md`.
+/// Name and columns of these two tables; see `schema/cql/README.md`.
 const META: [(&str, &str); 2] = [
     (
         "schema_migrations",
@@ -20,20 +20,21 @@ const META: [(&str, &str); 2] = [
     ("schema_lock", "(id int PRIMARY KEY, owner uuid)"),
 ];
 
-/// How long a change of the schema may take.
-const CHANGE: Duration = Duration::from_secs(30);
-/// How long we wait before we make what is missing, in milliseconds: another node may be at it. Two
-/// that make one table at a time can harm each other on Cassandra.
-const PAUSE: u64 = 300;
+/// Limit of the duration of a schema change.
+const SCHEMA_CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Least wait before the node creates a missing keyspace or table, in milliseconds; the jitter adds up to
+/// as much. Another node may be creating it: on Cassandra, two concurrent creations of one table can
+/// damage each other.
+const CREATE_DELAY_MS: u64 = 300;
 
-/// What is there.
+/// The tables of a keyspace.
 pub(super) struct Keyspace {
     tables: Vec<String>,
 }
 
 impl Keyspace {
-    /// `None` when there is no such keyspace. Refused when there is one that is not ours.
-    pub(super) async fn look(session: &Session, name: &str) -> Result<Option<Self>> {
+    /// Reads the tables of a keyspace; `None` if it does not exist. `Refused` if it is not Palisade's.
+    pub(super) async fn read(session: &Session, name: &str) -> Result<Option<Self>> {
         let cql = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
         if meta::rows::<(String,)>(session, cql, (name,)).await?.is_empty() {
             return Ok(None);
@@ -51,50 +52,50 @@ impl Keyspace {
     }
 
     fn has(&self, table: &str) -> bool {
-        self.tables.iter().any(|there| there == table)
+        self.tables.iter().any(|name| name == table)
     }
 
-    /// Whether both tables are there.
+    /// Whether both tables of migrations exist.
     pub(super) fn has_meta(&self) -> bool {
         META.iter().all(|(table, _)| self.has(table))
     }
 }
 
-/// Unqualified names mean this keyspace from now on.
+/// Makes this keyspace the one of unqualified names.
 pub(crate) async fn enter(session: &Session, name: &str) -> Result<()> {
     session.use_keyspace(name, false).await.map_err(MigrateError::unavailable)
 }
 
-/// Makes the keyspace and the two tables, unless they are there.
+/// Creates the keyspace and the two tables, unless they exist.
 pub(super) async fn make(session: &Session, config: &Config, entropy: &dyn Entropy) -> Result<()> {
     let name = &config.keyspace;
-    if Keyspace::look(session, name).await?.is_some_and(|keyspace| keyspace.has_meta()) {
+    if Keyspace::read(session, name).await?.is_some_and(|keyspace| keyspace.has_meta()) {
         return Ok(());
     }
-    tokio::time::sleep(jittered(entropy, PAUSE)).await;
-    if Keyspace::look(session, name).await?.is_none() {
+    tokio::time::sleep(jittered(entropy, CREATE_DELAY_MS)).await;
+    if Keyspace::read(session, name).await?.is_none() {
         change(session, &definition(session, config).await?).await?;
-        // For the driver, which must know where the copies are.
+        // The driver must learn where the replicas are.
         session.refresh_metadata().await.map_err(MigrateError::unavailable)?;
-        tokio::time::sleep(jittered(entropy, PAUSE)).await;
+        tokio::time::sleep(jittered(entropy, CREATE_DELAY_MS)).await;
     }
     for (table, columns) in META {
-        if !Keyspace::look(session, name).await?.is_some_and(|keyspace| keyspace.has(table)) {
+        if !Keyspace::read(session, name).await?.is_some_and(|keyspace| keyspace.has(table)) {
             change(session, &format!("CREATE TABLE IF NOT EXISTS {name}.{table} {columns}")).await?;
         }
     }
     Ok(())
 }
 
-/// Runs a statement that changes the schema, and waits until all nodes agree.
+/// Runs a statement that changes the schema, and waits until all database nodes agree on it.
 pub(super) async fn change(session: &Session, cql: &str) -> Result<()> {
     let mut statement = Statement::new(cql);
-    statement.set_request_timeout(Some(CHANGE));
+    statement.set_request_timeout(Some(SCHEMA_CHANGE_TIMEOUT));
     Box::pin(session.query_unpaged(statement, ())).await.map_err(MigrateError::unavailable)?;
     session.await_schema_agreement().await.map(drop).map_err(MigrateError::unavailable)
 }
 
-/// The statement that makes the keyspace.
+/// The statement that creates the keyspace.
 async fn definition(session: &Session, config: &Config) -> Result<String> {
     let mut nodes: BTreeMap<String, u8> = BTreeMap::new();
     for node in session.get_cluster_state().get_nodes_info() {
@@ -114,7 +115,7 @@ fn define(name: &str, replication: &Replication, nodes: &BTreeMap<String, u8>, t
     };
     let copies: String =
         copies.iter().map(|(dc, factor)| format!(", '{}': {factor}", dc.replace('\'', "''"))).collect();
-    // Conditional writes need vnodes on ScyllaDB before 2025.4.
+    // Before 2025.4, ScyllaDB supports conditional writes only without tablets.
     let without_tablets = if tablets { " AND tablets = {'enabled': false}" } else { "" };
     format!(
         "CREATE KEYSPACE IF NOT EXISTS {name} WITH replication = {{'class': 'NetworkTopologyStrategy'{copies}}}\
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_keyspace_has_three_copies_or_as_many_as_nodes_or_as_is_said() {
+    fn keyspace_has_the_configured_or_default_replicas() {
         let nodes = [("a".to_owned(), 5), ("b".to_owned(), 2)].into();
         let define = |replication, tablets| define("p", &replication, &nodes, tablets);
         let begin = "CREATE KEYSPACE IF NOT EXISTS p WITH replication = {'class': 'NetworkTopologyStrategy'";

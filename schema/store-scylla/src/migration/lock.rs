@@ -1,4 +1,4 @@
-//! Who migrates: one node at a time.
+//! The lock that lets one node at a time migrate.
 
 use schema::Entropy;
 use scylla::client::session::Session;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Result, meta};
 
-/// The one row of `schema_lock`. It ends by itself a minute after it was last renewed.
+/// The single row of `schema_lock`. It expires a minute after it was last renewed.
 pub(super) struct Lock<'a> {
     session: &'a Session,
     keyspace: &'a str,
@@ -20,7 +20,7 @@ impl<'a> Lock<'a> {
         Self { session, keyspace, owner: uuid::Builder::from_random_bytes(bytes).into_uuid() }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock unless another node holds it. Returns whether this node holds it.
     pub(super) async fn take(&self) -> Result<bool> {
         let cql = format!(
             "INSERT INTO {}.schema_lock (id, owner) VALUES (0, ?) IF NOT EXISTS USING TTL 60",
@@ -29,13 +29,13 @@ impl<'a> Lock<'a> {
         if let Ok(taken) = meta::applied(self.session, &cql, (self.owner,)).await {
             return Ok(taken);
         }
-        // It was not answered, and may have happened.
+        // The write got no answer, and may have been applied.
         let cql = format!("SELECT owner FROM {}.schema_lock WHERE id = 0", self.keyspace);
         let owners = meta::serial_rows::<(Option<Uuid>,)>(self.session, &cql, ()).await?;
         Ok(owners.contains(&(Some(self.owner),)))
     }
 
-    /// Another minute; `false` when the lock was lost.
+    /// Extends the lock for another minute; `false` if it was lost.
     pub(super) async fn renew(&self) -> Result<bool> {
         let cql = format!(
             "UPDATE {}.schema_lock USING TTL 60 SET owner = ? WHERE id = 0 IF owner = ?",
@@ -44,7 +44,7 @@ impl<'a> Lock<'a> {
         meta::applied(self.session, &cql, (self.owner, self.owner)).await
     }
 
-    /// Gives the lock up.
+    /// Releases the lock.
     pub(super) async fn release(&self) -> Result<()> {
         let cql = format!("DELETE FROM {}.schema_lock WHERE id = 0 IF owner = ?", self.keyspace);
         meta::applied(self.session, &cql, (self.owner,)).await.map(drop)

@@ -1,4 +1,4 @@
-//! Which migrations were applied.
+//! The record of applied migrations.
 
 use schema::Timestamp;
 use scylla::{
@@ -27,7 +27,7 @@ struct Recorded {
 }
 
 impl Meta<'_> {
-    /// What was applied of these, and what is to be. Refused when something else was.
+    /// Which of `all` are applied, and which are pending. `Refused` if another schema was applied.
     pub(super) async fn report(&self, all: &[Migration], newer: Newer) -> Result<Report> {
         let cql = format!(
             "SELECT number, name, checksum, applied_at FROM {}.schema_migrations WHERE part = 0",
@@ -37,12 +37,12 @@ impl Meta<'_> {
         compare(self.keyspace, recorded, all, newer)
     }
 
-    /// Changes the schema.
+    /// Runs a statement that changes the schema.
     pub(super) async fn change(&self, cql: &str) -> Result<()> {
         keyspace::change(self.session, cql).await
     }
 
-    /// Notes that a migration was applied. Twice is harmless.
+    /// Records that a migration was applied. A repetition is harmless.
     pub(super) async fn record(&self, migration: &Migration, now: Timestamp) -> Result<()> {
         let cql = format!(
             "INSERT INTO {}.schema_migrations (part, number, name, checksum, applied_at) \
@@ -54,7 +54,7 @@ impl Meta<'_> {
     }
 }
 
-/// What was applied of all, by what is recorded.
+/// Compares the recorded migrations with `all`.
 fn compare(keyspace: &str, recorded: Vec<Recorded>, all: &[Migration], newer: Newer) -> Result<Report> {
     let mut report = Report::default();
     for row in recorded {
@@ -79,7 +79,7 @@ fn compare(keyspace: &str, recorded: Vec<Recorded>, all: &[Migration], newer: Ne
                     keyspace,
                     number = row.number,
                     name = row.name,
-                    "a newer Palisade has migrated the schema: this node works on, but would not start again"
+                    "a newer Palisade has migrated the schema: this node continues, but would not start again"
                 );
                 continue;
             }
@@ -96,7 +96,7 @@ fn compare(keyspace: &str, recorded: Vec<Recorded>, all: &[Migration], newer: Ne
     Ok(report)
 }
 
-/// The rows of a read.
+/// The rows of a read at the default consistency.
 pub(super) async fn rows<R: store::Row>(
     session: &Session,
     cql: &str,
@@ -105,7 +105,7 @@ pub(super) async fn rows<R: store::Row>(
     run(session, Statement::new(cql), values).await
 }
 
-/// The rows of a read that sees every conditional write.
+/// The rows of a read at `SERIAL`, which sees every conditional write.
 pub(super) async fn serial_rows<R: store::Row>(
     session: &Session,
     cql: &str,
@@ -130,7 +130,7 @@ async fn run<R: store::Row>(
         .collect()
 }
 
-/// Whether a conditional write was applied.
+/// Runs a conditional write once. Returns whether it was applied.
 pub(super) async fn applied(session: &Session, cql: &str, values: impl SerializeRow) -> Result<bool> {
     let result = Box::pin(session.query_unpaged(cql, values)).await.map_err(MigrateError::unavailable)?;
     let rows = result.into_rows_result().map_err(MigrateError::unavailable)?;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_applied_is_refused_at_the_start_only() {
+    fn newer_migration_is_refused_only_at_the_start() {
         let rows = || {
             let known = ALL.iter().map(|known| recorded(known.number, known.checksum()));
             known.chain([recorded(3, "x".to_owned())]).collect::<Vec<_>>()
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn another_checksum_is_always_refused_and_what_lacks_is_pending() {
+    fn other_checksum_is_refused_and_missing_migration_is_pending() {
         for newer in [Newer::Refused, Newer::Warned] {
             let rows = vec![recorded(1, "x".to_owned())];
             let Err(MigrateError::Refused(why)) = compare("p", rows, &ALL, newer) else { panic!() };

@@ -1,14 +1,14 @@
-//! A file of CQL, statement by statement.
+//! Splits a file of CQL into statements.
 
-/// The statements of a script, without comments (`--` to the end of the line). Texts in quotes are
-/// left alone.
+/// The statements of a script, without comments (`--` to the end of the line) and empty statements.
+/// Text in quotes is kept as it is.
 pub(super) fn statements(script: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     let mut quoted = false;
     let mut rest = script.chars().peekable();
     while let Some(c) = rest.next() {
         if !quoted && c == '-' && rest.peek() == Some(&'-') {
-            // The end of the line stays: it may be all that is between two words.
+            // The line end stays: it may be the only separator between two words.
             while rest.next_if(|c| *c != '\n').is_some() {}
             continue;
         }
@@ -37,13 +37,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_stays() {
+    fn quoted_text_is_kept() {
         let script = "INSERT 'a;b -- c', 'it''s; -- so';SELECT 1";
         assert_eq!(statements(script), ["INSERT 'a;b -- c', 'it''s; -- so'", "SELECT 1"]);
     }
 
     #[test]
-    fn every_migration_is_statements_that_may_be_run_twice() {
+    fn every_migration_may_be_applied_twice() {
         for (number, migration) in (1..).zip(super::super::ALL) {
             assert_eq!(migration.number, number, "numbered without gaps");
             for statement in statements(migration.cql) {

@@ -3,23 +3,23 @@
 use std::net::IpAddr;
 
 use schema::{
-    SessionId, StoreError, UserId,
+    SessionId, UserId,
     session::{Session, Spent},
-    store::Result,
 };
 use scylla::{
     DeserializeRow, SerializeRow,
     value::{CqlTimestamp, MaybeUnset},
 };
+use store::{Result, StoreError};
 use uuid::Uuid;
 
 use crate::convert;
 
-/// A spent token: its hash, when, and the end of its successor.
+/// A spent refresh token: its hash, when it was spent, and when its successor expires.
 type SpentRow = (Vec<u8>, CqlTimestamp, CqlTimestamp);
 
-/// As stored. The row itself lives as long as was said when it was added, its columns as long as the
-/// last rotation said: when that was shorter, a row without columns is left, which is no session.
+/// A row of the table `sessions`. The row has the TTL of its insertion, its columns have that of the last
+/// rotation. If that one was shorter, a row without columns remains, which is no session.
 #[derive(DeserializeRow)]
 pub(super) struct SessionRow {
     user: Uuid,
@@ -35,15 +35,18 @@ pub(super) struct SessionRow {
     spent: Option<Vec<SpentRow>>,
 }
 
-/// The session of a row; `None` when it has ended.
+/// Parses a row; `None` if the session has ended.
+///
+/// # Errors
+/// `Inconsistent` if a column is missing or malformed.
 pub(super) fn session(row: SessionRow) -> Result<Option<Session>> {
     let id = SessionId::from_bytes(*row.id.as_bytes());
-    let strange = || StoreError::Inconsistent(format!("session {id} has a row that does not parse"));
+    let malformed = || StoreError::Inconsistent(format!("session {id} has a row that does not parse"));
     let Some(live) = row.live else { return Ok(None) };
-    let time = |time: Option<CqlTimestamp>| time.map(convert::timestamp).ok_or_else(strange);
+    let time = |time: Option<CqlTimestamp>| time.map(convert::timestamp).ok_or_else(malformed);
     let spent = row.spent.unwrap_or_default().into_iter().map(|(hash, at, successor)| {
         Ok(Spent {
-            hash: convert::hash(&hash).ok_or_else(strange)?,
+            hash: convert::hash(&hash).ok_or_else(malformed)?,
             at: convert::timestamp(at),
             successor_expires_at: convert::timestamp(successor),
         })
@@ -51,19 +54,19 @@ pub(super) fn session(row: SessionRow) -> Result<Option<Session>> {
     Ok(Some(Session {
         id,
         user: UserId::from_bytes(*row.user.as_bytes()),
-        user_version: row.user_version.map(convert::version).ok_or_else(strange)?,
+        user_version: row.user_version.map(convert::version).ok_or_else(malformed)?,
         device: row.device,
-        ip_address: row.ip_address.ok_or_else(strange)?,
+        ip_address: row.ip_address.ok_or_else(malformed)?,
         user_agent: row.user_agent,
         created_at: time(row.created_at)?,
         last_used_at: time(row.last_used_at)?,
         expires_at: time(row.expires_at)?,
-        live: convert::hash(&live).ok_or_else(strange)?,
+        live: convert::hash(&live).ok_or_else(malformed)?,
         spent: spent.collect::<Result<_>>()?,
     }))
 }
 
-/// The columns of a session that is added. The order of the fields is that of the statement's names.
+/// The columns of a session. The order of the fields is that of the names in the statement `SessionAdd`.
 #[derive(SerializeRow)]
 pub(super) struct Columns<'a> {
     user: Uuid,
@@ -81,7 +84,7 @@ pub(super) struct Columns<'a> {
     ttl: i32,
 }
 
-/// All columns, and how long they live.
+/// The values of all columns, and their TTL in seconds.
 pub(super) fn all(session: &Session, ttl: i32) -> Columns<'_> {
     Columns {
         user: session.user.uuid(),
@@ -100,16 +103,16 @@ pub(super) fn all(session: &Session, ttl: i32) -> Columns<'_> {
 }
 
 fn spent(session: &Session) -> Vec<(&[u8], CqlTimestamp, CqlTimestamp)> {
-    let row = |spent: &Spent| (convert::time(spent.at), convert::time(spent.successor_expires_at));
-    session
+    let hashes = session.spent.iter().map(|spent| spent.hash.as_bytes().as_slice());
+    let times = session
         .spent
         .iter()
-        .map(|one| (one.hash.as_bytes().as_slice(), row(one)))
-        .map(|(h, (a, s))| (h, a, s))
-        .collect()
+        .map(|spent| (convert::time(spent.at), convert::time(spent.successor_expires_at)));
+    hashes.zip(times).map(|(hash, (at, successor_expires_at))| (hash, at, successor_expires_at)).collect()
 }
 
-/// The values of a rotation, in the order of the statement: all columns, so that all live as long.
+/// The values of a rotation, in the order of the statement `SessionRotate`: all columns, so that all get
+/// the same TTL.
 pub(super) type Rotation<'a> = (
     i32,
     i64,
@@ -126,10 +129,10 @@ pub(super) type Rotation<'a> = (
     &'a [u8],
 );
 
-/// See [`Rotation`].
+/// The values of a rotation from `previous` to `next`. See [`Rotation`].
 pub(super) fn rotation<'a>(previous: &'a Session, next: &'a Session, ttl: i32) -> Rotation<'a> {
     let all = all(next, ttl);
-    // What was absent and stays so needs no tombstone.
+    // A text that was absent and stays absent needs no tombstone.
     let text = |before: &Option<String>, after| match (before, after) {
         (None, None) => MaybeUnset::Unset,
         (_, after) => MaybeUnset::Set(after),

@@ -1,67 +1,67 @@
-//! Claims of an email.
+//! How a user claims an email, and how the claim of a stalled change is taken over.
 
 use schema::{
-    StoreError, UserId,
+    UserId,
     email::{Email, FoldedEmail},
-    store::Result,
 };
 use scylla::DeserializeRow;
+use store::{Result, StoreError};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CLAIM_PATIENCE, TRIES, judge, row::UserRow};
+use super::{CHANGE_ATTEMPTS_MAX, STALLED_CLAIM_TIMEOUT, reconcile, row::UserRow};
 use crate::{
-    cas::Settled,
+    cas::CasOutcome,
     statement::Cql,
     store::{At, Store},
+    timer,
 };
 
-/// Longest key that a server takes; no email is nearly as long.
-const MAX_KEY: usize = 4_096;
-/// How long we wait before another look at one that is in the middle of a change, in milliseconds:
-/// so much to twice as much.
-const LOOK: u64 = 60;
+/// Limit of the bytes of an email key. Servers reject longer keys; no email is nearly as long.
+const EMAIL_KEY_BYTES_MAX: usize = 4_096;
+/// Least wait before a claim under change is read again, in milliseconds; the jitter adds up to as much.
+const CLAIM_POLL_INTERVAL_MS: u64 = 60;
 
-/// Who has an email, or is about to.
+/// A row of the table `emails`: the user has this email, or is changing to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, DeserializeRow)]
 pub(super) struct Claim {
     pub(super) user: Uuid,
-    /// New with every attempt to take it.
+    /// The stamp: a new random id for every attempt to claim the email.
     pub(super) claim: Uuid,
 }
 
-/// What came of claiming.
+/// The result of claiming an email.
 pub(super) enum Claimed {
-    /// Ours, with this stamp.
+    /// The user holds the claim now, with this stamp.
     Now(Uuid),
-    /// It was ours, and the user has this email.
+    /// The user held the claim before, and has this email.
     Already,
-    /// Somebody else's.
+    /// Another user has this email.
     Taken,
 }
 
-/// Who holds a claim.
+/// The state of the user that a claim names.
 enum Holder {
-    /// A user who has this email.
-    Rightly,
-    /// Nobody; a row without email keeps it so.
+    /// The user has this email: the claim counts.
+    Owner,
+    /// A void row: the user was never created, and cannot be any more.
     Void,
-    /// Nobody yet.
+    /// There is no row: the registration is under way, or stalled.
     Absent,
-    /// A user with another email, of this revision.
-    Elsewhere(Option<i64>),
+    /// The user has another email, and this revision.
+    OtherEmail(Option<i64>),
 }
 
 impl Store {
-    /// The claim of a key of an email.
+    /// The claim on an email key.
     pub(super) async fn claim_of(&self, at: At, key: &str) -> Result<Option<Claim>> {
-        if key.is_empty() || key.len() > MAX_KEY {
+        if key.is_empty() || key.len() > EMAIL_KEY_BYTES_MAX {
             return Ok(None);
         }
         self.row(at, Cql::EmailByText, (key,)).await
     }
 
-    /// The claims of an email that are this user's, with their keys.
+    /// The claims on an email that this user holds: key and stamp of each.
     pub(super) async fn held_claims(&self, email: &Email, me: UserId) -> Result<Vec<(String, Uuid)>> {
         let mut held = Vec::new();
         for key in email.folded().keys() {
@@ -73,7 +73,7 @@ impl Store {
         Ok(held)
     }
 
-    /// Who but this user has this email by a claim that an earlier version made.
+    /// The other user that has this email by a claim made under an earlier folding of emails.
     pub(super) async fn earlier_holder(&self, email: &FoldedEmail, me: UserId) -> Result<Option<UserId>> {
         if !email.has_earlier_keys() {
             return Ok(None);
@@ -81,113 +81,115 @@ impl Store {
         Ok(self.find(email).await?.map(|user| user.id).filter(|id| *id != me))
     }
 
-    /// Claims the key of an email for a user that does not have it.
+    /// Claims an email key for a user that does not have the email. Waits for a change under way by
+    /// the current holder for [`STALLED_CLAIM_TIMEOUT`], then takes the claim over.
     pub(super) async fn claim(&self, email: &str, me: UserId) -> Result<Claimed> {
         let mine = Claim { user: me.uuid(), claim: self.random_id() };
         let mut waiting: Option<(Claim, Instant)> = None;
-        let mut there = match self.claim_free(email, mine).await? {
-            Settled::Done => return Ok(Claimed::Now(mine.claim)),
-            Settled::Not(there) => there,
+        let mut current = match self.claim_free(email, mine).await? {
+            CasOutcome::Applied => return Ok(Claimed::Now(mine.claim)),
+            CasOutcome::Rejected(current) => current,
         };
-        for _ in 0..TRIES {
-            let Some(held) = there else {
+        for _ in 0..CHANGE_ATTEMPTS_MAX {
+            let Some(held) = current else {
                 match self.claim_free(email, mine).await? {
-                    Settled::Done => return Ok(Claimed::Now(mine.claim)),
-                    Settled::Not(now) => there = now,
+                    CasOutcome::Applied => return Ok(Claimed::Now(mine.claim)),
+                    CasOutcome::Rejected(changed) => current = changed,
                 }
                 continue;
             };
             let holder = self.holder(held, email).await?;
-            let ours = held.user == mine.user;
-            let ready = match holder {
-                Holder::Rightly => return Ok(if ours { Claimed::Already } else { Claimed::Taken }),
-                // Ours from before: stamped anew, so that who saw it stop cannot take it any more.
-                _ if ours => true,
+            let is_mine = held.user == mine.user;
+            let can_take = match holder {
+                Holder::Owner => return Ok(if is_mine { Claimed::Already } else { Claimed::Taken }),
+                // Ours from a stalled attempt: a new stamp keeps others that saw it stall from taking it.
+                _ if is_mine => true,
                 Holder::Void => true,
-                Holder::Absent | Holder::Elsewhere(_) => {
+                Holder::Absent | Holder::OtherEmail(_) => {
                     let since = match waiting {
                         Some((claim, since)) if claim == held => since,
-                        _ => waiting.insert((held, Instant::now())).1,
+                        _ => waiting.insert((held, timer::now())).1,
                     };
-                    since.elapsed() >= CLAIM_PATIENCE && self.stop(held, &holder, email).await?
+                    since.elapsed() >= STALLED_CLAIM_TIMEOUT && self.stop_holder(held, &holder, email).await?
                 }
             };
-            if !ready {
-                self.pause(LOOK).await;
-                there = self.claim_of(At::Serial, email).await?;
+            if !can_take {
+                self.pause(CLAIM_POLL_INTERVAL_MS).await;
+                current = self.claim_of(At::Serial, email).await?;
                 continue;
             }
             match self.claim_from(email, held, mine).await? {
-                Settled::Done => return Ok(Claimed::Now(mine.claim)),
-                Settled::Not(now) => there = now,
+                CasOutcome::Applied => return Ok(Claimed::Now(mine.claim)),
+                CasOutcome::Rejected(changed) => current = changed,
             }
         }
-        Err(StoreError::unavailable_because("an email is wanted by too many at once"))
+        Err(StoreError::unavailable_because("too many concurrent claims of one email"))
     }
 
-    /// Who holds a claim.
+    /// The state of the user that a claim on `key` names.
     async fn holder(&self, held: Claim, key: &str) -> Result<Holder> {
         let Some(row) = self.user_row(At::Serial, UserId::from_bytes(*held.user.as_bytes())).await? else {
             return Ok(Holder::Absent);
         };
-        // Whatever else the row holds.
+        // Only the email matters: the rest of the row may not even parse.
         let Some(email) = row.email() else { return Ok(Holder::Void) };
         if !email.claims(key) {
-            return Ok(Holder::Elsewhere(row.revision));
+            return Ok(Holder::OtherEmail(row.revision));
         }
-        // One of an earlier version is left over when the user holds today's too.
+        // A claim under an earlier folding is a leftover if the user holds the one under today's too.
         let today = email.folded();
         if today.as_str() != key
             && self.claim_of(At::Serial, today.as_str()).await?.is_some_and(|claim| claim.user == held.user)
         {
-            return Ok(Holder::Elsewhere(row.revision));
+            return Ok(Holder::OtherEmail(row.revision));
         }
-        Ok(Holder::Rightly)
+        Ok(Holder::Owner)
     }
 
-    /// Makes it impossible that the holder of a claim completes what it was about to do; `false`
-    /// when it did something meanwhile.
-    async fn stop(&self, held: Claim, holder: &Holder, email: &str) -> Result<bool> {
+    /// Makes the stalled change of a claim's holder fail if it goes on. Returns `false` if the holder
+    /// changed in the meantime.
+    async fn stop_holder(&self, held: Claim, holder: &Holder, email: &str) -> Result<bool> {
         let id = UserId::from_bytes(*held.user.as_bytes());
-        let look = || self.user_row(At::Serial, id);
+        let read_current = || self.user_row(At::Serial, id);
         let stopped = match *holder {
             Holder::Absent => {
-                let judge = |there: &Option<UserRow>| judge::voided(there.as_ref());
-                self.cas(Cql::UserVoid, (held.user,), look, judge).await?
+                let reconcile = |current: &Option<UserRow>| reconcile::voided(current.as_ref());
+                self.cas(Cql::UserVoid, (held.user,), read_current, reconcile).await?
             }
-            Holder::Elsewhere(Some(revision)) => {
-                let judge = |there: &Option<UserRow>| judge::raised(there.as_ref(), revision, email);
+            Holder::OtherEmail(Some(revision)) => {
+                let reconcile =
+                    |current: &Option<UserRow>| reconcile::raised(current.as_ref(), revision, email);
                 let values = (revision.saturating_add(1), held.user, revision);
-                self.cas(Cql::UserRaise, values, look, judge).await?
+                self.cas(Cql::UserRaise, values, read_current, reconcile).await?
             }
-            Holder::Elsewhere(None) | Holder::Rightly | Holder::Void => return Ok(false),
+            Holder::OtherEmail(None) | Holder::Owner | Holder::Void => return Ok(false),
         };
-        Ok(stopped == Settled::Done)
+        Ok(stopped == CasOutcome::Applied)
     }
 
-    /// Claims an email that nobody claims.
-    async fn claim_free(&self, email: &str, mine: Claim) -> Result<Settled<Option<Claim>>> {
+    /// Claims an email without a claim.
+    async fn claim_free(&self, email: &str, mine: Claim) -> Result<CasOutcome<Option<Claim>>> {
         self.cas(
             Cql::EmailClaim,
             (email, mine.user, mine.claim),
             || self.claim_of(At::Serial, email),
-            |there| judge::claimed(*there, mine),
+            |current| reconcile::claimed(*current, mine),
         )
         .await
     }
 
-    /// Claims an email in place of this claim.
-    async fn claim_from(&self, email: &str, held: Claim, mine: Claim) -> Result<Settled<Option<Claim>>> {
+    /// Replaces the claim `held` by `mine`.
+    async fn claim_from(&self, email: &str, held: Claim, mine: Claim) -> Result<CasOutcome<Option<Claim>>> {
         self.cas(
             Cql::EmailTake,
             (mine.user, mine.claim, email, held.user, held.claim),
             || self.claim_of(At::Serial, email),
-            |there| judge::taken(*there, held, mine),
+            |current| reconcile::taken(*current, held, mine),
         )
         .await
     }
 
-    /// Gives up a claim, if it is still this one.
+    /// Releases a claim if it still has this stamp.
     pub(super) async fn release(&self, email: &str, user: UserId, stamp: Uuid) -> Result<()> {
         let held = Claim { user: user.uuid(), claim: stamp };
         let released = self
@@ -195,11 +197,11 @@ impl Store {
                 Cql::EmailRelease,
                 (email, held.user, held.claim),
                 || self.claim_of(At::Serial, email),
-                |there| judge::released(*there, held),
+                |current| reconcile::released(*current, held),
             )
             .await?;
         match released {
-            Settled::Done | Settled::Not(_) => Ok(()),
+            CasOutcome::Applied | CasOutcome::Rejected(_) => Ok(()),
         }
     }
 }

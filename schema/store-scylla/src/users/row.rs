@@ -3,16 +3,16 @@
 use schema::{
     UserId,
     email::Email,
-    store::Result,
     user::{PasswordHash, User},
 };
 use scylla::{DeserializeRow, SerializeRow, value::CqlTimestamp};
+use store::Result;
 use uuid::Uuid;
 
 use super::inconsistent;
 use crate::convert;
 
-/// As stored. Without an email it is nobody.
+/// A row of the table `users`. A row without an email is void: it holds no user.
 #[derive(Clone, PartialEq, DeserializeRow)]
 pub(super) struct UserRow {
     id: Uuid,
@@ -28,29 +28,29 @@ pub(super) struct UserRow {
 }
 
 impl UserRow {
-    /// Whether it only stops somebody who was about to make it.
+    /// Whether the row is void: it has no email and only makes a stalled registration with this id fail.
     pub(super) const fn is_void(&self) -> bool {
         self.email.is_none()
     }
 
-    /// Whether it can be read as a user.
+    /// Whether the row parses as a user.
     pub(super) fn is_readable(&self) -> bool {
         matches!(parse(self.clone()), Ok(Some(_)))
     }
 
-    /// Whose it is.
+    /// The user's id.
     pub(super) const fn id(&self) -> UserId {
         UserId::from_bytes(self.id.into_bytes())
     }
 
-    /// The email, whatever else the row holds.
+    /// The user's email, even if the rest of the row does not parse; `None` if the row is void.
     pub(super) fn email(&self) -> Option<Email> {
         self.email.clone().map(Email::from_stored)
     }
 
-    /// Whether this is the row of this user, whole.
+    /// Whether the row holds exactly this user.
     pub(super) fn is(&self, user: &User) -> bool {
-        matches!(parse(self.clone()), Ok(Some(there)) if there == *user)
+        matches!(parse(self.clone()), Ok(Some(stored)) if stored == *user)
     }
 }
 
@@ -72,7 +72,7 @@ impl UserRow {
         }
     }
 
-    /// The row of nobody.
+    /// A void row.
     pub(super) const fn void() -> Self {
         Self {
             id: Uuid::nil(),
@@ -89,30 +89,33 @@ impl UserRow {
     }
 }
 
-/// The user of a row; `None` of one that is nobody's.
-pub(super) fn who(row: Option<UserRow>) -> Result<Option<User>> {
+/// Parses a row; `None` if it is void.
+///
+/// # Errors
+/// `Inconsistent` if a column is missing.
+pub(super) fn parse_row(row: Option<UserRow>) -> Result<Option<User>> {
     row.map_or(Ok(None), parse)
 }
 
 fn parse(row: UserRow) -> Result<Option<User>> {
     let Some(email) = row.email else { return Ok(None) };
     let id = row.id;
-    let strange = || inconsistent(id);
+    let malformed = || inconsistent(id);
     Ok(Some(User {
         id: UserId::from_bytes(*id.as_bytes()),
         email: Email::from_stored(email),
-        email_confirmed: row.email_confirmed.ok_or_else(strange)?,
+        email_confirmed: row.email_confirmed.ok_or_else(malformed)?,
         password: row.password.map(PasswordHash::new),
         first_name: row.first_name,
         last_name: row.last_name,
-        active: row.active.ok_or_else(strange)?,
-        version: row.version.map(convert::version).ok_or_else(strange)?,
-        revision: row.revision.map(convert::number).ok_or_else(strange)?,
-        created_at: row.created_at.map(convert::timestamp).ok_or_else(strange)?,
+        active: row.active.ok_or_else(malformed)?,
+        version: row.version.map(convert::version).ok_or_else(malformed)?,
+        revision: row.revision.map(convert::number).ok_or_else(malformed)?,
+        created_at: row.created_at.map(convert::timestamp).ok_or_else(malformed)?,
     }))
 }
 
-/// The columns of a user, for a row that is added or replaced.
+/// The columns of a user, in the order of the statement that adds a row.
 #[derive(SerializeRow)]
 pub(super) struct Columns<'a> {
     id: Uuid,
@@ -127,7 +130,7 @@ pub(super) struct Columns<'a> {
     created_at: CqlTimestamp,
 }
 
-/// All columns.
+/// The values of all columns.
 pub(super) fn all(user: &User) -> Columns<'_> {
     Columns {
         id: user.id.uuid(),
@@ -143,7 +146,8 @@ pub(super) fn all(user: &User) -> Columns<'_> {
     }
 }
 
-/// All columns but the key, in the order of the statement, with the revision that must be there.
+/// The values of the statement that replaces a row: all columns but the key, the key, and the revision
+/// that must be stored.
 pub(super) type Replacement<'a> = (
     &'a str,
     bool,
@@ -158,7 +162,7 @@ pub(super) type Replacement<'a> = (
     i64,
 );
 
-/// See [`Replacement`].
+/// The values that replace the row of `user` at revision `before`. See [`Replacement`].
 pub(super) fn replacement(user: &User, before: i64) -> Replacement<'_> {
     let all = all(user);
     (

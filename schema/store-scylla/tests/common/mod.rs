@@ -1,5 +1,6 @@
-//! A database to test with, and what a test needs to look behind the store's back.
+//! A database to test with, and access to it without the store.
 
+#![allow(clippy::disallowed_methods, reason = "a test measures how long the thing under test takes")]
 #![allow(dead_code, reason = "not every test file uses all of it")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -17,8 +18,8 @@ use store_scylla::{Config, Opened, State, open};
 use testkit::servers::Cassandra;
 use tokio::sync::OnceCell;
 
-/// How long the database may take for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit of the time to open the store or to see it refused.
+pub const DATABASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The clock of the machine: times to live are counted down by the server's.
 pub struct Real;
@@ -54,14 +55,14 @@ pub fn now() -> Timestamp {
     Timestamp::from_millis(schema::time::millis(now))
 }
 
-/// Where the server is: `CQL` says so, else one is started.
+/// The server's address: that of the variable `CQL`, else of a server that is started.
 pub async fn server() -> String {
     static ADDRESS: OnceCell<String> = OnceCell::const_new();
     let start = || async {
         if let Ok(address) = std::env::var("CQL") {
             return address;
         }
-        // On a thread of its own: its future need not be one that moves between threads.
+        // On a thread of its own, because the future is not `Send`.
         let runtime = tokio::runtime::Handle::current();
         let started = move || runtime.block_on(async { Cassandra::one().await.address().to_string() });
         tokio::task::spawn_blocking(started).await.unwrap()
@@ -69,7 +70,7 @@ pub async fn server() -> String {
     ADDRESS.get_or_init(start).await.clone()
 }
 
-/// A keyspace that no other test has, and that is not there yet.
+/// The name of a keyspace that no other test uses and that does not exist yet.
 pub fn fresh(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{name}_{}_{}", std::process::id(), NEXT.fetch_add(1, Relaxed))
@@ -79,21 +80,21 @@ pub async fn config(keyspace: &str) -> Config {
     format!("cql://{}/{keyspace}", server().await).parse().unwrap()
 }
 
-/// A store in a keyspace, not awaited.
+/// Opens a store in a keyspace without waiting for it.
 pub async fn begin(keyspace: &str, migrate: bool) -> Opened {
     open(config(keyspace).await, migrate, clocks(), Arc::new(Real))
 }
 
-/// A store in a keyspace that is up.
+/// Opens a store in a keyspace and waits until it is up.
 pub async fn opened(keyspace: &str) -> Opened {
     let opened = begin(keyspace, true).await;
-    tokio::time::timeout(PATIENCE, opened.status.up())
+    tokio::time::timeout(DATABASE_TIMEOUT, opened.status.up())
         .await
         .unwrap_or_else(|_| panic!("{}", opened.status.state()));
     opened
 }
 
-/// Waits until the store is refused, and says why.
+/// Waits until the store is refused, and returns the cause.
 pub async fn refused(opened: &Opened) -> String {
     let refused = async {
         loop {
@@ -104,15 +105,15 @@ pub async fn refused(opened: &Opened) -> String {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, refused).await.unwrap()
+    tokio::time::timeout(DATABASE_TIMEOUT, refused).await.unwrap()
 }
 
-/// The driver itself.
+/// A driver session.
 pub async fn session() -> Session {
     SessionBuilder::new().known_node(server().await).build().await.unwrap()
 }
 
-/// Runs a statement behind the store's back.
+/// Runs a statement without the store.
 pub async fn cql(session: &Session, statement: &str) {
     session.query_unpaged(statement, ()).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
@@ -126,7 +127,7 @@ where
     rows.rows::<(T,)>().unwrap().map(|row| row.unwrap().0).collect()
 }
 
-/// The tables that are emptied.
+/// The tables that [`Lease`] empties.
 const TABLES: [&str; 15] = [
     "login_places",
     "users",
@@ -147,8 +148,7 @@ const TABLES: [&str; 15] = [
 
 static FREE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// An empty keyspace of its own for as long as this lives: making one is dear, so they are emptied
-/// and used again.
+/// An empty keyspace for one test. Creating one is slow, so a dropped lease is emptied and reused.
 pub struct Lease(pub String);
 
 impl Lease {
@@ -159,7 +159,7 @@ impl Lease {
         let truncate = TABLES.map(|table| {
             let (session, keyspace) = (&session, &keyspace);
             async move {
-                // Those that are empty are left alone: truncating is slow.
+                // Empty tables are skipped, because truncating is slow.
                 let some = format!("SELECT * FROM {keyspace}.{table} LIMIT 1");
                 let rows = session.query_unpaged(some, ()).await.unwrap().into_rows_result().unwrap();
                 if rows.rows_num() > 0 {

@@ -1,0 +1,6 @@
+//! The files of `compose/`, without containers. `tests/compose/run` starts them.
+
+mod files;
+mod image;
+mod scripts;
+mod services;
