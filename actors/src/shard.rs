@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, Message, SpawnErr, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::ActorError;
 
@@ -81,7 +81,8 @@ impl<M: Message> Shards<M> {
         let (port, answer) = oneshot::channel();
         let actor = shard.actor.load_full().ok_or(ActorError::Unavailable)?;
         let span = tracing::info_span!("actor", otel.name = format_args!("actor {}", self.kind));
-        // The message carries this span to the actor.
+        // The message carries a span to the actor. Of a request that is not traced it is that of its log lines.
+        let span = if span.is_disabled() { Span::current() } else { span };
         let sent = span.in_scope(|| actor.send_message(message(Reply { port, _admitted: admitted })));
         sent.map_err(|_| ActorError::Unavailable)?;
         answer.instrument(span).await.map_err(|_| ActorError::Unavailable)?

@@ -13,9 +13,10 @@ use store_redb::OpenError;
 use crate::{
     credentials::keys::{self, KeyError, MasterKey},
     operator::control,
+    revocation::journal,
     settings::{Settings, StoreSetting},
     storage::data_dir::{
-        DataDirError, IDENTITY, LOCK, MASTER_KEY, STORE, stored_identity, stored_master_key,
+        DataDirError, IDENTITY, LOCK, MASTER_KEY, SOCKET, STORE, check_files, stored_identity, stored_master_key,
     },
 };
 
@@ -57,13 +58,15 @@ pub fn inspect(directory: &Path, settings: &Settings) -> Result<Inspected, Inspe
 }
 
 fn contents(directory: &Path, settings: &Settings) -> Result<(), InspectError> {
+    check_files(directory)?;
     for name in [LOCK, "journal.0", "journal.1"] {
         usable(&directory.join(name), true)?;
     }
     for name in ["clock.json", IDENTITY] {
         usable(&directory.join(name), false)?;
     }
-    let socket = directory.join(control::NAME);
+    journal::check_sizes(directory).map_err(|error| DataDirError::new(directory, &error))?;
+    let socket = directory.join(SOCKET);
     if socket.is_dir() {
         return Err(DataDirError::new(&socket, &"it is a directory; remove it").into());
     }
@@ -97,15 +100,10 @@ fn contents(directory: &Path, settings: &Settings) -> Result<(), InspectError> {
     Ok(())
 }
 
-/// Fails if there is something with this name that is no regular file, or that this user cannot open.
+/// Fails if this user cannot open the file of this name. A dangling link is replaced, or refused when it is opened.
 fn usable(path: &Path, for_writing: bool) -> Result<(), DataDirError> {
-    match path.metadata() {
-        // A dangling link is replaced, or refused when it is opened.
-        Err(_) => return Ok(()),
-        Ok(found) if !found.is_file() => {
-            return Err(DataDirError::new(path, &"it is no regular file; remove it"));
-        }
-        Ok(_) => {}
+    if path.metadata().is_err() {
+        return Ok(());
     }
     open(path, for_writing).map(drop).map_err(|error| DataDirError::new(path, &error))
 }

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     connections::{Bounds, Connections, Service, accept},
-    signals::hang_up,
+    signals::{hang_up, outlive_user_signals},
     upkeep,
 };
 use crate::{
@@ -68,6 +68,7 @@ pub async fn serve_after(
     settings: Settings,
     prepare: impl AsyncFnOnce(&App, SocketAddr) -> Result<(), ServeError>,
 ) -> Result<(), ServeError> {
+    outlive_user_signals().map_err(ServeError::Signals)?;
     let mut hang_up = hang_up().map_err(ServeError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;

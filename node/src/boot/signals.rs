@@ -19,6 +19,15 @@ pub(crate) fn is_ignored(signal: SignalKind) -> bool {
     status.is_ok_and(|status| status.sigign & bit != 0)
 }
 
+/// Keeps SIGUSR1 and SIGUSR2 from ending the process. Log rotation sends them to servers that reopen their logs.
+pub(super) fn outlive_user_signals() -> io::Result<()> {
+    for signal_kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        // tokio's handler stays installed after its stream is dropped.
+        signal(signal_kind)?;
+    }
+    Ok(())
+}
+
 /// SIGHUP, unless the process was started with it ignored: a channel that never receives then.
 pub(super) fn hang_up() -> io::Result<HangUp> {
     let signal_kind = SignalKind::hangup();

@@ -25,10 +25,9 @@ use tokio::{
 use crate::{
     app::App,
     operator::{Command, Done},
+    storage::data_dir::SOCKET,
 };
 
-/// The name of the socket in the data directory.
-pub const NAME: &str = "control.sock";
 /// Bytes of a command at most.
 const COMMAND_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of an answer at most: `cluster status` of 10,000 members and 8,192 logs fits.
@@ -57,11 +56,11 @@ pub enum Answer {
 /// The path of the socket, or a short equivalent if it is too long for a socket address. The directory must
 /// stay open while the path is in use.
 fn address(directory: &std::fs::File, data_dir: &Path) -> PathBuf {
-    let path = data_dir.join(NAME);
+    let path = data_dir.join(SOCKET);
     if path.as_os_str().len() <= PATH_BYTES_MAX {
         return path;
     }
-    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()))
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
 }
 
 /// Listens on the socket. Call it when the store is open: then no other node uses the directory, and an
@@ -70,7 +69,7 @@ fn address(directory: &std::fs::File, data_dir: &Path) -> PathBuf {
 /// # Errors
 /// If the socket cannot be created.
 pub fn listen(data_dir: &Path) -> io::Result<UnixListener> {
-    let path = data_dir.join(NAME);
+    let path = data_dir.join(SOCKET);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != NotFound => return Err(error),
         _ => {}

@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
 
 const NAMES: [&str; 2] = ["journal.0", "journal.1"];
 const HEAD: usize = 16;
+/// Bytes of a file at most: half of the largest `JOURNAL_SIZE`. Both files are read whole at a start.
+const HALF_BYTES_MAX: u64 = 1 << 29;
 /// Bytes of a payload at most; an entry has some 200.
 const PAYLOAD_MAX: usize = 4 * 1024;
 
@@ -90,6 +92,7 @@ impl Journal {
     /// # Errors
     /// If the files cannot be used.
     pub fn open(directory: &Path, size: u64) -> io::Result<(Self, Vec<Record>)> {
+        check_sizes(directory)?;
         let mut found = Vec::new();
         let mut capacity = size / 2;
         for name in NAMES {
@@ -179,6 +182,21 @@ impl Journal {
         self.halves[next].end = 0;
         Ok(())
     }
+}
+
+/// Checks that the files in this directory are no larger than a journal can be.
+///
+/// # Errors
+/// If one is.
+pub fn check_sizes(directory: &Path) -> io::Result<()> {
+    for name in NAMES {
+        let length = directory.join(name).metadata().map_or(0, |found| found.len());
+        if length > HALF_BYTES_MAX {
+            let why = format!("{name} has {length} bytes, more than any journal; remove it, or restore it");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+    }
+    Ok(())
 }
 
 fn len(bytes: &[u8]) -> u64 {
@@ -315,6 +333,16 @@ mod tests {
         assert_eq!(seqs(&after).last(), Some(&(kept + 1)));
         let size: u64 = NAMES.iter().map(|name| directory.path().join(name).metadata().unwrap().len()).sum();
         assert_eq!(size, SIZE, "it does not grow");
+    }
+
+    #[test]
+    fn file_larger_than_any_journal_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Journal::open(directory.path(), SIZE).unwrap());
+        let half = OpenOptions::new().write(true).open(directory.path().join(NAMES[1])).unwrap();
+        half.set_len(1 << 40).unwrap();
+        let error = Journal::open(directory.path(), SIZE).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{error}");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(super) const OTLP_ENDPOINT: &str =
 pub(super) fn otlp_url(text: &str) -> Option<String> {
     const PATH: &str = "/v1/traces";
     let url = plain(text.trim())?;
-    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.port() == Some(0) {
         return None;
     }
     let base = url.as_str().trim_end_matches('/');
@@ -130,6 +130,7 @@ mod tests {
             ("grpc://jaeger:4317", None),
             ("http://user:secret@jaeger:4318", None),
             ("http://jaeger:4318/?key=1", None),
+            ("http://jaeger:0", None),
         ] {
             assert_eq!(otlp_url(given).as_deref(), sent, "{given}");
         }

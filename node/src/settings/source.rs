@@ -221,6 +221,8 @@ fn unknown_variables(sources: &Sources) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     fn sources(flags: &[(&'static str, &str)], environment: &[(&str, &str)]) -> Sources {
@@ -314,6 +316,19 @@ mod tests {
     fn shared_store_needs_a_master_key() {
         let text = error(&sources(&[("STORE", "cql://user:hunter2@host/keyspace")], &[]));
         assert!(text.contains("PALISADE_MASTER_KEY") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn accepted_secret_needs_another_one_beside_it() {
+        let (one, other) = (STANDARD.encode([1; 32]), STANDARD.encode([2; 32]));
+        for name in ["PALISADE_MASTER_KEY", "PALISADE_CLUSTER_SECRET"] {
+            let accepted = format!("{name}_ACCEPTED");
+            let text = error(&sources(&[], &[(&accepted, &other)]));
+            assert!(text.contains(&accepted) && !text.contains(&other), "{text}");
+            let warnings = |accepts: &str| read(&sources(&[], &[(name, &one), (&accepted, accepts)])).unwrap().1;
+            let is_named = |warnings: &[String]| warnings.iter().any(|warning| warning.contains(&accepted));
+            assert!(is_named(&warnings(&one)) && !is_named(&warnings(&other)), "{name}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{
     ClusterSettings, CorsOrigins, ListenWhen, LogFormat, LogSettings, SPECS, Settings, SettingsError,
     StalePolicy, StoreSetting, TraceSettings, log_filter, origin, source::Given,
 };
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use cluster::secret::Secret;
 
 const HOUR: u64 = 3_600;
@@ -38,6 +39,9 @@ pub(super) fn settings(
     let master_key_accepted = secret(take("MASTER_KEY_ACCEPTED"))?;
     if master_key.is_none() && master_key_accepted.is_some() {
         return Err(wrong("MASTER_KEY_ACCEPTED", HIDDEN, "only beside PALISADE_MASTER_KEY"));
+    }
+    if let (Some(own), Some(accepted)) = (&master_key, &master_key_accepted) {
+        warn_of_equals("MASTER_KEY", own.as_slice(), accepted.as_slice(), warnings);
     }
     if matches!(store, StoreSetting::Cql(_)) && master_key.is_none() {
         let allowed =
@@ -201,6 +205,13 @@ struct Cluster {
     accepted: Option<Zeroizing<Vec<u8>>>,
 }
 
+/// Warns of a secret that is accepted beside itself: it was meant to be another one.
+fn warn_of_equals(name: &str, own: &[u8], accepted: &[u8], warnings: &mut Vec<String>) {
+    if verify_slices_are_equal(own, accepted).is_ok() {
+        warnings.push(format!("PALISADE_{name}_ACCEPTED equals PALISADE_{name}, so no other one is accepted"));
+    }
+}
+
 impl Cluster {
     /// `None` when nothing is to listen: the node is alone.
     fn settings(
@@ -208,6 +219,13 @@ impl Cluster {
         store: &StoreSetting,
         warnings: &mut Vec<String>,
     ) -> Result<Option<ClusterSettings>, SettingsError> {
+        match (&self.secret, &self.accepted) {
+            (None, Some(_)) => {
+                return Err(wrong("CLUSTER_SECRET_ACCEPTED", HIDDEN, "only beside PALISADE_CLUSTER_SECRET"));
+            }
+            (Some(own), Some(accepted)) => warn_of_equals("CLUSTER_SECRET", own, accepted, warnings),
+            (_, None) => {}
+        }
         let secret = self.secret.map(|secret| Secret::new(secret, &self.name)).transpose();
         let mut secret = secret.map_err(|_| wrong("CLUSTER_SECRET", HIDDEN, CLUSTER_SECRET))?;
         if let (Some(own), Some(accepted)) = (secret.clone(), self.accepted) {

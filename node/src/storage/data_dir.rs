@@ -42,7 +42,7 @@ pub(crate) const IDENTITY: &str = "node.json";
 pub(crate) const LOCK: &str = "node.lock";
 pub(crate) const MASTER_KEY: &str = "master.key";
 /// All files that a node creates in its directory, finished or not.
-const FILES: [&str; 12] = [
+const FILES: [&str; 11] = [
     STORE,
     "palisade.redb.new",
     "journal.0",
@@ -54,8 +54,9 @@ const FILES: [&str; 12] = [
     LOCK,
     MASTER_KEY,
     "master.new",
-    "control.sock",
 ];
+/// The control socket, which exists while a node runs.
+pub(crate) const SOCKET: &str = "control.sock";
 /// Bytes of a small file of the node at most.
 pub(super) const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The folder that the node uses in a directory that holds other files.
@@ -108,11 +109,12 @@ impl DataDir {
     /// Opens the directory, or the node's own folder in it; creates it if it is absent.
     ///
     /// # Errors
-    /// If it cannot be created, if neither it nor a folder in it can be closed to other users, or if another
-    /// process uses it.
+    /// If it cannot be created, if neither it nor a folder in it can be closed to other users, if something else
+    /// than a file has the name of one of the node's files, or if another process uses it.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let (path, folder_because) = prepare(path)?;
         let path = path.as_path();
+        check_files(path)?;
         let mut options = fs::OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK));
         let lock = lock.map_err(|error| wrong(path, &format!("it cannot be written: {error}")))?;
@@ -130,7 +132,7 @@ impl DataDir {
     /// in a container, commands often run as root and the node as another user.
     pub fn give_to_owner(&self) {
         let Some((user, group)) = self.other_owner() else { return };
-        for path in FILES.map(|name| self.path.join(name)) {
+        for path in FILES.into_iter().chain([SOCKET]).map(|name| self.path.join(name)) {
             if path.symlink_metadata().is_ok_and(|file| file.uid() == 0)
                 && let Err(error) = lchown(&path, Some(user), Some(group))
             {
@@ -287,6 +289,17 @@ fn is_used(path: &Path) -> bool {
     path.join(STORE).exists() || path.join(IDENTITY).exists()
 }
 
+/// Refuses a FIFO, a device or a directory where one of the node's files belongs: opening it could wait for ever, and
+/// reading it could have no end. A name that does not exist yet is free. The store checks its own file.
+pub(crate) fn check_files(directory: &Path) -> Result<(), DataDirError> {
+    for path in FILES.into_iter().filter(|name| *name != STORE).map(|name| directory.join(name)) {
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(wrong(&path, "it is no regular file; remove it"));
+        }
+    }
+    Ok(())
+}
+
 /// Creates the directory, or the folder in it, and closes it to other users. Returns the reason for a folder.
 fn prepare(path: &Path) -> Result<(PathBuf, Option<String>), DataDirError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -340,7 +353,7 @@ fn foreign(path: &Path) -> Result<Option<String>, DataDirError> {
     let failed = |error: io::Error| wrong(path, &format!("the data directory cannot be read: {error}"));
     for entry in fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        if !FILES.iter().any(|ours| name == *ours) {
+        if name != SOCKET && !FILES.iter().any(|ours| name == *ours) {
             return Ok(Some(name.to_string_lossy().into_owned()));
         }
     }

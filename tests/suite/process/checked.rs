@@ -138,8 +138,8 @@ async fn check_config_refuses_other_files_that_a_start_refuses() {
         let good = fs::read(&file).ok();
         let _ = fs::remove_file(&file);
         fs::create_dir(&file).unwrap();
-        // Of the others a start says only where they are.
-        let words: &[&str] = if ["clock.json", "node.json"].contains(&name) { &[name] } else { &[] };
+        // Of the socket a start says only where it is.
+        let words: &[&str] = if name == "control.sock" { &[] } else { &[name] };
         is_refused(&node, |call| call, words).await;
         check(&node).await.failed_saying(&[name]).in_one_line();
         fs::remove_dir(&file).unwrap();
@@ -148,6 +148,33 @@ async fn check_config_refuses_other_files_that_a_start_refuses() {
     let identity = node.data_dir().join("node.json");
     fs::write(&identity, "{").unwrap();
     is_refused(&node, |call| call, &["node.json"]).await;
+}
+
+/// Opening a FIFO could wait for ever, and reading a device could have no end.
+#[tokio::test]
+async fn start_refuses_pipes_and_devices_among_its_files() {
+    let node = used().await;
+    let both_refuse = async |words: &[&str]| {
+        for command in ["check-config", "serve"] {
+            let call = Palisade::with([command]).setting("DATA_DIR", node.data_dir());
+            call.setting("LISTEN", "127.0.0.1:0").run().await.failed_saying(words);
+        }
+    };
+    for name in ["node.lock", "journal.0", "journal.1", "clock.json", "node.json", "node.new"] {
+        let file = node.data_dir().join(name);
+        let good = fs::read(&file).ok();
+        let _ = fs::remove_file(&file);
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        both_refuse(&[name, "no regular file"]).await;
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+        both_refuse(&[name, "no regular file"]).await;
+        fs::remove_file(&file).unwrap();
+        good.iter().for_each(|good| fs::write(&file, good).unwrap());
+    }
+    let journal = fs::OpenOptions::new().write(true).open(node.data_dir().join("journal.0")).unwrap();
+    journal.set_len(1 << 40).unwrap();
+    both_refuse(&["journal.0", "more than any journal"]).await;
 }
 
 #[tokio::test]

@@ -215,3 +215,17 @@ async fn sighup_stays_ignored_under_nohup() {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
     assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 1, 1, "it is not ignored any more");
 }
+
+/// Log rotation sends them to servers that reopen their logs.
+#[tokio::test]
+async fn user_signals_do_not_end_the_node() {
+    let mut node = StartedBy::program(&["env"]).await;
+    node.signal(Signal::USR1);
+    node.signal(Signal::USR2);
+    node.signal(Signal::TERM);
+    eventually(ANSWER_TIMEOUT, "it drains", async || (node.readiness().await == Some(503)).then_some(()))
+        .await;
+    node.signal(Signal::TERM);
+    let status = eventually(ANSWER_TIMEOUT, "the end", async || node.child.try_wait().unwrap()).await;
+    assert_eq!(status.code(), Some(0));
+}

@@ -95,6 +95,13 @@ async fn a_spent_refresh_token_revokes_its_session() {
     })
     .await;
     refused.is_error(401, "Token has been revoked");
+    // An actor writes this line, with the id of the request that it works for.
+    let id = refused.field("request_id");
+    eventually(Duration::from_secs(10), "the log names the request", async || {
+        let logs = node.logs();
+        logs.lines().find(|line| line.contains("presented again") && line.contains(&id)).map(drop)
+    })
+    .await;
     ann.is_out().await;
     next.is_out().await;
     other.is_in().await;

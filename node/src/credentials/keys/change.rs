@@ -1,6 +1,9 @@
 //! Changes of the stored key set, each a compare-and-set that is retried when it loses.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
@@ -69,8 +72,8 @@ pub struct Tools<'a> {
 }
 
 /// Ensures that a next key of this algorithm exists and, once it has been published for long enough, an
-/// active one; that the set records the current lifetime of access tokens; and that all of it is sealed with
-/// this node's master key. Returns the set.
+/// active one; and that the set records the current lifetime of access tokens. Seals all of it with this node's
+/// master key. Returns the set.
 ///
 /// # Errors
 /// If the store does not answer, or the master key is not the one that sealed the keys.
@@ -79,8 +82,7 @@ pub async fn ensure(
     algorithm: Algorithm,
     access_ttl: Duration,
 ) -> Result<KeySet, KeyError> {
-    change(tools, |set, now| {
-        tools.master.reseal(set)?;
+    change_and_reseal(tools, |set, now| {
         if set.access_ttl > access_ttl {
             // Tokens issued so far may live longer than the new setting says.
             let until = now.plus(set.access_ttl).plus(tools.published).plus(CLOCK_SKEW);
@@ -156,7 +158,7 @@ pub async fn stored(
 /// # Errors
 /// If the store does not answer, or the master key is not the one that sealed the keys.
 pub async fn rotate(tools: Tools<'_>) -> Result<KeySet, KeyError> {
-    change(tools, |set, now| {
+    change_and_reseal(tools, |set, now| {
         let youth = youth(tools, set, now);
         if !youth.is_zero() {
             return Err(KeyError::TooYoung(youth));
@@ -172,7 +174,7 @@ pub async fn rotate(tools: Tools<'_>) -> Result<KeySet, KeyError> {
 /// # Errors
 /// `NotFound`, or as [`rotate`].
 pub async fn retire(tools: Tools<'_>, id: KeyId) -> Result<KeySet, KeyError> {
-    change(tools, |set, now| {
+    change_and_reseal(tools, |set, now| {
         let key = set.keys.iter().find(|key| key.id == id).ok_or(KeyError::NotFound(id))?;
         match key.state {
             KeyState::Active => promote(tools, set, now)?,
@@ -189,6 +191,23 @@ pub async fn retire(tools: Tools<'_>, id: KeyId) -> Result<KeySet, KeyError> {
         Ok(())
     })
     .await
+}
+
+/// [`change`] that also seals the whole set with this node's master key, so that a set is never sealed with two.
+async fn change_and_reseal(
+    tools: Tools<'_>,
+    edit: impl Fn(&mut KeySet, Timestamp) -> Result<(), KeyError>,
+) -> Result<KeySet, KeyError> {
+    let is_resealed = AtomicBool::new(false);
+    let set = change(tools, |set, now| {
+        is_resealed.store(tools.master.reseal(set)?, Ordering::Relaxed);
+        edit(set, now)
+    })
+    .await?;
+    if is_resealed.into_inner() {
+        tracing::info!("signing keys sealed with this node's MASTER_KEY");
+    }
+    Ok(set)
 }
 
 async fn change(

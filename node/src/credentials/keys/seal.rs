@@ -29,7 +29,10 @@ pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 /// A sealed secret cannot be opened: it was sealed with another master key, or was modified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the master key does not open what is sealed in the store; give MASTER_KEY that it was sealed with")]
+#[error(
+    "the master key does not open what is sealed in the store; give MASTER_KEY that it was sealed with, or, while it \
+     is being replaced, that one as MASTER_KEY_ACCEPTED"
+)]
 pub struct SealError;
 
 struct Bytes32;
@@ -129,11 +132,12 @@ impl MasterKey {
         self.keys().find(|key| key.open(&context, &stored.sealed).is_ok()).cloned().ok_or(SealError)
     }
 
-    /// Seals everything in the set with this key that the accepted one has sealed. The root stays the same.
+    /// Seals everything in the set with this key that the accepted one has sealed. The root stays the same. Returns
+    /// whether anything changed.
     ///
     /// # Errors
     /// If neither key has sealed it.
-    pub(super) fn reseal(&self, set: &mut KeySet) -> Result<(), SealError> {
+    pub(super) fn reseal(&self, set: &mut KeySet) -> Result<bool, SealError> {
         let is_own = set
             .keys
             .iter()
@@ -141,7 +145,7 @@ impl MasterKey {
         let root_is_own =
             set.derivation_root.as_ref().is_none_or(|sealed| self.own.open(ROOT_CONTEXT, sealed).is_ok());
         if is_own && root_is_own {
-            return Ok(());
+            return Ok(false);
         }
         let root = self.root_of(set)?;
         for stored in &mut set.keys {
@@ -150,8 +154,7 @@ impl MasterKey {
             stored.sealed = self.seal(&context, &secret)?;
         }
         set.derivation_root = Some(self.seal(ROOT_CONTEXT, root.0.as_slice())?);
-        tracing::info!("sealing the signing keys with this node's MASTER_KEY");
-        Ok(())
+        Ok(true)
     }
 
     fn keys(&self) -> impl Iterator<Item = &SecretKey> {
