@@ -59,8 +59,12 @@ pub fn start(settings: &LogSettings, traces: Option<&TraceSettings>) -> Result<(
     }
     let writer = queue.clone();
     thread::Builder::new().name("log-writer".into()).spawn(move || writer.write_to_stderr())?;
-    let traces = traces.map(traces::start).transpose()?;
-    let _ = tracing_subscriber::registry().with(lines(settings, queue)).with(traces).try_init();
+    let lines = tracing_subscriber::registry().with(lines(settings, queue));
+    // Beside a layer that is `None`, a span that no layer wants would be made all the same.
+    let _ = match traces.map(traces::start).transpose()? {
+        Some(traces) => lines.with(traces).try_init(),
+        None => lines.try_init(),
+    };
     // The default hook writes to stderr directly and may block.
     panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();

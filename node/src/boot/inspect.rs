@@ -16,7 +16,8 @@ use crate::{
     revocation::journal,
     settings::{Settings, StoreSetting},
     storage::data_dir::{
-        DataDirError, IDENTITY, LOCK, MASTER_KEY, SOCKET, STORE, check_files, stored_identity, stored_master_key,
+        DataDirError, IDENTITY, LOCK, MASTER_KEY, SOCKET, STORE, check_files, stored_identity,
+        stored_master_key,
     },
 };
 

@@ -23,7 +23,7 @@ pub(crate) fn is_ignored(signal: SignalKind) -> bool {
 pub(super) fn outlive_user_signals() -> io::Result<()> {
     for signal_kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
         // tokio's handler stays installed after its stream is dropped.
-        signal(signal_kind)?;
+        drop(signal(signal_kind)?);
     }
     Ok(())
 }

@@ -325,7 +325,8 @@ mod tests {
             let accepted = format!("{name}_ACCEPTED");
             let text = error(&sources(&[], &[(&accepted, &other)]));
             assert!(text.contains(&accepted) && !text.contains(&other), "{text}");
-            let warnings = |accepts: &str| read(&sources(&[], &[(name, &one), (&accepted, accepts)])).unwrap().1;
+            let warnings =
+                |accepts: &str| read(&sources(&[], &[(name, &one), (&accepted, accepts)])).unwrap().1;
             let is_named = |warnings: &[String]| warnings.iter().any(|warning| warning.contains(&accepted));
             assert!(is_named(&warnings(&one)) && !is_named(&warnings(&other)), "{name}");
         }

@@ -208,7 +208,8 @@ struct Cluster {
 /// Warns of a secret that is accepted beside itself: it was meant to be another one.
 fn warn_of_equals(name: &str, own: &[u8], accepted: &[u8], warnings: &mut Vec<String>) {
     if verify_slices_are_equal(own, accepted).is_ok() {
-        warnings.push(format!("PALISADE_{name}_ACCEPTED equals PALISADE_{name}, so no other one is accepted"));
+        warnings
+            .push(format!("PALISADE_{name}_ACCEPTED equals PALISADE_{name}, so no other one is accepted"));
     }
 }
 
