@@ -9,6 +9,7 @@
 //! For every command, [`read`] validates all values. `boot::machine::check` checks whether this machine
 //! supports them (a local address, a directory that can be created), before a command creates anything.
 
+mod accepted;
 pub(crate) mod file;
 mod log_filter;
 pub(crate) mod origin;

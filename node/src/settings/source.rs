@@ -320,7 +320,8 @@ mod tests {
 
     #[test]
     fn accepted_secret_needs_another_one_beside_it() {
-        let (one, other) = (STANDARD.encode([1; 32]), STANDARD.encode([2; 32]));
+        let one = STANDARD.encode([1; 32]);
+        let other = STANDARD.encode([2; 32]);
         for name in ["PALISADE_MASTER_KEY", "PALISADE_CLUSTER_SECRET"] {
             let accepted = format!("{name}_ACCEPTED");
             let text = error(&sources(&[], &[(&accepted, &other)]));

@@ -18,9 +18,8 @@ use zeroize::Zeroizing;
 
 use super::{
     ClusterSettings, CorsOrigins, ListenWhen, LogFormat, LogSettings, SPECS, Settings, SettingsError,
-    StalePolicy, StoreSetting, TraceSettings, log_filter, origin, source::Given,
+    StalePolicy, StoreSetting, TraceSettings, accepted, log_filter, origin, source::Given,
 };
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use cluster::secret::Secret;
 
 const HOUR: u64 = 3_600;
@@ -37,12 +36,7 @@ pub(super) fn settings(
     let store = store(take("STORE"))?;
     let master_key = secret(take("MASTER_KEY"))?;
     let master_key_accepted = secret(take("MASTER_KEY_ACCEPTED"))?;
-    if master_key.is_none() && master_key_accepted.is_some() {
-        return Err(wrong("MASTER_KEY_ACCEPTED", HIDDEN, "only beside PALISADE_MASTER_KEY"));
-    }
-    if let (Some(own), Some(accepted)) = (&master_key, &master_key_accepted) {
-        warn_of_equals("MASTER_KEY", own.as_slice(), accepted.as_slice(), warnings);
-    }
+    accepted::check("MASTER_KEY", master_key.as_ref(), master_key_accepted.as_ref(), warnings)?;
     if matches!(store, StoreSetting::Cql(_)) && master_key.is_none() {
         let allowed =
             "with a CQL store: 32 bytes of base64, the same on every node (`openssl rand -base64 32`)";
@@ -205,14 +199,6 @@ struct Cluster {
     accepted: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// Warns of a secret that is accepted beside itself: it was meant to be another one.
-fn warn_of_equals(name: &str, own: &[u8], accepted: &[u8], warnings: &mut Vec<String>) {
-    if verify_slices_are_equal(own, accepted).is_ok() {
-        warnings
-            .push(format!("PALISADE_{name}_ACCEPTED equals PALISADE_{name}, so no other one is accepted"));
-    }
-}
-
 impl Cluster {
     /// `None` when nothing is to listen: the node is alone.
     fn settings(
@@ -220,13 +206,7 @@ impl Cluster {
         store: &StoreSetting,
         warnings: &mut Vec<String>,
     ) -> Result<Option<ClusterSettings>, SettingsError> {
-        match (&self.secret, &self.accepted) {
-            (None, Some(_)) => {
-                return Err(wrong("CLUSTER_SECRET_ACCEPTED", HIDDEN, "only beside PALISADE_CLUSTER_SECRET"));
-            }
-            (Some(own), Some(accepted)) => warn_of_equals("CLUSTER_SECRET", own, accepted, warnings),
-            (_, None) => {}
-        }
+        accepted::check("CLUSTER_SECRET", self.secret.as_ref(), self.accepted.as_ref(), warnings)?;
         let secret = self.secret.map(|secret| Secret::new(secret, &self.name)).transpose();
         let mut secret = secret.map_err(|_| wrong("CLUSTER_SECRET", HIDDEN, CLUSTER_SECRET))?;
         if let (Some(own), Some(accepted)) = (secret.clone(), self.accepted) {
@@ -261,7 +241,7 @@ impl Cluster {
     }
 }
 
-fn wrong(name: &str, given: &str, allowed: &str) -> SettingsError {
+pub(super) fn wrong(name: &str, given: &str, allowed: &str) -> SettingsError {
     SettingsError::Wrong {
         name: format!("PALISADE_{name}"),
         given: given.to_owned(),
@@ -304,7 +284,7 @@ fn redis(given: Option<Given>) -> Result<Option<String>, SettingsError> {
     }
 }
 
-const HIDDEN: &str = "(hidden)";
+pub(super) const HIDDEN: &str = "(hidden)";
 /// Most characters of a wrong value that are repeated in the error.
 const SHOWN_CHARS: usize = 200;
 
